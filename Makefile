@@ -1,0 +1,58 @@
+# The menu. Needs make and a Python 3.11 to 3.13 with venv and pip, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
+FAST := not slow and not gpu
+
+define NEXT
+
+The run is in runs/demo: best.safetensors (the model, with its classes and preprocessing), metrics.jsonl, config.json.
+Try next:
+  $(BIN)/vitrail predict runs/demo runs/demo/images --json
+  $(BIN)/vitrail recipes
+  $(BIN)/vitrail train cifar10-cpu --run runs/cifar10        ten minutes of training on two cores
+endef
+export NEXT
+
+.PHONY: help demo setup fmt check test slow bench
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+demo: .venv/core.stamp  ## train on handwritten digits, evaluate, predict; writes runs/demo anew
+	rm -rf runs/demo && $(BIN)/vitrail train digits --run runs/demo && $(BIN)/vitrail eval runs/demo --data digits
+	$(BIN)/python examples/demo_images.py runs/demo/images && $(BIN)/vitrail predict runs/demo runs/demo/images
+	@echo "$$NEXT"
+
+setup: .venv/dev.stamp  ## .venv with everything that development needs
+
+fmt: setup  ## format, and mend what a linter can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+check: setup  ## format, lint, types, import ladder, sizes, forbidden calls
+	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_sizes.py && $(BIN)/python scripts/check_calls.py
+
+test: setup  ## the suite under a type checker; then, without it, what it would stop
+	$(BIN)/pytest -q -m "$(FAST) and not unchecked"
+	JAXTYPING_DISABLE=1 $(BIN)/pytest -q -m "$(FAST) and unchecked"
+
+slow: setup  ## what takes minutes, or a GPU
+	$(BIN)/pytest -q -m "(slow or gpu) and not unchecked"
+	JAXTYPING_DISABLE=1 $(BIN)/pytest -q -m "(slow or gpu) and unchecked"
+
+bench: setup  ## side-by-side measurements; keep the machine quiet
+	$(BIN)/python bench/reference_scratch.py
+
+# torch comes first and pinned: an unconstrained torch can pull several GB of GPU libraries.
+.venv/torch.stamp: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) torch && touch $@
+
+.venv/core.stamp: .venv/torch.stamp pyproject.toml
+	$(INSTALL) -e . && touch $@
+
+.venv/dev.stamp: .venv/torch.stamp pyproject.toml
+	$(INSTALL) -e '.[dev]' && touch $@

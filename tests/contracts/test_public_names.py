@@ -1,0 +1,32 @@
+"""The names that `import vitrail` offers: taking one away, or adding one, is a line in CHANGELOG.md."""
+
+import vitrail
+
+PUBLIC = {
+    "Card",
+    "Predictor",
+    "Preprocessing",
+    "RunConfig",
+    "ViT",
+    "ViTConfig",
+    "VitrailError",
+    "evaluate",
+    "load",
+    "recipes",
+    "save",
+    "train",
+}
+
+
+def test_the_public_names_are_the_listed_ones() -> None:
+    assert set(vitrail.__all__) == PUBLIC
+
+
+def test_each_name_is_there_under_its_own_name() -> None:
+    for name in PUBLIC:
+        value = getattr(vitrail, name)
+        assert value.__name__.removeprefix("vitrail.") == name
+
+
+def test_a_wrong_name_is_an_attribute_error() -> None:
+    assert not hasattr(vitrail, "ViTT")
