@@ -1,0 +1,31 @@
+"""The settings of a model and of a run: frozen dataclasses, checked on creation, written as strict JSON. No torch."""
+
+from vitrail.config.preprocessing import Preprocessing
+from vitrail.config.run import (
+    AugmentConfig,
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from vitrail.config.strict_json import from_json, to_json
+from vitrail.config.vit import ArchitectureConfig, ViTConfig
+
+__all__ = [
+    "ArchitectureConfig",
+    "AugmentConfig",
+    "CheckpointConfig",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "OptimConfig",
+    "Preprocessing",
+    "RunConfig",
+    "ScheduleConfig",
+    "ViTConfig",
+    "from_json",
+    "to_json",
+]

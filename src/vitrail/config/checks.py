@@ -1,0 +1,39 @@
+"""Range checks shared by the settings: they raise or stay silent, they never change a value."""
+
+from vitrail.errors import ConfigError
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field: `data.batch_size` becomes `--data.batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def require(condition: bool, name: str, got: object, expected: str, do: str | None = None) -> None:
+    """Raise ConfigError naming the full field unless `condition` holds."""
+    if not condition:
+        raise ConfigError(
+            f"{name.replace('_', '-')} is out of range.",
+            got=got,
+            expected=expected,
+            do=do or f"Change {flag(name)}.",
+        )
+
+
+def require_positive(name: str, value: float) -> None:
+    """The value is greater than zero."""
+    require(value > 0, name, value, "a number greater than 0")
+
+
+def require_not_negative(name: str, value: float) -> None:
+    """The value is zero or greater."""
+    require(value >= 0, name, value, "a number of at least 0")
+
+
+def require_fraction(name: str, value: float) -> None:
+    """The value lies in [0, 1)."""
+    require(0 <= value < 1, name, value, "a fraction in [0, 1)")
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """A side or `(height, width)` as `(height, width)`."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,54 @@
+"""How an image file becomes the model's input: written into every model file, followed by train, eval and predict."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vitrail.config.checks import require, require_positive
+
+ResizeMode = Literal["squash", "crop"]
+ResizeFilter = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Two steps, so that decoded images can be kept: file -> uint8 at `decode_size` -> float at `image_size`.
+
+    1. Decoding (Pillow, on the CPU): RGB or grey, resized to `decode_size` with `resize_mode` and `resize_filter`
+       (antialiased, as Pillow does), uint8. An image that has this size already is not touched.
+    2. On the device: resized to `image_size` when that differs (bilinear, antialiased), divided by 255, minus
+       `mean`, divided by `std`.
+    """
+
+    image_size: tuple[int, int]
+    """Height and width of the model's input, in pixels."""
+    decode_size: tuple[int, int]
+    """Height and width of the decoded image, in pixels."""
+    resize_mode: ResizeMode = "crop"
+    """crop: the shorter side to decode_size, then the centre; squash: both sides, changing the aspect ratio."""
+    resize_filter: ResizeFilter = "bicubic"
+    """Pillow's filter of the decoding step."""
+    channels: Literal["RGB", "L"] = "RGB"
+    """Colour, or one channel of luminance (ITU-R 601)."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Subtracted from each channel, in units of [0, 1]."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Divides each channel, in units of [0, 1]."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "decode_size"):
+            for side in getattr(self, name):
+                require_positive(f"preprocessing.{name}", side)
+        for name in ("mean", "std"):
+            require(
+                len(getattr(self, name)) == self.num_channels,
+                f"preprocessing.{name}",
+                getattr(self, name),
+                f"{self.num_channels} values for channels={self.channels}",
+            )
+        for value in self.std:
+            require_positive("preprocessing.std", value)
+
+    @property
+    def num_channels(self) -> int:
+        """3 for RGB, 1 for L."""
+        return 3 if self.channels == "RGB" else 1

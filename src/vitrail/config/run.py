@@ -1,0 +1,275 @@
+"""Every setting of a run, one section a room. A docstring under a field is its help on the command line."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive
+from vitrail.config.preprocessing import ResizeFilter, ResizeMode
+from vitrail.config.vit import ArchitectureConfig, check_divisible
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, how large, how many at a time."""
+
+    spec: str = "digits"
+    """digits, cifar10, cifar100, fashion-mnist; a folder; a Parquet file or folder; a CSV or TSV manifest."""
+    root: str = ""
+    """Where named data sets are looked for; empty: VITRAIL_DATA, else the user's cache folder."""
+    image_size: int | tuple[int, int] = 224
+    """Side of the model's input in pixels, or (height, width)."""
+    decode_size: int | tuple[int, int] = 0
+    """Side of the decoded images kept in memory, or (height, width); 0: their own size where all images of a named
+    set share one, else image_size."""
+    batch_size: int = 128
+    """Examples for one optimiser step, over all processes and micro-batches."""
+    validation_fraction: float = 0.1
+    """Part of the training set held out for validation, stratified and seeded, where the data has no such split."""
+    resize_mode: ResizeMode = "crop"
+    """crop: shorter side, then the centre; squash: both sides, changing the aspect ratio."""
+    resize_filter: ResizeFilter = "bicubic"
+    """Filter of the resize at decoding."""
+    channels: Literal["RGB", "L"] = "RGB"
+    """Colour or grey input."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Subtracted from each channel, pixels in [0, 1]."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Divides each channel, pixels in [0, 1]."""
+    ram_budget_mib: int = 4096
+    """Decoded images beyond this many MiB are kept in a memory-mapped file of the cache folder instead."""
+    seed: int = 0
+    """Seed of the splits that are made; independent of the run's seed, so that runs share their splits."""
+
+    def __post_init__(self) -> None:
+        require_positive("data.batch_size", self.batch_size)
+        require_fraction("data.validation_fraction", self.validation_fraction)
+        require_positive("data.ram_budget_mib", self.ram_budget_mib)
+        for side in pair(self.image_size):
+            require_positive("data.image_size", side)
+        for side in pair(self.decode_size):
+            require_not_negative("data.decode_size", side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes of training images, on the device, each image with its own parameters. The default changes nothing."""
+
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    crop_padding: int = 0
+    """Crop of the input size out of the image padded by this many pixels (of the input) on each side."""
+    rotation: float = 0.0
+    """Rotation by up to this many degrees to either side."""
+    translate: float = 0.0
+    """Shift by up to this fraction of the side, each axis."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the zoom factor."""
+    shear: float = 0.0
+    """Horizontal shear by up to this many degrees to either side."""
+    resized_crop: float = 1.0
+    """Smallest area of a random resized crop, a fraction of the image; aspect ratio 3/4 to 4/3. 1: none."""
+    fill: Literal["black", "mean", "reflect"] = "black"
+    """What lies outside the image: zero, the data's mean colour, or the mirrored image."""
+    brightness: float = 0.0
+    """Colour jitter: factor in [1 - x, 1 + x]."""
+    contrast: float = 0.0
+    """Colour jitter: factor in [1 - x, 1 + x]."""
+    saturation: float = 0.0
+    """Colour jitter: factor in [1 - x, 1 + x]."""
+    hue: float = 0.0
+    """Colour jitter: rotation of the hue in [-x, x] of the full circle, at most 0.5."""
+    policy: Literal["none", "rand-augment", "trivial-augment"] = "none"
+    """RandAugment (arXiv:1909.13719) or TrivialAugment (arXiv:2103.10158) on top."""
+    policy_ops: int = 2
+    """Operations per image of RandAugment."""
+    policy_magnitude: int = 9
+    """Strength of RandAugment, 0 to 30."""
+    erasing: float = 0.0
+    """Probability of erasing a rectangle (arXiv:1708.04896)."""
+    erasing_area: tuple[float, float] = (0.02, 0.33)
+    """Range of the erased area, a fraction of the image."""
+    mixup: float = 0.0
+    """Alpha of mixup (arXiv:1710.09412); 0: none."""
+    cutmix: float = 0.0
+    """Alpha of CutMix (arXiv:1905.04899); 0: none. With both, each batch takes one of them at random."""
+    mix_probability: float = 1.0
+    """Probability that a batch is mixed at all."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "erasing", "mix_probability"):
+            require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "a probability in [0, 1]")
+        for name in ("crop_padding", "rotation", "translate", "shear", "mixup", "cutmix"):
+            require_not_negative(f"augment.{name}", getattr(self, name))
+        for name in ("brightness", "contrast", "saturation"):
+            require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "a number in [0, 1]")
+        require(0 <= self.hue <= 0.5, "augment.hue", self.hue, "a number in [0, 0.5]")
+        require(0 < self.resized_crop <= 1, "augment.resized_crop", self.resized_crop, "a fraction in (0, 1]")
+        require(0 <= self.policy_magnitude <= 30, "augment.policy_magnitude", self.policy_magnitude, "0 to 30")
+        require_positive("augment.policy_ops", self.policy_ops)
+        for name, low, high in (("scale", 1e-3, 1e3), ("erasing_area", 0.0, 1.0)):
+            first, last = getattr(self, name)
+            require(low <= first <= last <= high, f"augment.{name}", (first, last), f"{low} <= first <= last <= {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights move."""
+
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"
+    """adam (L2 in the gradient), adamw, sgd with momentum, or muon for the matrices of the encoder with adamw for
+    everything else."""
+    lr: float = 1e-3
+    """Peak learning rate; with muon, that of the adamw part."""
+    muon_lr: float = 0.02
+    """Peak learning rate of the matrices under muon."""
+    weight_decay: float = 0.05
+    """Weight decay; with muon, of the adamw part."""
+    muon_weight_decay: float = 0.0
+    """Decoupled weight decay of the matrices under muon."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments of adam and adamw."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    muon_momentum: float = 0.95
+    """Nesterov momentum of muon."""
+    decay_all: bool = False
+    """Decay biases, norms, tokens and positions too, instead of matrices and kernels alone."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0: no clipping."""
+    label_smoothing: float = 0.0
+    """Part of the target spread evenly over all classes."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights, per step; evaluated and saved instead of the weights. 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "muon_lr"):
+            require_positive(f"optim.{name}", getattr(self, name))
+        for name in ("weight_decay", "muon_weight_decay", "clip_norm"):
+            require_not_negative(f"optim.{name}", getattr(self, name))
+        for name in ("momentum", "muon_momentum", "label_smoothing", "ema_decay"):
+            require_fraction(f"optim.{name}", getattr(self, name))
+        for beta in self.betas:
+            require_fraction("optim.betas", beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How long, and how the learning rate goes up and down."""
+
+    epochs: int = 10
+    """Passes over the training set."""
+    max_steps: int = 0
+    """Stop after this many optimiser steps, with the schedule of the full run; 0: no such stop."""
+    warmup_epochs: float = 0.0
+    """Linear rise from 0 at the start."""
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    """After the warm-up: down to final_fraction, or constant."""
+    final_fraction: float = 0.0
+    """Learning rate at the end, a fraction of the peak."""
+    progressive_sizes: tuple[int, ...] = ()
+    """Train at these smaller square input sizes first, positions interpolated; empty: at data.image-size throughout."""
+    progressive_until: tuple[float, ...] = ()
+    """Part of the run at which each of progressive_sizes ends, rising, in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        require_positive("schedule.epochs", self.epochs)
+        for name in ("max_steps", "warmup_epochs"):
+            require_not_negative(f"schedule.{name}", getattr(self, name))
+        require(0 <= self.final_fraction <= 1, "schedule.final_fraction", self.final_fraction, "a fraction in [0, 1]")
+        require(
+            self.warmup_epochs < self.epochs,
+            "schedule.warmup_epochs",
+            self.warmup_epochs,
+            f"fewer than schedule.epochs={self.epochs}",
+        )
+        ends = self.progressive_until
+        require(
+            len(ends) == len(self.progressive_sizes)
+            and list(ends) == sorted(set(ends))
+            and all(0 < end < 1 for end in ends),
+            "schedule.progressive_until",
+            ends,
+            f"rising fractions in (0, 1), one for each of progressive_sizes={self.progressive_sizes}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """On what, and in which precision."""
+
+    device: str = "auto"
+    """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass: fp16 with gradient scaling and bf16 through autocast; the weights stay fp32. fp16 and
+    bf16 need a GPU that has them."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    accumulation_steps: int = 1
+    """Micro-batches per optimiser step; the batch is split, never enlarged."""
+    num_threads: int = 0
+    """CPU threads; 0: torch's own choice."""
+
+    def __post_init__(self) -> None:
+        require_positive("compute.accumulation_steps", self.accumulation_steps)
+        require_not_negative("compute.num_threads", self.num_threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured, and when."""
+
+    split: Literal["val", "test"] = "val"
+    """val: a split held out of the training set. test: the test set, with all training data used for training; a
+    best epoch chosen there is an optimistic figure and is labelled so."""
+    every_epochs: int = 1
+    """Evaluate after every so many epochs and after the last; 0: after the last alone."""
+    batch_size: int = 500
+    """Examples at a time; changes speed and memory, not results."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("evaluation.every_epochs", self.every_epochs)
+        require_positive("evaluation.batch_size", self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the whole state is saved."""
+
+    every_steps: int = 0
+    """Save after every so many steps; 0: after each epoch."""
+    keep: int = 1
+    """Newest checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("checkpoint.every_steps", self.every_steps)
+        require_positive("checkpoint.keep", self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run."""
+
+    recipe: str = ""
+    """Name of the recipe this run started from."""
+    seed: int = 0
+    """Seed of the initialisation, the order of the examples and the augmentation."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ArchitectureConfig = field(default_factory=ArchitectureConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        require_not_negative("seed", self.seed)
+        check_divisible(self.data.image_size, self.model)
+        for size in self.schedule.progressive_sizes:
+            check_divisible(size, self.model)
+        require(
+            self.compute.accumulation_steps <= self.data.batch_size,
+            "compute.accumulation_steps",
+            self.compute.accumulation_steps,
+            f"at most data.batch-size={self.data.batch_size}",
+        )

@@ -1,0 +1,77 @@
+"""Settings to JSON and back. An unknown or missing key is an error that names the nearest one."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+from vitrail.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as nested dicts of JSON values; tuples become lists."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def from_json(kind: type[T], values: object, where: str = "") -> T:
+    """Build a config dataclass from what `to_json` gave.
+
+    Args:
+        kind: the dataclass.
+        values: nested dicts of JSON values.
+        where: dotted name of this part, for messages.
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type or range.
+    """
+    label = where or kind.__name__
+    if not isinstance(values, dict):
+        raise ConfigError(f"{label} is not an object.", got=type(values).__name__, expected="a JSON object")
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, kind))}
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            raise ConfigError(
+                f"{label} has no field {name!r}.", expected=repr(near[0]) if near else f"one of {', '.join(fields)}"
+            )
+    for name in fields:
+        if name not in values:
+            raise ConfigError(f"{label} lacks the field {name!r}.")
+    hints = typing.get_type_hints(kind)
+    return kind(**{n: _typed(hints[n], v, f"{where}.{n}" if where else n) for n, v in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """Check one JSON value against its annotation; lists become tuples."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type, hint), value, where)
+    if origin in (typing.Union, types.UnionType):
+        for option in options:
+            try:
+                return _typed(option, value, where)
+            except ConfigError:
+                continue
+    elif origin is typing.Literal:
+        if value in options:
+            return value
+    elif origin is tuple and isinstance(value, list):
+        inner = [options[0]] * len(value) if options[1:] == (...,) else list(options)
+        if len(inner) == len(value):
+            return tuple(_typed(h, v, where) for h, v in zip(inner, value, strict=True))
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is type(None) and value is None:
+        return None
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    expected = f"one of {', '.join(map(repr, options))}" if origin is typing.Literal else str(getattr(hint, "__name__", hint))
+    raise ConfigError(f"{where} has a wrong value.", got=repr(value), expected=expected)

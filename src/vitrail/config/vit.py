@@ -1,0 +1,220 @@
+"""The geometry of a Vision Transformer: every number that fixes the shapes and the function of the model.
+
+Paper: "An Image is Worth 16x16 Words", arXiv:2010.11929. Names follow the field (`hidden_size`, ...).
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive
+from vitrail.errors import ConfigError
+
+# name: (hidden_size, num_hidden_layers, num_attention_heads, intermediate_size). arXiv:2010.11929 table 1 (B, L, H),
+# arXiv:2012.12877 table 1 (Ti, S), arXiv:2305.13035 (So400m), arXiv:2106.04560 table 2 (g, G).
+NAMED_SIZES = {
+    "Ti": (192, 12, 3, 768),
+    "S": (384, 12, 6, 1536),
+    "M": (512, 12, 8, 2048),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+    "So400m": (1152, 27, 16, 4304),
+    "H": (1280, 32, 16, 5120),
+    "g": (1408, 40, 16, 6144),
+    "G": (1664, 48, 16, 8192),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureConfig:
+    """What a recipe chooses about the model. Image size, channels and classes come from the data."""
+
+    patch_size: int | tuple[int, int] = 16
+    """Side of a patch in pixels, or (height, width)."""
+    hidden_size: int = 768
+    """Width D of a token."""
+    num_hidden_layers: int = 12
+    """Number of encoder layers."""
+    num_attention_heads: int = 12
+    """Heads A; must divide hidden_size."""
+    mlp_ratio: float = 4.0
+    """Width F of the MLP divided by hidden_size."""
+    qkv_bias: bool = True
+    """Bias in the fused query, key and value projection."""
+    attention_scale: float | None = None
+    """Factor of the attention scores; None: 1 / sqrt(head width)."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """What is classified: the class token, or the mean over the patch tokens."""
+    use_class_token: bool = True
+    """A learned class token before the patches; needed for pooling=cls."""
+    use_mask_token: bool = False
+    """A learned token that stands in for masked patches (bool_masked_pos)."""
+    num_registers: int = 0
+    """Learned register tokens after the class token (arXiv:2309.16588)."""
+    position: Literal["learned", "sincos"] = "learned"
+    """Position embedding: learned one per token, or fixed two-dimensional sine and cosine."""
+    embedding_dropout: float = 0.0
+    """Dropout after the position embedding, in [0, 1)."""
+    attention_dropout: float = 0.0
+    """Dropout of the attention weights, in [0, 1)."""
+    projection_dropout: float = 0.0
+    """Dropout after the attention's output projection and after both layers of the MLP, in [0, 1)."""
+    stochastic_depth: float = 0.0
+    """Chance of skipping the last layer's branches, growing linearly from 0 at the first (arXiv:1603.09382)."""
+    layer_scale: float = 0.0
+    """Initial value of the learned scale of each residual branch (arXiv:2103.17239); 0: none."""
+    qk_norm: bool = False
+    """LayerNorm of queries and keys in each head (arXiv:2302.05442)."""
+    layer_norm_eps: float = 1e-12
+    """Added to the variance in every LayerNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of the truncated normal initialisation."""
+    init: Literal["normal", "mimetic", "zero-residual"] = "normal"
+    """normal: truncated normal; mimetic: query-key and value-output products near identity (arXiv:2305.09828);
+    zero-residual: scaled by the number of inputs, with the last matrix of each residual branch and the classifier at
+    zero, so that every layer starts as the identity."""
+    stem_channels: tuple[int, ...] = ()
+    """Channels of 3x3 convolutions before the patch embedding; empty: none, a plain ViT. A model with them is a
+    ViT + conv (arXiv:2106.14881) and is labelled so."""
+    stem_strides: tuple[int, ...] = ()
+    """Stride of each convolution of the stem."""
+    stem_pools: tuple[int, ...] = ()
+    """Side of the max-pooling after each convolution of the stem, 1: none; empty: none anywhere."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "layer_norm_eps"):
+            require_positive(f"model.{name}", getattr(self, name))
+        for side in pair(self.patch_size):
+            require_positive("model.patch_size", side)
+        for name in ("embedding_dropout", "attention_dropout", "projection_dropout", "stochastic_depth"):
+            require_fraction(f"model.{name}", getattr(self, name))
+        for name in ("num_registers", "layer_scale", "initializer_range"):
+            require_not_negative(f"model.{name}", getattr(self, name))
+        if self.hidden_size % self.num_attention_heads:
+            divisors = [a for a in range(1, self.hidden_size + 1) if self.hidden_size % a == 0]
+            nearest = min(divisors, key=lambda a: abs(a - self.num_attention_heads))
+            raise ConfigError(
+                "model.hidden-size must be a multiple of model.num-attention-heads.",
+                got=f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}",
+                expected="hidden_size % num_attention_heads == 0",
+                do=f"Use --model.num-attention-heads {nearest} ({self.hidden_size // nearest} wide each).",
+            )
+        require(
+            self.position != "sincos" or self.hidden_size % 4 == 0,
+            "model.hidden_size",
+            self.hidden_size,
+            "a multiple of 4 for position=sincos (sine and cosine of two coordinates)",
+        )
+        require(
+            self.pooling != "cls" or self.use_class_token,
+            "model.use_class_token",
+            False,
+            "True, because pooling=cls classifies that token",
+            "Use --model.pooling mean, or keep the class token.",
+        )
+        require(
+            len(self.stem_channels) == len(self.stem_strides) and all(s >= 1 for s in self.stem_strides),
+            "model.stem_strides",
+            self.stem_strides,
+            f"one stride of at least 1 for each of stem_channels={self.stem_channels}",
+        )
+        require(
+            len(self.stem_pools) in (0, len(self.stem_channels)) and all(s >= 1 for s in self.stem_pools),
+            "model.stem_pools",
+            self.stem_pools,
+            f"nothing, or one side of at least 1 for each of stem_channels={self.stem_channels}",
+        )
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width F of the MLP."""
+        return round(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def kind(self) -> str:
+        """"plain ViT", or "ViT + conv" when a convolutional stem comes first."""
+        return "ViT + conv" if self.stem_channels else "plain ViT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(ArchitectureConfig):
+    """A whole Vision Transformer: the architecture, and what the data decides."""
+
+    image_size: int | tuple[int, int] = 224
+    """Side of the input in pixels, or (height, width)."""
+    num_channels: int = 3
+    """Channels of the input."""
+    num_labels: int = 1000
+    """Classes; 0: no classifier, the model returns features."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("model.num_channels", self.num_channels)
+        require_not_negative("model.num_labels", self.num_labels)
+        check_divisible(self.image_size, self)
+
+    @classmethod
+    def named(cls, name: str, **changes: object) -> "ViTConfig":
+        """A size of the field by its name, as "B/16" or "So400m/14".
+
+        Args:
+            name: Ti, S, M, B, L, So400m, H, g or G, a slash, and the patch side in pixels.
+            changes: any field of ViTConfig, overriding the named one.
+        Raises:
+            ConfigError: there is no such size.
+        """
+        size, _, patch = name.partition("/")
+        if size not in NAMED_SIZES or not patch.isdigit():
+            raise ConfigError(
+                f"There is no ViT size {name!r}.",
+                expected=f"one of {', '.join(NAMED_SIZES)}, a slash and the patch side, as B/16",
+            )
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size = NAMED_SIZES[size]
+        config = cls(
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            mlp_ratio=intermediate_size / hidden_size,
+            patch_size=int(patch),
+        )
+        return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch grid."""
+        (height, width), (down_y, down_x) = pair(self.image_size), token_stride(self)
+        return height // down_y, width // down_x
+
+
+_set_frozen = ViTConfig.__setattr__
+
+
+def _set_unless_use_cache(self: ViTConfig, name: str, value: object) -> None:
+    """Ignore `config.use_cache = ...`, which the Trainer of transformers 5 writes into any model's config."""
+    if name != "use_cache":
+        _set_frozen(self, name, value)
+
+
+ViTConfig.__setattr__ = _set_unless_use_cache  # type: ignore[method-assign]  # the decorator lets no class define it
+
+
+def token_stride(architecture: ArchitectureConfig) -> tuple[int, int]:
+    """Pixels from one token to the next, (vertical, horizontal): the patch times all strides and pools of the stem."""
+    stem = math.prod(architecture.stem_strides) * math.prod(architecture.stem_pools)
+    patch_y, patch_x = pair(architecture.patch_size)
+    return patch_y * stem, patch_x * stem
+
+
+def check_divisible(image_size: int | tuple[int, int], architecture: ArchitectureConfig) -> None:
+    """Raise ConfigError unless the image divides into whole tokens."""
+    height, width = pair(image_size)
+    down_y, down_x = token_stride(architecture)
+    if height <= 0 or width <= 0 or height % down_y or width % down_x:
+        good = (max(down_y, round(height / down_y) * down_y), max(down_x, round(width / down_x) * down_x))
+        raise ConfigError(
+            "data.image-size must be a positive multiple of the patch.",
+            got=f"image {height}x{width}, patch {down_y}x{down_x}",
+            expected=f"height % {down_y} == 0 and width % {down_x} == 0",
+            do=f"Use --data.image-size {good[0]}" + (f" {good[1]}" if good[1] != good[0] else "") + ".",
+        )

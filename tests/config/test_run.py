@@ -1,0 +1,42 @@
+"""Ranges of the settings of a run."""
+
+import dataclasses
+
+import pytest
+
+from vitrail.config import Preprocessing, RunConfig
+from vitrail.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("data", {"batch_size": 0}, "data.batch-size"),
+        ("data", {"validation_fraction": 1.0}, "data.validation-fraction"),
+        ("data", {"image_size": 0}, "data.image-size"),
+        ("data", {"image_size": 100}, "data.image-size must be a positive multiple"),
+        ("augment", {"flip": 1.5}, "augment.flip"),
+        ("augment", {"hue": 0.6}, "augment.hue"),
+        ("augment", {"resized_crop": 0.0}, "augment.resized-crop"),
+        ("augment", {"scale": (2.0, 1.0)}, "augment.scale"),
+        ("augment", {"policy_magnitude": 31}, "augment.policy-magnitude"),
+        ("optim", {"lr": -1.0}, "optim.lr"),
+        ("optim", {"betas": (0.9, 1.0)}, "optim.betas"),
+        ("optim", {"ema_decay": 1.0}, "optim.ema-decay"),
+        ("schedule", {"epochs": 0}, "schedule.epochs"),
+        ("schedule", {"warmup_epochs": 10.0}, "schedule.warmup-epochs"),
+        ("schedule", {"final_fraction": 2.0}, "schedule.final-fraction"),
+        ("evaluation", {"batch_size": 0}, "evaluation.batch-size"),
+        ("checkpoint", {"keep": 0}, "checkpoint.keep"),
+        ("compute", {"accumulation_steps": 1000}, "compute.accumulation-steps"),
+    ],
+)
+def test_out_of_range_is_refused_by_name(section: str, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(**{section: dataclasses.replace(getattr(RunConfig(), section), **changes)})
+
+
+def test_preprocessing_wants_a_mean_for_each_channel() -> None:
+    with pytest.raises(ConfigError, match="3 values for channels=RGB"):
+        Preprocessing(image_size=(8, 8), decode_size=(8, 8), mean=(0.5,), std=(0.5, 0.5, 0.5))
+    assert Preprocessing(image_size=(8, 8), decode_size=(8, 8), channels="L", mean=(0.5,), std=(0.5,)).num_channels == 1

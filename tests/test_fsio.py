@@ -1,0 +1,117 @@
+"""Writing: whole or not at all, and an error that says what to do."""
+
+import errno
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from vitrail import fsio
+from vitrail.errors import RunError, SaveError
+
+
+class Failing(fsio.FileSystem):
+    """Fails one named operation with one errno."""
+
+    def __init__(self, operation: str, code: int) -> None:
+        self.operation, self.code = operation, code
+
+    def _maybe(self, operation: str) -> None:
+        if operation == self.operation:
+            raise OSError(self.code, "injected", operation)
+
+    def open(self, path: Path, mode: str) -> IO[Any]:
+        self._maybe("open")
+        return super().open(path, mode)
+
+    def fsync(self, file: IO[Any]) -> None:
+        self._maybe("fsync")
+        super().fsync(file)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._maybe("replace")
+        super().replace(source, target)
+
+    def mkdir(self, path: Path) -> None:
+        self._maybe("mkdir")
+        super().mkdir(path)
+
+
+@pytest.mark.parametrize("operation", ["open", "fsync", "replace", "mkdir"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_wreck(tmp_path: Path, operation: str, code: int) -> None:
+    target = tmp_path / "model.bin"
+    fsio.write_bytes(target, b"old")
+    with fsio.use_file_system(Failing(operation, code)), pytest.raises(SaveError) as caught:
+        fsio.write_bytes(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.bin"]
+    assert str(target) in str(caught.value)
+    assert caught.value.exit_status == 74
+    assert ("MiB free" in str(caught.value)) == (code == errno.ENOSPC)
+
+
+def test_an_interrupted_body_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), fsio.writing(tmp_path / "a") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_order_is_write_fsync_rename_fsync_of_the_directory(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    class Recording(fsio.FileSystem):
+        def fsync(self, file: IO[Any]) -> None:
+            log.append("fsync")
+            super().fsync(file)
+
+        def replace(self, source: Path, target: Path) -> None:
+            assert source.read_bytes() == b"data"
+            log.append("replace")
+            super().replace(source, target)
+
+        def fsync_dir(self, path: Path) -> None:
+            log.append(f"fsync {path.name}")
+            super().fsync_dir(path)
+
+    with fsio.use_file_system(Recording()):
+        fsio.write_bytes(tmp_path / "a", b"data")
+    assert log == ["fsync", "replace", f"fsync {tmp_path.name}"]
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        fsio.write_json(tmp_path / "a.json", {"x": float("nan")})
+    fsio.write_json(tmp_path / "a.json", {"x": 1.5})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5}
+
+
+def test_append_line(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        fsio.append_line(tmp_path / "log" / "a.jsonl", text)
+    assert (tmp_path / "log" / "a.jsonl").read_text() == "one\ntwo\n"
+
+
+def test_preflight_leaves_nothing_behind(tmp_path: Path) -> None:
+    fsio.check_writable(tmp_path / "new" / "run", 1000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_preflight_refuses_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not enough room") as caught:
+        fsio.check_writable(tmp_path / "run", 2**60)
+    assert caught.value.exit_status == 2
+
+
+def test_preflight_refuses_an_unwritable_place(tmp_path: Path) -> None:
+    with fsio.use_file_system(Failing("open", errno.EACCES)), pytest.raises(RunError, match="cannot be written"):
+        fsio.check_writable(tmp_path / "run", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_preflight_refuses_a_path_through_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="cannot be written"):
+        fsio.check_writable(tmp_path / "file" / "run", 0)
