@@ -1,0 +1,8 @@
+"""The Vision Transformer: normalised images [B, C, H, W] in, class scores and loss, or tokens, out.
+
+Paper: "An Image is Worth 16x16 Words", arXiv:2010.11929.
+"""
+
+from vitrail.model.vit import ViT, attention_written_out
+
+__all__ = ["ViT", "attention_written_out"]

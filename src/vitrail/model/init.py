@@ -1,0 +1,82 @@
+"""First values of the parameters.
+
+| parameters                                      | normal                     | zero-residual | mimetic       |
+|-------------------------------------------------|----------------------------|---------------|---------------|
+| patch embedding                                 | truncated normal           | 1 / sqrt(in)  | same          |
+| attn.qkv                                        | truncated normal           | .6 / sqrt(in) | QK near I     |
+| attn.proj                                       | truncated normal           | 0             | VO near -I    |
+| mlp.fc1                                         | truncated normal           | .6 / sqrt(in) | same          |
+| mlp.fc2, head                                   | truncated normal           | 0             | same          |
+| convolutions of the stem                        | sqrt(2 / in)               | same          | same          |
+| class token, registers, learned positions       | truncated normal           | same          | same          |
+| biases; mask token                              | 0                          | same          | same          |
+| scale and shift of norms                        | 1 and 0                    | same          | same          |
+
+"in" is the number of inputs of one output; a number is the standard deviation of a truncated normal.
+Paper: arXiv:2010.11929 (std 0.02), arXiv:2305.09828 (mimetic), arXiv:1502.01852 (stem).
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def truncated_normal(tensor: Tensor, std: float) -> None:
+    """Fill with a normal distribution cut at -2 and 2 (not at 2 std: the cut takes nothing off std), in fp32."""
+    sample = torch.zeros_like(tensor, dtype=torch.float32)
+    if std > 0:
+        nn.init.trunc_normal_(sample, std=std)
+    tensor.copy_(sample)
+
+
+@torch.no_grad()
+def initialise_layers(module: nn.Module, std: float) -> None:
+    """Initialise every linear, convolution and norm inside `module`, including its own weights."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            truncated_normal(layer.weight, std)
+            if layer.bias is not None:
+                layer.bias.zero_()
+        elif isinstance(layer, nn.LayerNorm | nn.BatchNorm2d):
+            layer.reset_parameters()
+
+
+@torch.no_grad()
+def scale_by_inputs(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
+    """Initialise one weight with a standard deviation of gain / sqrt(inputs of one output); gain 0 gives zeros."""
+    truncated_normal(layer.weight, gain * layer.weight[0].numel() ** -0.5)
+
+
+@torch.no_grad()
+def mimetic_attention(qkv: nn.Linear, proj: nn.Linear, num_heads: int) -> None:
+    """Make one attention layer look trained: W_Q W_K^T = 0.7 (Z + I) in each head, W_V W_O = 0.4 (Z - I).
+
+    Z is a fresh matrix of N(0, 1/D). A head is K < D wide, so its product is the leading rank-K part. One singular
+    value decomposition of D x D per head: milliseconds at D = 192, about a minute for the whole of B/16.
+    The paper pairs it with sine-cosine positions.
+
+    Args:
+        qkv: fused projection, rows q, k, v, each head-major.
+        proj: output projection.
+        num_heads: A.
+    Source: arXiv:2305.09828, section 3, with its constants for vision.
+    """
+    width = proj.out_features
+    head_width = width // num_heads
+    like = {"dtype": torch.float32, "device": proj.weight.device}
+    identity = torch.eye(width, **like)
+    query, key, value = qkv.weight.unflatten(0, (3, width))
+    for head in range(num_heads):
+        rows = slice(head * head_width, (head + 1) * head_width)
+        left, right = _square_root_factors(0.7 * torch.randn(width, width, **like) / width**0.5 + 0.7 * identity)
+        query[rows] = left[:, :head_width].T
+        key[rows] = right[:, :head_width].T
+    left, right = _square_root_factors(0.4 * torch.randn(width, width, **like) / width**0.5 - 0.4 * identity)
+    value.copy_(left.T)
+    proj.weight.copy_(right)
+
+
+def _square_root_factors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """(L, R) with L R^T = matrix, columns ordered by falling singular value, which each side shares evenly."""
+    u, s, vh = torch.linalg.svd(matrix)
+    return u * s.sqrt(), vh.T * s.sqrt()
