@@ -1,0 +1,25 @@
+"""Files -> uint8 images and labels, and batches of them in a reproducible order.
+
+`load` opens a data set and decodes it once; `epoch_order` and `batches` walk over it. `load_image` is the way of a
+single file, the same one that `load` takes.
+"""
+
+from vitrail.data.dataset import ImageSet, load, preprocessing_for, summary
+from vitrail.data.decode import Limits, decode_image, load_image
+from vitrail.data.loader import Batch, batches
+from vitrail.data.order import epoch_order
+from vitrail.data.sources import download
+
+__all__ = [
+    "Batch",
+    "ImageSet",
+    "Limits",
+    "batches",
+    "decode_image",
+    "download",
+    "epoch_order",
+    "load",
+    "load_image",
+    "preprocessing_for",
+    "summary",
+]

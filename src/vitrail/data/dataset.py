@@ -1,0 +1,254 @@
+"""SPEC -> decoded splits: labels, pixels and names of what could be read, and what could not."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from vitrail.config import DataConfig, Preprocessing
+from vitrail.config.checks import pair
+from vitrail.data.decode import image_header
+from vitrail.data.order import epoch_order, hold_out
+from vitrail.data.sources import NAMED_SETS, Source, Split, class_index, joined, open_source, taken
+from vitrail.data.store import Decoded, decode_split
+from vitrail.errors import DataError, ImageError
+
+_SPLITS = ("train", "val", "test")
+# Headers that `summary` reads of each split; more would make it slow on large sets.
+_SUMMARY_SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The decoded examples of one split."""
+
+    split: str
+    """train, val, test or all."""
+    classes: tuple[str, ...]
+    """Names of the classes; labels index them."""
+    images: UInt8[np.ndarray, "N C H W"]
+    """In memory, or mapped from a file."""
+    labels: Int64[np.ndarray, "N"]
+    ids: Int64[np.ndarray, "N"]
+    """Position in the split of the source: the same whatever is held out or skipped."""
+    names: Sequence[str]
+    """The file of each example, or its place in a shard, as "train-00000-of-00003.parquet:17"."""
+    errors: tuple[ImageError, ...]
+    """Examples that could not be read; they are not in the other fields."""
+    fingerprint: str
+    """SHA-256 over classes, names, labels and pixels, in hexadecimal."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(
+    config: DataConfig,
+    splits: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    progress: bool = False,
+) -> dict[str, ImageSet]:
+    """Open a data set and decode some of its splits. A named set that is missing is downloaded.
+
+    "val" is the source's own validation split; where it has none, a stratified part of "train" (validation_fraction,
+    seed) is held out, and "train" then loses these examples if it is asked for in the same call. "all" is everything
+    that the source has.
+
+    Args:
+        config: which data set, and how it is split.
+        splits: some of "train", "val", "test", "all".
+        classes: the class list of a model; labels follow it, and classes without examples are fine.
+        preprocessing: that of a model; default: `preprocessing_for(config)`.
+        progress: show bars on stderr.
+    Raises:
+        DataError: no such data set or split, a class that the training set or the model does not have, a single
+            class, a class too small to be split, or not one readable image in a split.
+    """
+    source = open_source(config, may_download=True, progress=progress)
+    if classes is None and len(source.classes) < 2:
+        raise DataError(
+            f"{source.name} has a single class.",
+            got=", ".join(source.classes),
+            expected="at least two, to tell apart",
+            do="Put the images of each class into a folder of its own.",
+        )
+    preprocessing = preprocessing or preprocessing_for(config)
+    label_map = _label_map(source, classes) if classes is not None else np.arange(len(source.classes))
+    result: dict[str, ImageSet] = {}
+    for name, (split, ids) in _chosen(source, config, splits).items():
+        decoded = decode_split(
+            split,
+            preprocessing,
+            listing=source.listing,
+            ram_budget_bytes=config.ram_budget_mib << 20,
+            progress=progress,
+            title=f"{source.name} {name}",
+        )
+        if not len(decoded.kept):
+            raise _nothing_readable(source, name, decoded.errors)
+        final = tuple(classes) if classes is not None else source.classes
+        result[name] = _image_set(name, final, label_map, split, ids, decoded)
+    return result
+
+
+def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = None) -> Preprocessing:
+    """How the images of a data set become input.
+
+    Three equal values of mean or std mean the same one for a single grey channel.
+
+    Args:
+        config: sizes, resize, channels and normalisation.
+        native_size: (height, width) that all images share; default: known for named sets, else None.
+    """
+    decode_size = pair(config.decode_size)
+    if not all(decode_size):
+        named = NAMED_SETS.get(config.spec)
+        decode_size = native_size or (named.native_size if named else pair(config.image_size))
+    mean, std = (
+        values[:1] if config.channels == "L" and len(set(values)) == 1 else values
+        for values in (config.mean, config.std)
+    )
+    return Preprocessing(
+        image_size=pair(config.image_size),
+        decode_size=decode_size,
+        resize_mode=config.resize_mode,
+        resize_filter=config.resize_filter,
+        channels=config.channels,
+        mean=mean,
+        std=std,
+    )
+
+
+def summary(config: DataConfig) -> dict[str, object]:
+    """What a data set holds, without decoding or downloading it.
+
+    Sizes and modes come from the headers of at most 2,000 records of each split, spread evenly or drawn by a fixed
+    seed; `errors` names those among them that are no readable images.
+
+    Raises:
+        DataError: as `load`.
+    """
+    source = open_source(config)
+    return {
+        "name": source.name,
+        "classes": list(source.classes),
+        "num_bytes": source.num_bytes,
+        "num_ignored_files": source.num_ignored,
+        "fingerprint": source.listing,
+        "splits": {name: _split_summary(split, source.classes) for name, split in source.splits.items()},
+    }
+
+
+# ---- splits ------------------------------------------------------------------------------------------------------
+
+
+def _chosen(
+    source: Source, config: DataConfig, names: Sequence[str]
+) -> dict[str, tuple[Split, Int64[np.ndarray, "N"]]]:
+    """The wanted splits with the ids of their examples; "val" is made out of "train" where it is missing."""
+    own = {name: (split, np.arange(len(split))) for name, split in source.splits.items()}
+    can_hold_out = "train" in own and "val" not in own and config.validation_fraction > 0
+    available = [name for name in _SPLITS if name in own or (name == "val" and can_hold_out)] + ["all"]
+    for name in names:
+        if name not in available:
+            raise DataError(
+                f"{source.name} has no split {name!r}.",
+                got=name,
+                expected=f"one of {', '.join(available)}",
+                do="Choose one with --split (eval) or --evaluation.split (train), or add the split to the data.",
+            )
+    if "val" in names and can_hold_out:
+        train = source.splits["train"]
+        held = hold_out(train.labels, source.classes, config.validation_fraction, config.seed)
+        own["val"] = (taken(train, held), held)
+        if "train" in names:
+            rest = np.setdiff1d(np.arange(len(train)), held, assume_unique=True)
+            own["train"] = (taken(train, rest), rest)
+    if "all" in names:
+        everything = joined(source.splits[name] for name in _SPLITS if name in source.splits)
+        own["all"] = (everything, np.arange(len(everything)))
+    return {name: own[name] for name in names}
+
+
+def _label_map(source: Source, classes: Sequence[str]) -> Int64[np.ndarray, "L"]:
+    """Label of the model for each label of the source, -1 for classes that no example has."""
+    used = {label for split in source.splits.values() for label in np.unique(split.labels)}
+    model_classes = list(classes)
+    return np.array(
+        [
+            class_index(name, model_classes, source.name, "the model") if label in used else -1
+            for label, name in enumerate(source.classes)
+        ],
+        dtype=np.int64,
+    )
+
+
+def _image_set(
+    name: str,
+    classes: tuple[str, ...],
+    label_map: Int64[np.ndarray, "L"],
+    split: Split,
+    ids: Int64[np.ndarray, "N"],
+    decoded: Decoded,
+) -> ImageSet:
+    labels = label_map[split.labels[decoded.kept]]
+    names = split.names if len(decoded.kept) == len(split) else [split.names[int(i)] for i in decoded.kept]
+    digest = hashlib.sha256()
+    for text in (*classes, "", *names):
+        digest.update(text.encode(errors="surrogateescape") + b"\0")
+    digest.update(labels.tobytes())
+    digest.update(f"{decoded.pixels.shape} {decoded.pixels_sha256}".encode())
+    return ImageSet(name, classes, decoded.pixels, labels, ids[decoded.kept], names, decoded.errors, digest.hexdigest())
+
+
+def _nothing_readable(source: Source, split: str, errors: Sequence[ImageError]) -> DataError:
+    first = "\n    ".join(str(error) for error in errors[:3])
+    return DataError(
+        f"{source.name}: not one image of {split!r} could be read."
+        + (f" The first ones:\n    {first}" if first else ""),
+        got=f"{len(errors)} unreadable images" if errors else "no examples",
+        expected="JPEG, PNG, WebP, BMP or GIF images",
+    )
+
+
+# ---- summary -----------------------------------------------------------------------------------------------------
+
+
+def _split_summary(split: Split, classes: tuple[str, ...]) -> dict[str, object]:
+    counts = np.bincount(split.labels, minlength=len(classes))
+    sample = np.arange(len(split))
+    if len(split) > _SUMMARY_SAMPLE:
+        sample = np.sort(epoch_order(0, 0, len(split))[:_SUMMARY_SAMPLE])
+    sizes: dict[str, int] = {}
+    kinds: dict[str, int] = {}
+    errors: list[dict[str, str]] = []
+    for position, record in zip(sample, split.read(sample), strict=True):
+        if isinstance(record, np.ndarray):
+            kind, size = f"array {'L' if record.ndim == 2 else 'RGB'}", f"{record.shape[1]}x{record.shape[0]}"
+        else:
+            try:
+                header = image_header(record, name=split.names[int(position)])
+            except ImageError as error:
+                errors.append({"path": error.name, "error": error.reason})
+                continue
+            kind, size = f"{header.format} {header.mode}", f"{header.width}x{header.height}"
+        kinds[kind] = kinds.get(kind, 0) + 1
+        sizes[size] = sizes.get(size, 0) + 1
+    smallest = int(counts[counts > 0].min(initial=len(split) or 1))
+    return {
+        "num_examples": len(split),
+        "per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
+        "imbalance": float(counts.max(initial=0) / smallest),
+        "num_sampled": len(sample),
+        "formats": _by_count(kinds),
+        "sizes": _by_count(sizes),
+        "errors": errors,
+    }
+
+
+def _by_count(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,71 @@
+"""SPEC -> an index of records: which examples there are, of which class, in which split. Decodes nothing."""
+
+from pathlib import Path
+
+from vitrail.config import DataConfig
+from vitrail.data.sources.download import download
+from vitrail.data.sources.folders import open_folder, open_manifest
+from vitrail.data.sources.index import Encoded, Source, Split, class_index, joined, taken
+from vitrail.data.sources.named import NAMED_SETS, open_named
+from vitrail.data.sources.parquet import open_parquet, parquet_files
+from vitrail.errors import DataError
+
+__all__ = [
+    "NAMED_SETS",
+    "Encoded",
+    "Source",
+    "Split",
+    "class_index",
+    "download",
+    "joined",
+    "open_source",
+    "taken",
+]
+
+
+def open_source(config: DataConfig, *, may_download: bool = False, progress: bool = False) -> Source:
+    """Find and index the data set that `config.spec` names.
+
+    Args:
+        config: spec and root are used.
+        may_download: fetch a named set that is not there.
+        progress: show a bar on stderr while downloading.
+    Raises:
+        DataError: there is no such data set, or it is not laid out as one.
+    """
+    spec = config.spec
+    if spec in NAMED_SETS:
+        return open_named(spec, config.root, may_download=may_download, progress=progress)
+    if spec.startswith("hf:"):
+        raise DataError(
+            f"{spec}: data sets of the hub are not yet supported.",
+            do="Download its Parquet files and give their folder.",
+        )
+    path = Path(spec).expanduser()
+    try:
+        source = _open_path(path, spec)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path}: cannot be read.", got=error.strerror, expected="a readable file or folder"
+        ) from error
+    if source is not None:
+        return source
+    raise DataError(
+        f"{spec!r} is no data set.",
+        got="a file of another kind" if path.exists() else "neither a known name nor an existing path",
+        expected=f"one of {', '.join(NAMED_SETS)}; a folder; a .parquet, .csv or .tsv file",
+        do="Check the spelling of --data.",
+    )
+
+
+def _open_path(path: Path, spec: str) -> Source | None:
+    if path.is_dir():
+        shards = parquet_files(path)
+        return open_parquet(shards, spec, path) if shards else open_folder(path, spec)
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix == ".parquet":
+            return open_parquet([path], spec, path.parent)
+        if suffix in (".csv", ".tsv"):
+            return open_manifest(path, spec)
+    return None

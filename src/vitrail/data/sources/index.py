@@ -1,0 +1,130 @@
+"""What a data set looks like before any image is decoded: classes, splits, and where each record is."""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from vitrail.errors import DataError
+
+Encoded = bytes | Path | UInt8[np.ndarray, "..."]
+"""One record: the bytes of an image file, its path, or pixels [H, W] or [H, W, 3] that need no decoding."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split, undecoded.
+
+    Args:
+        labels: class of each example, as index into the classes of the source.
+        names: the file, or the record's place in its shard, of each example.
+        read: yields the records at the given ascending positions, in that order.
+    """
+
+    labels: Int64[np.ndarray, "N"]
+    names: Sequence[str]
+    read: Callable[[Int64[np.ndarray, "M"]], Iterator[Encoded]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened SPEC.
+
+    Args:
+        name: how messages call it.
+        classes: names of the classes of the training set, in label order.
+        splits: by name: "train", "val", "test", those that the source itself has.
+        listing: SHA-256 over names, sizes and modification times of all files, in hexadecimal.
+        num_bytes: size of all files.
+        num_ignored: files that are no examples, as notes beside the images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    listing: str
+    num_bytes: int = 0
+    num_ignored: int = 0
+
+
+def listing_of(files: Iterable[tuple[str, int, int]]) -> str:
+    """Hash names, sizes in bytes and modification times in nanoseconds. In: the order given."""
+    digest = hashlib.sha256()
+    for name, size, mtime in files:
+        digest.update(f"{name}\0{size}\0{mtime}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def listing_of_paths(paths: Iterable[Path], root: Path) -> tuple[str, int]:
+    """The listing of files, by their names relative to `root`, and their total size in bytes.
+
+    A file that cannot be looked at (a dangling link) is listed as such; reading it gives an ImageError later.
+    """
+    entries: list[tuple[str, int, int]] = []
+    for path in paths:
+        try:
+            status = path.stat()
+            entries.append((os.path.relpath(path, root), status.st_size, status.st_mtime_ns))
+        except OSError:
+            entries.append((os.path.relpath(path, root), 0, -1))
+    return listing_of(entries), sum(size for _, size, _ in entries)
+
+
+def joined(splits: Iterable[Split]) -> Split:
+    """Several splits as one, one after the other."""
+    parts = list(splits)
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *map(len, parts)])
+
+    def read(positions: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
+        for part, start, stop in zip(parts, starts[:-1], starts[1:], strict=True):
+            yield from part.read(positions[(positions >= start) & (positions < stop)] - start)
+
+    return Split(np.concatenate([part.labels for part in parts]), [n for part in parts for n in part.names], read)
+
+
+def array_split(pixels: UInt8[np.ndarray, "N ..."], labels: Int64[np.ndarray, "N"], names: Sequence[str]) -> Split:
+    """A split whose pixels are in memory already, [N, H, W] or [N, H, W, 3]."""
+    return Split(labels, names, lambda positions: (pixels[position] for position in positions))
+
+
+def taken(split: Split, positions: Int64[np.ndarray, "M"]) -> Split:
+    """The examples at some ascending positions as a split of their own."""
+
+    def read(inner: Int64[np.ndarray, "K"]) -> Iterator[Encoded]:
+        return split.read(positions[inner])
+
+    return Split(split.labels[positions], [split.names[int(position)] for position in positions], read)
+
+
+def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the training set") -> int:
+    """Position of a class name, exactly as spelt.
+
+    Args:
+        name: the class that was found.
+        classes: those that there are.
+        what: subject of the message, as "test/trian".
+        owner: whose classes they are.
+    Raises:
+        DataError: there is no such class; the message names the nearest one.
+    """
+    try:
+        return classes.index(name)
+    except ValueError:
+        near = difflib.get_close_matches(name, classes, n=1)
+        few = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
+        raise DataError(
+            f"{what} names a class that {owner} does not have.",
+            got=repr(name),
+            expected=repr(near[0]) if near else f"one of {few}",
+            do=f"Rename it or leave it out; the class list is that of {owner}.",
+        ) from None

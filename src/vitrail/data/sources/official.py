@@ -1,0 +1,297 @@
+"""The official files of CIFAR-10, CIFAR-100 and Fashion-MNIST, read in memory.
+
+The CIFAR batches are pickles. They are not unpickled: a small interpreter builds the few plain values that these
+files consist of and refuses every other opcode and every other global name, so nothing of a file is ever called.
+Archives are never extracted.
+
+Sources: https://www.cs.toronto.edu/~kriz/cifar.html, https://github.com/zalandoresearch/fashion-mnist.
+"""
+
+import gzip
+import io
+import pickletools
+import tarfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from vitrail.data.sources.index import Source, Split, array_split, joined, listing_of_paths
+from vitrail.errors import DataError
+
+# The largest member is CIFAR-100's train, 155 MB; both archives hold 186 MB altogether.
+_MAX_TOTAL_BYTES = 512 << 20
+_MAX_MEMBERS = 64
+
+_CIFAR_SIDE = 32
+_FILES = {
+    "cifar10": ("batches.meta", {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}),
+    "cifar100": ("meta", {"train": ["train"], "test": ["test"]}),
+}
+_KEYS = {"cifar10": (b"label_names", b"labels"), "cifar100": (b"fine_label_names", b"fine_labels")}
+
+
+def open_cifar(place: Path, name: str) -> Source:
+    """Read CIFAR-10 or CIFAR-100 from the official folder or the official .tar.gz.
+
+    Args:
+        place: the folder or the archive.
+        name: "cifar10" or "cifar100".
+    Raises:
+        DataError: a file is missing or damaged, or is not what the official archive holds.
+    """
+    meta, batches = _FILES[name]
+    wanted = [meta, *(batch for split in batches.values() for batch in split)]
+    files = _read_folder(place, wanted) if place.is_dir() else _read_archive(place, wanted)
+    names_key, labels_key = _KEYS[name]
+    class_names = _plain_values(files[meta], f"{place}: {meta}").get(names_key)
+    if not isinstance(class_names, list) or not all(isinstance(n, bytes) for n in class_names):
+        raise _unexpected(f"{place}: {meta}", f"no list of names under {names_key!r}")
+    classes = tuple(n.decode("ascii", errors="replace") for n in class_names)
+    splits: dict[str, Split] = {}
+    for split, members in batches.items():
+        parts: list[Split] = []
+        for member in members:
+            pixels, labels = _batch(files.pop(member), labels_key, len(classes), f"{place}: {member}")
+            names = [f"{place.name}/{member}:{row}" for row in range(len(labels))]
+            parts.append(array_split(pixels, labels, names))
+        splits[split] = joined(parts)
+    paths = [place / member for member in wanted] if place.is_dir() else [place]
+    listing, num_bytes = listing_of_paths(paths, place.parent)
+    return Source(name, classes, splits, listing, num_bytes)
+
+
+def open_fashion_mnist(files: Sequence[Path], name: str, classes: tuple[str, ...]) -> Source:
+    """Read the four official files: images and labels of train, images and labels of test, gzip'ed IDX.
+
+    Raises:
+        DataError: a file is damaged, or images and labels differ in number.
+    """
+    splits: dict[str, Split] = {}
+    for split, images_path, labels_path in (("train", *files[:2]), ("test", *files[2:])):
+        images, labels = _idx(images_path, num_axes=3), _idx(labels_path, num_axes=1).astype(np.int64)
+        if len(images) != len(labels) or not len(labels) or labels.max() >= len(classes):
+            raise _unexpected(str(labels_path), f"{len(labels)} labels for {len(images)} images")
+        names = [f"{images_path.name}:{row}" for row in range(len(labels))]
+        splits[split] = array_split(images, labels, names)
+    listing, num_bytes = listing_of_paths(files, files[0].parent)
+    return Source(name, classes, splits, listing, num_bytes)
+
+
+def _unexpected(where: str, got: object) -> DataError:
+    return DataError(
+        f"{where} is not what the official data set holds.",
+        got=got,
+        expected="the unchanged official file",
+        do="Delete it and fetch it again: vitrail data download NAME.",
+    )
+
+
+# ---- archives ----------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path, wanted: Sequence[str]) -> dict[str, bytes]:
+    try:
+        return {member: (folder / member).read_bytes() for member in wanted}
+    except OSError as error:
+        raise _unexpected(str(error.filename or folder), error.strerror) from error
+
+
+class _Capped(io.RawIOBase):
+    """A stream that fails once it has given more bytes than any honest archive has."""
+
+    def __init__(self, stream: io.BufferedIOBase, limit: int) -> None:
+        self._stream, self._left = stream, limit
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(f"more than {_MAX_TOTAL_BYTES} bytes when unpacked")
+        return data
+
+
+def _read_archive(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
+    """The wanted members of a .tar.gz, by their base names. Links, devices and surplus are refused."""
+    found: dict[str, bytes] = {}
+    try:
+        with gzip.open(path, "rb") as unpacked:
+            stream = _Capped(unpacked, _MAX_TOTAL_BYTES)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for number, member in enumerate(archive):
+                    if number >= _MAX_MEMBERS:
+                        raise ValueError(f"more than {_MAX_MEMBERS} members")
+                    if not (member.isreg() or member.isdir()):
+                        raise ValueError(f"member {member.name!r} is neither a file nor a directory")
+                    base = member.name.rsplit("/", 1)[-1]
+                    if member.isreg() and base in wanted and base not in found:
+                        file = archive.extractfile(member)
+                        found[base] = file.read() if file is not None else b""
+            while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise _unexpected(str(path), str(error) or type(error).__name__) from error
+    missing = [member for member in wanted if member not in found]
+    if missing:
+        raise _unexpected(str(path), f"no member {missing[0]!r}")
+    return found
+
+
+def _idx(path: Path, num_axes: int) -> UInt8[np.ndarray, "..."]:
+    """One gzip'ed IDX file of unsigned bytes. Source: yann.lecun.com/exdb/mnist, "FILE FORMATS"."""
+    try:
+        with gzip.open(path, "rb") as file:
+            data = _Capped(file, _MAX_TOTAL_BYTES).read()
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise _unexpected(str(path), str(error) or type(error).__name__) from error
+    header = 4 + 4 * num_axes
+    shape = tuple(int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(num_axes))
+    size = 1
+    for side in shape:
+        size *= side
+    if data[:4] != bytes((0, 0, 8, num_axes)) or len(data) != header + size:
+        raise _unexpected(str(path), f"header {data[:header].hex()} and {len(data)} bytes")
+    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
+
+
+# ---- CIFAR batches -----------------------------------------------------------------------------------------------
+
+
+def _batch(
+    data: bytes, labels_key: bytes, num_classes: int, where: str
+) -> tuple[UInt8[np.ndarray, "N 32 32 3"], Int64[np.ndarray, "N"]]:
+    values = _plain_values(data, where)
+    pixels, labels = values.get(b"data"), values.get(labels_key)
+    width = 3 * _CIFAR_SIDE**2
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != width:
+        raise _unexpected(where, f"no pixels of {width} bytes an image under b'data'")
+    if not isinstance(labels, list) or len(labels) != len(pixels):
+        raise _unexpected(where, f"not one label for each of {len(pixels)} images under {labels_key!r}")
+    if not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
+        raise _unexpected(where, f"a label outside 0 .. {num_classes - 1}")
+    planes = pixels.reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE)
+    return planes.transpose(0, 2, 3, 1), np.array(labels, dtype=np.int64)
+
+
+@dataclass
+class _Object:
+    """Stands for what a pickle would have made by a call; `value` is filled in by BUILD."""
+
+    kind: str
+    value: Any = None
+
+
+_MARK = object()
+# What the files name, and what it stands for here. Nothing is imported.
+_GLOBALS = {
+    "numpy.core.multiarray _reconstruct": "reconstruct",
+    "numpy._core.multiarray _reconstruct": "reconstruct",
+    "numpy ndarray": "ndarray",
+    "numpy dtype": "dtype",
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "INT"}
+_STRINGS = {"BINSTRING", "SHORT_BINSTRING"}
+_BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINUNICODE"}
+
+
+def _plain_values(data: bytes, where: str) -> dict[Any, Any]:
+    """The dictionary in a pickle of protocol 2, byte strings as bytes, arrays of bytes as NumPy arrays.
+
+    Raises:
+        DataError: the pickle holds anything else than dictionaries, lists, tuples, strings, integers and such arrays.
+    """
+    try:
+        result = _interpret(data)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
+        raise _unexpected(where, f"a pickle that cannot be read ({error})") from error
+    if not isinstance(result, dict):
+        raise _unexpected(where, f"a pickled {type(result).__name__}")
+    return {key: value.value if isinstance(value, _Object) else value for key, value in result.items()}
+
+
+def _interpret(data: bytes) -> object:
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def since_mark() -> list[Any]:
+        start = len(stack) - 1 - stack[::-1].index(_MARK)
+        items = stack[start + 1 :]
+        del stack[start:]
+        return items
+
+    for opcode, argument, _ in pickletools.genops(data):
+        name = opcode.name
+        if name == "STOP":
+            return stack.pop()
+        if name in _NUMBERS:
+            stack.append(argument)
+        elif name in _STRINGS:  # pickletools shows the bytes of Python 2 strings as Latin-1
+            stack.append(str(argument).encode("latin-1"))
+        elif name in _BYTES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[int(str(argument))] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[int(str(argument))])
+        elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
+            stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            size = int(name[-1])
+            stack[-size:] = [tuple(stack[-size:])]
+        elif name == "TUPLE":
+            stack.append(tuple(since_mark()))
+        elif name in ("APPEND", "APPENDS"):
+            items = since_mark() if name == "APPENDS" else [stack.pop()]
+            _as(list, stack[-1]).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            _as(dict, stack[-1]).update(zip(items[::2], items[1::2], strict=True))
+        elif name == "GLOBAL":
+            stack.append(_Object(_GLOBALS[str(argument)]) if argument in _GLOBALS else _refuse(f"name {argument!r}"))
+        elif name == "REDUCE":
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(_reduce(function, arguments))
+        elif name == "BUILD":
+            _build(stack[-2], stack.pop())
+        elif name != "PROTO":
+            _refuse(f"opcode {name}")
+    raise ValueError("no end")
+
+
+def _refuse(what: str) -> Any:
+    raise ValueError(f"{what} does not occur in the official files")
+
+
+def _as(kind: type, value: Any) -> Any:
+    return value if type(value) is kind else _refuse(f"a {type(value).__name__} in place of a {kind.__name__}")
+
+
+def _reduce(function: Any, arguments: Any) -> _Object:
+    """What a call would return, for the two calls that an array of bytes takes."""
+    if isinstance(function, _Object) and function.kind == "reconstruct":
+        return _Object("array")
+    if isinstance(function, _Object) and function.kind == "dtype" and arguments[0] in (b"u1", "u1"):
+        return _Object("bytes")
+    return _refuse("this call")
+
+
+def _build(target: Any, state: Any) -> None:
+    """Give an array its pixels: the state is (version, shape, dtype, is_fortran, data)."""
+    if not isinstance(target, _Object) or target.kind not in ("array", "bytes"):
+        _refuse("this state")
+    if target.kind == "array":
+        _, shape, dtype, is_fortran, pixels = state
+        if not isinstance(dtype, _Object) or dtype.kind != "bytes" or is_fortran:
+            _refuse("this layout of an array")
+        target.value = np.frombuffer(_as(bytes, pixels), dtype=np.uint8).reshape(_as(tuple, shape))

@@ -1,0 +1,203 @@
+"""Decode every record once, in parallel, and keep the pixels: uint8 [N, C, H, W] in memory or in a mapped file.
+
+In: the records of a split. Out: pixels of those that could be read, which ones they are, and an ImageError for each
+other one. What does not fit the budget goes to a file of the user's cache folder, which the next run finds again by
+the listing of the source files and the preprocessing.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from vitrail import fsio
+from vitrail.config import Preprocessing, to_json
+from vitrail.data.decode import fit, load_image
+from vitrail.data.locations import decoded_cache
+from vitrail.data.sources import Encoded, Split
+from vitrail.errors import ImageError
+
+# Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
+_CACHE_VERSION = 1
+# Records in one task of a thread: enough to hide its cost, few enough to bound what waits in memory.
+_TASK_RECORDS = 64
+_MAX_THREADS = 32
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of the readable records, their positions among all, and the errors of the others in order."""
+
+    pixels: UInt8[np.ndarray, "N C H W"]
+    kept: Int64[np.ndarray, "N"]
+    errors: tuple[ImageError, ...]
+    pixels_sha256: str
+
+
+def decode_split(
+    split: Split, preprocessing: Preprocessing, *, listing: str, ram_budget_bytes: int, progress: bool, title: str
+) -> Decoded:
+    """Decode a whole split.
+
+    Args:
+        split: the records.
+        preprocessing: decides size and channels.
+        listing: hash of the source files, for finding the cache file again.
+        ram_budget_bytes: pixels that take more than this go to a mapped file.
+        progress: show a bar on stderr.
+        title: of the bar.
+    Raises:
+        SaveError: the cache file cannot be written.
+    """
+    shape = (len(split), preprocessing.num_channels, *preprocessing.decode_size)
+    chunks = _decoded_chunks(split, preprocessing, title if progress else None)
+    if math.prod(shape) <= ram_budget_bytes:
+        return _in_memory(chunks, shape)
+    folder = decoded_cache() / _cache_key(split, preprocessing, listing)
+    return _mapped(folder, shape[1:]) or _write_and_map(folder, chunks, shape[1:])
+
+
+def _in_memory(chunks: Iterator["_Chunk"], shape: tuple[int, ...]) -> Decoded:
+    pixels = np.empty(shape, dtype=np.uint8)
+    kept: list[int] = []
+    errors: list[ImageError] = []
+    for chunk in chunks:
+        pixels[len(kept) : len(kept) + len(chunk.kept)] = chunk.pixels
+        kept += chunk.kept
+        errors += chunk.errors
+    pixels = pixels[: len(kept)]
+    return Decoded(pixels, np.array(kept, dtype=np.int64), tuple(errors), hashlib.sha256(pixels.data).hexdigest())
+
+
+# ---- decoding ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    pixels: UInt8[np.ndarray, "n C H W"]
+    kept: list[int]
+    errors: list[ImageError]
+
+
+def _decoded_chunks(split: Split, preprocessing: Preprocessing, title: str | None) -> Iterator[_Chunk]:
+    """Decode in order, in threads (Pillow releases the interpreter lock), a bounded number of records waiting.
+
+    Processes were no faster where it counts: a second interpreter needs longer to start than 50,000 images of CIFAR
+    to decode.
+    """
+    num_threads = min(_MAX_THREADS, _num_cores())
+    bar = tqdm(total=len(split), unit="image", desc=title, disable=title is None)
+    with ThreadPoolExecutor(num_threads) as pool, bar:
+        waiting: deque[Future[_Chunk]] = deque()
+        for start, records in _tasks(split):
+            names = split.names[start : start + len(records)]
+            waiting.append(pool.submit(_decode_records, records, names, start, preprocessing))
+            if len(waiting) > 2 * num_threads:
+                yield _finished(waiting.popleft(), bar)
+        while waiting:
+            yield _finished(waiting.popleft(), bar)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _finished(future: "Future[_Chunk]", bar: "tqdm[Any]") -> _Chunk:
+    chunk = future.result()
+    bar.update(len(chunk.kept) + len(chunk.errors))
+    return chunk
+
+
+def _tasks(split: Split) -> Iterator[tuple[int, list[Encoded]]]:
+    records: list[Encoded] = []
+    start = 0
+    for record in split.read(np.arange(len(split))):
+        records.append(record)
+        if len(records) == _TASK_RECORDS:
+            yield start, records
+            start, records = start + len(records), []
+    if records:
+        yield start, records
+
+
+def _decode_records(records: list[Encoded], names: Sequence[str], start: int, preprocessing: Preprocessing) -> _Chunk:
+    pixels = np.empty((len(records), preprocessing.num_channels, *preprocessing.decode_size), dtype=np.uint8)
+    kept: list[int] = []
+    errors: list[ImageError] = []
+    for offset, (record, name) in enumerate(zip(records, names, strict=True)):
+        try:
+            if isinstance(record, np.ndarray):
+                pixels[len(kept)] = fit(Image.fromarray(record), preprocessing)
+            else:
+                pixels[len(kept)] = load_image(record, preprocessing, name=name)
+            kept.append(start + offset)
+        except ImageError as error:
+            errors.append(error)
+    return _Chunk(pixels[: len(kept)], kept, errors)
+
+
+# ---- the cache file ----------------------------------------------------------------------------------------------
+
+
+def _cache_key(split: Split, preprocessing: Preprocessing, listing: str) -> str:
+    digest = hashlib.sha256()
+    settings = to_json(preprocessing)
+    relevant = {name: settings[name] for name in ("decode_size", "resize_mode", "resize_filter", "channels")}
+    digest.update(json.dumps([_CACHE_VERSION, PIL.__version__, listing, relevant], sort_keys=True).encode())
+    for name in split.names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def _write_and_map(folder: Path, chunks: Iterator[_Chunk], image_shape: tuple[int, ...]) -> Decoded:
+    """Stream the pixels to the file; index.json is written last and says that it is complete."""
+    kept: list[int] = []
+    errors: list[ImageError] = []
+    digest = hashlib.sha256()
+    with fsio.writing(folder / "pixels.bin") as file:
+        for chunk in chunks:
+            file.write(chunk.pixels.data)
+            digest.update(chunk.pixels.data)
+            kept += chunk.kept
+            errors += chunk.errors
+    index = {
+        "image_shape": list(image_shape),
+        "kept": kept,
+        "errors": [{"name": error.name, "reason": error.reason} for error in errors],
+        "pixels_sha256": digest.hexdigest(),
+    }
+    fsio.write_json(folder / "index.json", index)
+    mapped = _mapped(folder, image_shape)
+    assert mapped is not None, "a cache file that was just written is readable"
+    return mapped
+
+
+def _mapped(folder: Path, image_shape: tuple[int, ...]) -> Decoded | None:
+    """The pixels of an earlier run, or None where there are none or they are not whole."""
+    path = folder / "pixels.bin"
+    try:
+        index = json.loads((folder / "index.json").read_bytes())
+        kept = np.array(index["kept"], dtype=np.int64)
+        errors = tuple(ImageError(error["reason"], error["name"]) for error in index["errors"])
+        shape = (len(kept), *image_shape)
+        if index["image_shape"] != list(image_shape) or path.stat().st_size != math.prod(shape):
+            return None
+        # Copy on write: the array counts as writable, which torch asks for, and the file stays as it is. An empty
+        # file cannot be mapped.
+        pixels = np.memmap(path, dtype=np.uint8, mode="c", shape=shape) if len(kept) else np.empty(shape, np.uint8)
+        return Decoded(pixels, kept, errors, str(index["pixels_sha256"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
