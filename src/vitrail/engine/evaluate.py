@@ -1,0 +1,135 @@
+"""Exact evaluation: every example once, counts as integers, nothing padded, nothing dropped."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from vitrail.augment import prepare
+from vitrail.config import Preprocessing
+from vitrail.config.checks import pair
+from vitrail.data import ImageSet, batches
+from vitrail.errors import DataError, ImageError
+from vitrail.model import ViT
+
+TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model does on one split.
+
+    An example that cannot be read counts as an example and as a wrong answer; it has no loss and no place in the
+    confusion matrix.
+
+    Args:
+        confusion: [L][L] counts, row = true class, column = predicted class.
+        loss: mean cross-entropy over the readable examples, in nats.
+    """
+
+    split: str
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    num_top5_correct: int
+    loss: float
+    errors: tuple[ImageError, ...]
+
+    @property
+    def num_examples(self) -> int:
+        return sum(map(sum, self.confusion)) + len(self.errors)
+
+    @property
+    def num_correct(self) -> int:
+        return sum(row[i] for i, row in enumerate(self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        """Right answers over all examples, in [0, 1]."""
+        return self.num_correct / self.num_examples
+
+    @property
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """Examples, precision, recall and F1 of each class; 0 where nothing was predicted or present."""
+        result: dict[str, dict[str, float]] = {}
+        for i, name in enumerate(self.classes):
+            right = self.confusion[i][i]
+            present, predicted = sum(self.confusion[i]), sum(row[i] for row in self.confusion)
+            result[name] = {
+                "num_examples": present,
+                "precision": right / predicted if predicted else 0.0,
+                "recall": right / present if present else 0.0,
+                "f1": 2 * right / (present + predicted) if present + predicted else 0.0,
+            }
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `vitrail eval --json`."""
+        return {
+            "split": self.split,
+            "num_examples": self.num_examples,
+            "num_correct": self.num_correct,
+            "accuracy": self.accuracy,
+            "top5_accuracy": self.num_top5_correct / self.num_examples,
+            "loss": self.loss,
+            "per_class": self.per_class,
+            "classes": list(self.classes),
+            "confusion": [list(row) for row in self.confusion],
+            "errors": [{"path": error.name, "error": error.reason} for error in self.errors],
+        }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: ViT,
+    image_set: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    progress: bool = False,
+    on_batch: Callable[[], None] | None = None,
+) -> Evaluation:
+    """Measure a model on a split, in fp32, in evaluation mode.
+
+    Args:
+        model: on its device; its mode is put back afterwards.
+        image_set: labels index image_set.classes, which are the model's.
+        preprocessing: the model's own.
+        batch_size: examples at a time.
+        progress: show a bar on standard error.
+        on_batch: called after each batch; may raise to stop.
+    Raises:
+        DataError: there is nothing to evaluate.
+    """
+    num_labels, device = len(image_set.classes), next(model.parameters()).device
+    if len(image_set.labels) == 0:
+        raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
+    confusion = torch.zeros(num_labels * num_labels, dtype=torch.int64, device=device)
+    top5_correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    other_size = preprocessing.image_size != pair(model.config.image_size)
+    was_training = model.training
+    model.eval()
+    with tqdm(total=len(image_set.labels), unit="img", unit_scale=True, leave=False, disable=not progress) as bar:
+        for batch in batches(image_set, None, batch_size, device=device):
+            images = prepare(batch.images, preprocessing)
+            logits = model(images, interpolate_pos_encoding=other_size)["logits"].float()
+            confusion += torch.bincount(batch.labels * num_labels + logits.argmax(1), minlength=num_labels**2)
+            top = logits.topk(min(TOP, num_labels)).indices
+            top5_correct += (top == batch.labels[:, None]).sum()
+            loss += F.cross_entropy(logits, batch.labels, reduction="none").double().sum()
+            bar.update(len(batch.labels))
+            if on_batch:
+                on_batch()
+    model.train(was_training)
+    rows = confusion.view(num_labels, num_labels).tolist()
+    return Evaluation(
+        split=image_set.split,
+        classes=image_set.classes,
+        confusion=tuple(tuple(row) for row in rows),
+        num_top5_correct=int(top5_correct),
+        loss=float(loss) / len(image_set.labels),
+        errors=image_set.errors,
+    )

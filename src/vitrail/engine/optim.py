@@ -1,0 +1,167 @@
+"""Optimisers: which parameter is moved by which rule, and Muon.
+
+Paper: Adam arXiv:1412.6980, AdamW arXiv:1711.05101. Muon: Jordan et al. 2024, KellerJordan/Muon.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.config import OptimConfig
+from vitrail.model import ViT
+
+# Quintic of the Newton-Schulz iteration, chosen for slope at zero rather than for convergence to exactly 1.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step for each matrix is replaced by the nearest matrix with equal singular values.
+
+    Args:
+        params: matrices [rows, columns], fused ones [parts * rows, columns], or kernels [rows, ...], which are
+            taken for matrices with the other axes flattened.
+        parts: matrices stacked in each parameter, as 3 in a fused query, key and value projection.
+        lr: length of a step; the update has singular values near 1, times sqrt(max(1, rows / columns)).
+        momentum: Nesterov momentum in [0, 1).
+        weight_decay: decoupled, times lr.
+    Source: KellerJordan/Muon.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        parts: int = 1,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": parts})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient; matrices of one shape are orthogonalised together."""
+        for group in self.param_groups:
+            same_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    same_shape[p.shape].append(p)
+            for params in same_shape.values():
+                self._step_together(params, group)
+
+    def _step_together(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Move parameters of one shape."""
+        for p in params:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        velocities = [self.state[p]["momentum"] for p in params]
+        gradients = [cast(Tensor, p.grad) for p in params]
+        torch._foreach_lerp_(velocities, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, velocities, group["momentum"])
+        matrices = torch.stack(ahead).flatten(2).unflatten(1, (group["parts"], -1))
+        step = group["lr"] * max(1.0, matrices.shape[-2] / matrices.shape[-1]) ** 0.5
+        updates = orthogonalise(matrices).view(len(params), *params[0].shape)
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, list(updates.unbind()), alpha=-step)
+
+
+def orthogonalise(matrices: Float[Tensor, "*batch rows columns"], steps: int = 5) -> Float[Tensor, "*batch rows columns"]:
+    """Bring the singular values of each matrix near 1 and keep its singular vectors, whatever its scale.
+
+    Five steps leave singular values between about 0.7 and 1.15, which serves an update as well as exactly 1.
+
+    Source: KellerJordan/Muon, `zeropower_via_newtonschulz5`; bf16 on CUDA, fp32 elsewhere.
+    """
+    a, b, c = _QUINTIC
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-20)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def build_optimizers(model: ViT, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of a run; each parameter is in exactly one group of one of them.
+
+    Biases, norms, scales, tokens and positions are not decayed unless config.decay_all says so. Every group keeps
+    its peak learning rate under "peak_lr", which the schedule multiplies.
+    """
+    matrices: dict[int, list[nn.Parameter]] = {1: [], 3: []}
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    exempt = model.no_weight_decay()
+    for name, parameter in model.named_parameters():
+        if config.name == "muon" and _is_hidden_matrix(name, parameter, model):
+            matrices[3 if name.endswith("attn.qkv.weight") else 1].append(parameter)
+        elif config.decay_all or (parameter.ndim >= 2 and name not in exempt):
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.name == "sgd":
+        optimizers.append(torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused))
+    elif config.name == "adam":
+        optimizers.append(torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=fused))
+    else:
+        optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused))
+    hidden = [{"params": params, "parts": parts} for parts, params in matrices.items() if params]
+    if hidden:
+        optimizers.append(
+            Muon(hidden, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.muon_weight_decay)
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def _is_hidden_matrix(name: str, parameter: nn.Parameter, model: ViT) -> bool:
+    """Whether Muon moves it: matrices of the encoder, and what lies between the stem's first convolution and there.
+
+    What touches pixels or logits, and what is no matrix, goes with AdamW, as KellerJordan/Muon advises.
+    """
+    if name.startswith("blocks."):
+        return parameter.ndim == 2
+    after_pixels = name.startswith("stem.") and not name.startswith("stem.0.")
+    return parameter.ndim == 4 and (after_pixels or (bool(model.config.stem_channels) and name == "patch_embed.proj.weight"))
+
+
+def set_lr(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's learning rate to `factor` times its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The state of all optimisers as named tensors: "optimiser.parameter.key"."""
+    return {
+        f"{i}.{index}.{key}": value
+        for i, optimizer in enumerate(optimizers)
+        for index, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+    }
+
+
+def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave, into optimisers built from the same configuration."""
+    states: list[dict[int, dict[str, Tensor]]] = [defaultdict(dict) for _ in optimizers]
+    for name, tensor in tensors.items():
+        i, index, key = name.split(".")
+        states[int(i)][int(index)][key] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})

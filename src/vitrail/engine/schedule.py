@@ -1,0 +1,37 @@
+"""The learning rate over a run, as a factor of its peak: a pure function of the step."""
+
+import math
+
+from vitrail.config import ScheduleConfig
+
+
+def lr_factor(step: int, total_steps: int, warmup_steps: int, config: ScheduleConfig) -> float:
+    """Factor of the peak learning rate for one optimiser step.
+
+    Args:
+        step: steps already done, in [0, total_steps).
+        total_steps: of the full schedule.
+        warmup_steps: linear rise over these first steps; the first step has 1 / warmup_steps of the peak.
+        config: shape and final fraction.
+    Returns:
+        A factor in [0, 1]: the rise, then config.shape from 1 down to config.final_fraction.
+    Source: arXiv:2010.11929, appendix B.1 (linear warm-up, then linear or cosine decay); arXiv:1608.03983 (cosine).
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if config.shape == "constant":
+        return 1.0
+    falling = 1 - done if config.shape == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return config.final_fraction + (1 - config.final_fraction) * falling
+
+
+def input_size(step: int, total_steps: int, config: ScheduleConfig) -> int | None:
+    """Side of the square training images at a step, in pixels; None: the full size.
+
+    Source: progressive resizing, as in arXiv:2104.00298, section 4, here without changing the augmentation.
+    """
+    for size, end in zip(config.progressive_sizes, config.progressive_until, strict=True):
+        if step < end * total_steps:
+            return size
+    return None

@@ -1,0 +1,369 @@
+"""Training, top to bottom: set-up, then the loop. A `RunConfig` in, a run directory out.
+
+The position in a run is one integer, the number of steps done: which examples come next, how they are augmented and
+what dropout does follow from it and the seed, so that going on after an interruption is a seek, not a replay.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from vitrail import data, fsio, weights
+from vitrail.augment import Augment, Mix
+from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
+from vitrail.data import Batch, ImageSet
+from vitrail.run.device import autocast_dtype, pick_device
+from vitrail.engine.evaluate import Evaluation, evaluate
+from vitrail.engine.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
+from vitrail.engine.schedule import input_size, lr_factor
+from vitrail.engine.step import TrainStep
+from vitrail.errors import ConfigError, DataError, Interrupted, RunError
+from vitrail.model import ViT
+from vitrail.run import RunDir, environment, load_checkpoint, newest_checkpoint, save_checkpoint
+from vitrail.run.progress import Progress, StopRequest, stop_on_signal
+
+LOGS_PER_EPOCH = 20
+# A resumed run may change these: they say where and how fast it runs, not what it computes.
+_CHANGEABLE = ("schedule.max_steps", "compute.", "evaluation.batch_size", "data.root", "data.ram_budget_mib")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a finished run came to.
+
+    Args:
+        run: its directory.
+        model: the best model file.
+        steps: optimiser steps; num_examples_seen: training images, repeats counted.
+        train_seconds: inside the training steps and their input; evaluation and saving not counted.
+        final, best: {epoch, accuracy, loss} on evaluation["split"].
+        evaluation: of the best model, as `vitrail eval --json`.
+    """
+
+    run: Path
+    model: Path
+    epochs: int
+    steps: int
+    num_examples_seen: int
+    train_seconds: float
+    images_per_second: float
+    final: dict[str, float]
+    best: dict[str, float]
+    evaluation: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `vitrail train --json`."""
+        return {**vars(self), "run": str(self.run), "model": str(self.model)}
+
+
+@dataclass
+class _State:
+    """What changes during a run besides tensors; all of it is saved with a checkpoint."""
+
+    step: int = 0
+    num_examples_seen: int = 0
+    train_seconds: float = 0.0
+    evaluated_step: int = 0
+    final: dict[str, float] = field(default_factory=dict[str, float])
+    best: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def train(config: RunConfig, run: str | Path | None = None, *, resume: bool = False, progress: bool = False) -> RunResult:
+    """Train a model from scratch and evaluate it.
+
+    Args:
+        config: the whole run, as from `vitrail.recipes.get`.
+        run: the run directory; None: runs/NAME, with the recipe's name and the next free number.
+        resume: go on with the run that `run` holds.
+        progress: show a bar and a line for each epoch on standard error.
+    Raises:
+        ConfigError, DataError, RunError: what was asked for cannot be done; nothing was written.
+        SaveError: saving failed; what was saved before is intact.
+        Interrupted: SIGINT or SIGTERM; the state is saved and `resume` goes on.
+    """
+    run_dir = RunDir(Path(run) if run else next_free_run(config.recipe or "run"))
+    if resume:
+        check_resumable(config, run_dir.read_config())
+    else:
+        run_dir.check_free()
+    device = pick_device(config.compute.device)
+    if config.compute.num_threads:
+        torch.set_num_threads(config.compute.num_threads)
+    fsio.check_writable(run_dir.path, _needed_bytes(config))
+
+    splits = data.load(config.data, ("train", config.evaluation.split), progress=progress)
+    train_set, held_out = splits["train"], splits[config.evaluation.split]
+    if len(train_set.labels) == 0 or len(held_out.labels) == 0:
+        raise DataError("There are no readable images to train on and to evaluate.", got=config.data.spec)
+    preprocessing = data.preprocessing_for(config.data)
+    torch.manual_seed(config.seed)
+    model = ViT(model_config(config.model, preprocessing, train_set.classes)).to(device)
+    loop = _Loop(config, run_dir, device, train_set, held_out, preprocessing, model, progress)
+    if resume:
+        loop.resume()
+    else:
+        run_dir.start(config, {**environment(config, device), "data": _fingerprints(train_set, held_out)})
+    return loop.run()
+
+
+def model_config(architecture: ArchitectureConfig, preprocessing: Preprocessing, classes: tuple[str, ...]) -> ViTConfig:
+    """The whole geometry: what the recipe chose, and what the data decides."""
+    return ViTConfig(
+        **{name: getattr(architecture, name) for name in ArchitectureConfig.__dataclass_fields__},
+        image_size=preprocessing.image_size,
+        num_channels=preprocessing.num_channels,
+        num_labels=len(classes),
+    )
+
+
+class _Loop:
+    """The training loop and what it works on."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        device: torch.device,
+        train_set: ImageSet,
+        held_out: ImageSet,
+        preprocessing: Preprocessing,
+        model: ViT,
+        progress: bool,
+    ) -> None:
+        self.config, self.run_dir, self.device, self.progress = config, run_dir, device, progress
+        self.train_set, self.held_out, self.preprocessing = train_set, held_out, preprocessing
+        self.optimizers = build_optimizers(model, config.optim)
+        self.train_step = TrainStep(model, self.optimizers, config.optim, config.compute, config.seed)
+        self.augment = Augment(config.augment, preprocessing, seed=config.seed)
+        self.mix = Mix(config.augment, len(train_set.classes), seed=config.seed)
+        self.num_examples = len(train_set.labels)
+        self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
+        self.schedule_steps = config.schedule.epochs * self.steps_per_epoch
+        self.total_steps = min(self.schedule_steps, config.schedule.max_steps or self.schedule_steps)
+        self.warmup_steps = round(config.schedule.warmup_epochs * self.steps_per_epoch)
+        self.state = _State()
+
+    def run(self) -> RunResult:
+        """Train until the last step, evaluating and saving on the way."""
+        total = min(self.total_steps * self.config.data.batch_size, self.config.schedule.epochs * self.num_examples)
+        bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
+        bar.line(self._plan())
+        try:
+            with stop_on_signal() as stop:
+                self._evaluate_if_due(bar, stop)
+                while self.state.step < self.total_steps:
+                    self._train_until_due(bar, stop)
+                    self._stop_if_asked(stop)
+                    self._evaluate_if_due(bar, stop)
+                    self._save()
+        finally:
+            bar.close()
+        return self._result()
+
+    def _train_until_due(self, bar: Progress, stop: StopRequest) -> None:
+        """Train to the end of the epoch, the next save, the last step or a signal, whatever comes first."""
+        state, batch_size = self.state, self.config.data.batch_size
+        epoch, first = divmod(state.step, self.steps_per_epoch)
+        order = data.epoch_order(self.config.seed, epoch, self.num_examples)
+        every = self.config.checkpoint.every_steps
+        log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
+        self.train_step.model.train()
+        started, images = time.perf_counter(), 0
+        for batch in data.batches(self.train_set, order, batch_size, device=self.device, start=first):
+            loss = self._step(batch, epoch, state.step % self.steps_per_epoch)
+            state.step += 1
+            images += len(batch.labels)
+            bar.advance(len(batch.labels))
+            last = state.step == self.total_steps
+            if state.step % log_every == 0 or last:
+                self._log_loss(bar, epoch, float(loss), images / (time.perf_counter() - started))
+            if stop or last or (every and state.step % every == 0):
+                break
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        state.train_seconds += time.perf_counter() - started
+        state.num_examples_seen += images
+
+    def _step(self, batch: Batch, epoch: int, batch_number: int) -> torch.Tensor:
+        images, targets = self.augment(batch.images, batch.ids, epoch), batch.labels
+        if self.config.augment.mixup or self.config.augment.cutmix:
+            images, targets = self.mix(images, targets, epoch, batch_number)
+        size = input_size(self.state.step, self.schedule_steps, self.config.schedule)
+        if size:
+            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        return self.train_step(images, targets, self.state.step, self._lr_factor())
+
+    def _lr_factor(self) -> float:
+        return lr_factor(self.state.step, self.schedule_steps, self.warmup_steps, self.config.schedule)
+
+    def _log_loss(self, bar: Progress, epoch: int, loss: float, rate: float) -> None:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"The loss is {loss} at step {self.state.step}.",
+                expected="a finite number",
+                do="Lower --optim.lr, add --optim.clip-norm 1, or resume from the last checkpoint.",
+            )
+        lr = self.optimizers[0].param_groups[0]["lr"]
+        bar.note(f"epoch {epoch + 1}/{self.config.schedule.epochs} loss {loss:.3f}")
+        self.run_dir.log(
+            {"step": self.state.step, "epoch": epoch + 1, "loss": loss, "lr": lr, "images_per_second": round(rate, 1)}
+        )
+
+    def _evaluate_if_due(self, bar: Progress, stop: StopRequest) -> None:
+        """Evaluate after every n-th epoch and after the last step; keep the best and the last model."""
+        state, every = self.state, self.config.evaluation.every_epochs
+        at_end = state.step == self.total_steps
+        epoch, rest = divmod(state.step, self.steps_per_epoch)
+        due = at_end or (every and rest == 0 and epoch and epoch % every == 0)
+        if not due or state.evaluated_step == state.step:
+            return
+        started = time.perf_counter()
+        result = evaluate(
+            self.train_step.evaluated,
+            self.held_out,
+            self.preprocessing,
+            batch_size=self.config.evaluation.batch_size,
+            on_batch=lambda: self._stop_if_asked(stop),
+        )
+        seconds = time.perf_counter() - started
+        score = {"epoch": epoch + (rest > 0), "accuracy": result.accuracy, "loss": result.loss}
+        record = {"step": state.step, **score, "split": result.split, "train_seconds": round(state.train_seconds, 3)}
+        self.run_dir.log({**record, "evaluation_seconds": round(seconds, 3)})
+        state.final, state.evaluated_step = score, state.step
+        if not state.best or (score["accuracy"], -score["loss"]) > (state.best["accuracy"], -state.best["loss"]):
+            state.best = score
+            self._write_model(self.run_dir.best_path, result)
+            self.run_dir.write_evaluation(result.to_json())
+        self._write_model(self.run_dir.last_path, result)
+        bar.line(
+            f"epoch {score['epoch']}/{self.config.schedule.epochs}  {result.split} accuracy {result.accuracy:.4f}  "
+            f"loss {result.loss:.4f}  trained {state.train_seconds:.1f} s, evaluated {seconds:.1f} s"
+        )
+
+    def _write_model(self, path: Path, result: Evaluation) -> None:
+        model = self.train_step.evaluated
+        score = {"split": result.split, "num_examples": result.num_examples, "num_correct": result.num_correct}
+        card = weights.Card(
+            geometry=model.config,
+            classes=self.train_set.classes,
+            preprocessing=self.preprocessing,
+            recipe=to_json(self.config),
+            metrics={**score, "accuracy": result.accuracy, "loss": result.loss, "step": self.state.step},
+            provenance={"source": "trained from scratch", "kind": model.config.kind, **self._provenance()},
+        )
+        weights.save(path, model, card)
+
+    def _provenance(self) -> dict[str, Any]:
+        described = environment(self.config, self.device)
+        return {
+            "versions": described["versions"],
+            "commit": described["commit"],
+            "data": _fingerprints(self.train_set, self.held_out),
+        }
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        if stop:
+            self._save()
+            raise Interrupted(
+                f"Stopped by a signal after step {self.state.step} of {self.total_steps}; the state is saved.",
+                signal_number=stop.signal_number,
+                do=f"Go on with: vitrail train --run {self.run_dir.path} --resume",
+            )
+
+    def _save(self) -> None:
+        step = self.train_step
+        tensors = {"model": step.model.state_dict(), "optim": optimizer_tensors(self.optimizers)}
+        if step.average:
+            tensors["ema"] = step.average.model.state_dict()
+        state = {**vars(self.state), "scaler": step.scaler.state_dict()}
+        save_checkpoint(
+            self.run_dir.checkpoints_dir, self.state.step, tensors, state, keep=self.config.checkpoint.keep
+        )
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint of the run directory."""
+        tensors, state = load_checkpoint(newest_checkpoint(self.run_dir.checkpoints_dir))
+        step = self.train_step
+        step.model.load_state_dict(tensors["model"])
+        load_optimizer_tensors(self.optimizers, tensors["optim"])
+        if step.average:
+            step.average.model.load_state_dict(tensors["ema"])
+        step.scaler.load_state_dict(state.pop("scaler"))
+        self.state = _State(**state)
+        self.run_dir.cut_metrics(self.state.step)
+
+    def _plan(self) -> str:
+        config, model = self.config, self.train_step.model.config
+        parameters = sum(p.numel() for p in self.train_step.model.parameters())
+        chosen = "chosen and " if config.evaluation.every_epochs and config.evaluation.split == "test" else ""
+        used = str(autocast_dtype(config.compute, self.device) or "fp32").removeprefix("torch.")
+        return (
+            f"{model.kind}, {parameters / 1e6:.2f} M parameters, {len(self.train_set.classes)} classes; "
+            f"{self.num_examples} training images, {self.total_steps} steps of {config.data.batch_size}; "
+            f"{chosen}measured on {len(self.held_out.labels)} images of the {config.evaluation.split} split; "
+            f"{self.device}, {used}; {self.run_dir.path}"
+        )
+
+    def _result(self) -> RunResult:
+        state = self.state
+        return RunResult(
+            run=self.run_dir.path,
+            model=self.run_dir.best_path,
+            epochs=self.config.schedule.epochs,
+            steps=state.step,
+            num_examples_seen=state.num_examples_seen,
+            train_seconds=state.train_seconds,
+            images_per_second=state.num_examples_seen / state.train_seconds if state.train_seconds else 0.0,
+            final=state.final,
+            best=state.best,
+            evaluation=self.run_dir.read_evaluation(),
+        )
+
+
+def next_free_run(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on when that is taken."""
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def check_resumable(asked: RunConfig, stored: RunConfig) -> None:
+    """Raise ConfigError when a run would go on with settings that change what it computes."""
+    ours, theirs = _flat(to_json(asked)), _flat(to_json(stored))
+    for name, value in ours.items():
+        if value != theirs[name] and not name.startswith(_CHANGEABLE):
+            raise ConfigError(
+                f"{name.replace('_', '-')} differs from the run that is to be resumed.",
+                got=value,
+                expected=theirs[name],
+                do="Resume without changing it, or start a new run.",
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _fingerprints(*image_sets: ImageSet) -> dict[str, Any]:
+    return {
+        s.split: {"fingerprint": s.fingerprint, "num_examples": len(s.labels), "num_errors": len(s.errors)}
+        for s in image_sets
+    }
+
+
+def _needed_bytes(config: RunConfig) -> int:
+    """Room for two model files and keep + 1 checkpoints of weights, two moments and an average."""
+    with torch.device("meta"):
+        model = ViT(ViTConfig(**vars(config.model), image_size=config.data.image_size))
+    weights_bytes = 4 * sum(p.numel() for p in model.parameters())
+    return weights_bytes * (2 + 4 * (config.checkpoint.keep + 1))

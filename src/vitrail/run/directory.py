@@ -1,0 +1,120 @@
+"""The layout of a run directory, an interface between the engine, which writes it, and everything that reads it.
+
+    config.json          every setting of the run
+    environment.json     versions, hardware, commit, data fingerprint
+    metrics.jsonl        one object a step interval or evaluation
+    checkpoints/step-0000500/
+    best.safetensors  last.safetensors
+    evaluation.json
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrail import fsio
+from vitrail.config import RunConfig, from_json, to_json
+from vitrail.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run directory by its path; nothing is touched until a method says so."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_path(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @property
+    def last_path(self) -> Path:
+        return self.path / "last.safetensors"
+
+    def exists(self) -> bool:
+        """A run was started here."""
+        return self.config_path.exists()
+
+    def check_free(self) -> None:
+        """Raise RunError unless a new run can begin here: the directory is new or empty."""
+        if self.exists():
+            raise RunError(
+                f"{self.path}: holds a run already.",
+                do="Go on with --resume, or choose another directory with --run.",
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(
+                f"{self.path}: is not free for a run.",
+                got="a folder with other files in it" if self.path.is_dir() else "a file",
+                expected="a new or empty directory",
+                do="Choose another directory with --run.",
+            )
+
+    def start(self, config: RunConfig, environment: dict[str, Any]) -> None:
+        """Begin a new run here. Raises RunError as `check_free` does."""
+        self.check_free()
+        fsio.make_dir(self.checkpoints_dir)
+        fsio.write_json(self.path / "environment.json", environment)
+        fsio.write_json(self.config_path, to_json(config))
+
+    def read_config(self) -> RunConfig:
+        """The settings of the run that was started here. Raises RunError when there is none."""
+        return read_config(self.config_path)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one object to metrics.jsonl."""
+        fsio.append_line(self.metrics_path, json.dumps(record, allow_nan=False))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every object of metrics.jsonl, in order."""
+        if not self.metrics_path.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines() if line]
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop what was logged after `step`: a resumed run writes it again."""
+        kept = [record for record in self.read_metrics() if record["step"] <= step]
+        fsio.write_bytes(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """What evaluation.json holds. Raises RunError when it is missing or damaged."""
+        path = self.path / "evaluation.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read.", got=error) from error
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Write evaluation.json."""
+        fsio.write_json(self.path / "evaluation.json", evaluation)
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a config.json.
+
+    Raises:
+        RunError: it is missing or no JSON.
+        ConfigError: a field is unknown, missing or out of range.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be read.", got=error.strerror, expected="the config.json of an earlier run"
+        ) from error
+    except ValueError as error:
+        raise RunError(f"{path}: is not JSON.", got=error) from error
+    return from_json(RunConfig, values)

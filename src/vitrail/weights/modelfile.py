@@ -1,0 +1,147 @@
+"""The model file: safetensors whose metadata says everything needed to use the weights.
+
+In: a `ViT` and a `Card`. Out: one file with weights, geometry, class names, preprocessing, recipe, metrics and
+provenance. Its layout is described in docs/model-file.md. Nothing in it is ever executed.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from vitrail import fsio
+from vitrail.config import Preprocessing, ViTConfig, from_json, to_json
+from vitrail.errors import ConfigError, WeightsError
+from vitrail.model import ViT
+
+FORMAT_VERSION = 1
+BEST_MODEL = "best.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model file says about its weights.
+
+    Args:
+        geometry: the model's shape and function.
+        classes: names in the order of the logits.
+        preprocessing: from an image file to the model's input.
+        recipe: the whole configuration of the run, as JSON values; empty when the weights come from elsewhere.
+        metrics: what was measured, on which split.
+        provenance: where the weights come from: package version, commit, data fingerprint.
+    """
+
+    geometry: ViTConfig
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
+    metrics: dict[str, Any] = field(default_factory=dict[str, Any])
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if self.geometry.num_labels not in (0, len(self.classes)):
+            raise ConfigError(
+                "The classes do not match the classifier.",
+                got=f"{len(self.classes)} class names",
+                expected=f"{self.geometry.num_labels}, one for each logit",
+            )
+
+
+def save(path: str | Path, model: ViT, card: Card) -> None:
+    """Write a self-describing model file, atomically.
+
+    Raises:
+        SaveError: it cannot be written; what stood there before is intact.
+        ConfigError: the card describes another geometry than the model has.
+    """
+    if card.geometry != model.config:
+        raise ConfigError("The card describes another model.", got=card.geometry, expected=model.config)
+    described = {"format_version": FORMAT_VERSION}
+    for part in dataclasses.fields(card):
+        value = getattr(card, part.name)
+        described[part.name] = to_json(value) if dataclasses.is_dataclass(value) else value
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", "vitrail": json.dumps(described, allow_nan=False)}
+    fsio.write_bytes(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT, Card]:
+    """Read a model file, or the best model of a run directory.
+
+    Returns:
+        The model in evaluation mode, and its card.
+    Raises:
+        WeightsError: there is no such file, it is damaged, not a vitrail file, or from a newer version.
+    """
+    path = model_path(source)
+    card = read_card(path)
+    with torch.device("meta"):
+        model = ViT(card.geometry)
+    tensors = safetensors.torch.load_file(path, device=str(device))
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        got, want = (tuple(t[name].shape) if name in t else "nothing" for t in (tensors, expected))
+        if got != want:
+            raise WeightsError(f"{path}: tensor {name} does not fit the geometry in the file.", got=got, expected=want)
+    model = ViT(card.geometry).to(device)
+    model.load_state_dict(tensors)
+    return model.eval(), card
+
+
+def model_path(source: str | Path) -> Path:
+    """The model file that `source` means: itself, or the best one of a run directory."""
+    path = Path(source)
+    if path.is_dir():
+        path = path / BEST_MODEL
+    if not path.is_file():
+        raise WeightsError(
+            f"{source}: there is no model here.",
+            expected=f"a vitrail .safetensors file, or a run directory with {BEST_MODEL}",
+            do="Train one with: vitrail train digits",
+        )
+    return path
+
+
+def read_card(path: str | Path) -> Card:
+    """Read what a model file says about itself, without its weights.
+
+    Raises:
+        WeightsError: it is not a vitrail model file of a known version.
+    """
+    path = model_path(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: damaged, or not a safetensors file.", got=error) from error
+    if "vitrail" not in metadata:
+        raise WeightsError(
+            f"{path}: safetensors without vitrail's description.",
+            expected="a file written by vitrail",
+            do="Weights of other libraries are not read yet.",
+        )
+    try:
+        described = json.loads(metadata["vitrail"])
+        version = described.pop("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise WeightsError(
+                f"{path}: written in a newer format.",
+                got=f"format version {version}",
+                expected=f"at most {FORMAT_VERSION}",
+                do="Install a newer vitrail.",
+            )
+        return Card(
+            geometry=from_json(ViTConfig, described["geometry"], "geometry"),
+            classes=tuple(str(name) for name in described["classes"]),
+            preprocessing=from_json(Preprocessing, described["preprocessing"], "preprocessing"),
+            recipe=described["recipe"],
+            metrics=described["metrics"],
+            provenance=described["provenance"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: its description is damaged.", got=error) from error

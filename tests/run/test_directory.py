@@ -1,0 +1,91 @@
+"""The run directory and its checkpoints."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitrail.config import RunConfig
+from vitrail.errors import ConfigError, RunError
+from vitrail.run import RunDir, load_checkpoint, newest_checkpoint, save_checkpoint
+
+TENSORS = {"model": {"w": torch.arange(6.0).view(2, 3)}, "optim": {"0.0.step": torch.tensor(5.0)}}
+STATE = {"step": 5, "best": {"accuracy": 0.5}}
+
+
+def test_a_run_starts_in_a_new_or_empty_directory(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "runs" / "a")
+    run.start(RunConfig(seed=3), {"versions": {}})
+    assert run.read_config() == RunConfig(seed=3)
+    assert json.loads((run.path / "environment.json").read_text()) == {"versions": {}}
+    with pytest.raises(RunError, match="holds a run already"):
+        run.start(RunConfig(), {})
+
+
+def test_other_files_are_not_trodden_on(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="not free"):
+        RunDir(tmp_path).start(RunConfig(), {})
+    with pytest.raises(RunError, match="not free"):
+        RunDir(tmp_path / "thesis.txt").start(RunConfig(), {})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_config_that_is_missing_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be read"):
+        RunDir(tmp_path).read_config()
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match="not JSON"):
+        RunDir(tmp_path).read_config()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="lacks the field"):
+        RunDir(tmp_path).read_config()
+
+
+def test_metrics_are_cut_back_to_a_step(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.read_metrics() == []
+    for step in (1, 2, 3):
+        run.log({"step": step, "loss": 0.5})
+    run.cut_metrics(2)
+    assert [record["step"] for record in run.read_metrics()] == [1, 2]
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 5, TENSORS, STATE, keep=1)
+    assert path.name == "step-0000005"
+    tensors, state = load_checkpoint(newest_checkpoint(tmp_path))
+    assert state == STATE
+    assert torch.equal(tensors["model"]["w"], TENSORS["model"]["w"])
+    assert torch.equal(tensors["optim"]["0.0.step"], TENSORS["optim"]["0.0.step"])
+
+
+def test_only_the_newest_stay(tmp_path: Path) -> None:
+    for step in (5, 12_000_000, 40, 300):
+        save_checkpoint(tmp_path, step, TENSORS, STATE, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000300", "step-12000000"]
+    assert newest_checkpoint(tmp_path).name == "step-12000000"
+
+
+def test_unfinished_checkpoints_are_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "step-0000009.tmp-abc").mkdir()
+    with pytest.raises(RunError, match="no checkpoint"):
+        newest_checkpoint(tmp_path)
+
+
+def test_damage_is_found_and_named(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 5, TENSORS, STATE, keep=1)
+    for name in ("model.safetensors", "optim.safetensors", "state.json"):
+        whole = (path / name).read_bytes()
+        for position in (0, len(whole) // 2, len(whole) - 1):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1
+            (path / name).write_bytes(flipped)
+            with pytest.raises(RunError, match=name):
+                load_checkpoint(path)
+        (path / name).write_bytes(whole)
+    load_checkpoint(path)
+    (path / "optim.safetensors").unlink()
+    with pytest.raises(RunError, match="incomplete"):
+        load_checkpoint(path)
