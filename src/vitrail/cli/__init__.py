@@ -1,0 +1,86 @@
+"""The command line: `vitrail VERB ...`. One small module a verb; torch is imported only when a verb does its work.
+
+Standard output carries the answer, a table or with --json one JSON object; progress and messages go to standard
+error. Exit status: 0 done, 2 what was given is wrong, 1 a fault of ours, 74 saving failed, 130/143 interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Protocol
+
+from vitrail import __version__
+from vitrail.cli import data, evaluate, predict, recipes, train
+from vitrail.cli.answer import Answer
+from vitrail.cli.settings import split_settings
+from vitrail.errors import VitrailError
+
+
+class Verb(Protocol):
+    """What a module of this room provides."""
+
+    __name__: str
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None: ...
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> Answer: ...
+
+
+_VERBS: dict[str, Verb] = {"recipes": recipes, "train": train, "eval": evaluate, "predict": predict, "data": data}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments after the program's name; None: those of the process.
+    Returns:
+        The exit status.
+    """
+    words, settings = split_settings(list(sys.argv[1:] if argv is None else argv))
+    args = _parser().parse_args(words)
+    args.settings = settings
+    try:
+        if settings and args.verb != "train":
+            _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
+        answer = _VERBS[args.verb].run(args)
+        sys.stdout.write((json.dumps(answer.values, allow_nan=False) if args.json else answer.text) + "\n")
+        sys.stdout.flush()
+    except VitrailError as error:
+        sys.stderr.write(f"vitrail: {error}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("vitrail: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:  # the last resort: a fault of ours, shown whole
+        traceback.print_exc()
+        sys.stderr.write("vitrail: this is a fault of vitrail's; please report it with the lines above.\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vitrail", allow_abbrev=False, description="From images to a Vision Transformer you can trust and ship."
+    )
+    parser.add_argument("--version", action="version", version=f"vitrail {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in _VERBS.items():
+        text = (module.__doc__ or "").strip()
+        verb = verbs.add_parser(
+            name,
+            help=text.splitlines()[0].rstrip("."),
+            description=text,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    return parser

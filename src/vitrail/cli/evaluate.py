@@ -1,0 +1,73 @@
+"""Evaluate a model exactly: every image of a split, once.
+
+MODEL is a run directory or a vitrail model file. An image that cannot be read counts as a wrong answer and is named.
+"""
+
+import argparse
+from dataclasses import replace
+
+from vitrail.cli.answer import Answer, table
+from vitrail.cli.settings import size_option
+from vitrail.config import DataConfig, from_json
+from vitrail.errors import ConfigError
+
+_MOST_CLASSES = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what eval takes."""
+    parser.add_argument("model", metavar="MODEL", help="a run directory or a model file")
+    parser.add_argument("--data", metavar="SPEC", help="default: the data the model was trained on")
+    parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default: test")
+    parser.add_argument("--batch-size", type=int, default=500, metavar="N", help="images at a time (default: 500)")
+    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes (only 1 so far)")
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Measure accuracy, loss, per-class figures and the confusion matrix."""
+    if args.nproc != 1:
+        raise ConfigError("--nproc: several processes are not supported yet.", got=args.nproc, expected=1)
+    if args.batch_size < 1:
+        raise ConfigError("--batch-size must be positive.", got=args.batch_size, expected="an integer >= 1")
+
+    from vitrail import data
+    from vitrail.engine import evaluate
+    from vitrail.predict import Predictor
+
+    predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
+    card, preprocessing = predictor.card, predictor.preprocessing
+    config = from_json(DataConfig, card.recipe["data"], "data") if card.recipe else DataConfig(spec="")
+    if args.data is not None and args.data != config.spec:
+        config = DataConfig(spec=args.data, root=config.root, seed=config.seed)
+    if not config.spec:
+        raise ConfigError("This model does not say what it was trained on.", do="Add --data SPEC.")
+    if args.data_root is not None:
+        config = replace(config, root=args.data_root)
+    splits = data.load(config, (args.split,), classes=card.classes, preprocessing=preprocessing, progress=True)
+    result = evaluate(
+        predictor.model, splits[args.split], preprocessing, batch_size=args.batch_size, progress=True
+    ).to_json()
+    return Answer(_text(args.split, result), {"model": args.model, "data": config.spec, **result})
+
+
+def _text(split: str, result: dict[str, object]) -> str:
+    per_class: dict[str, dict[str, float]] = result["per_class"]  # type: ignore[assignment]
+    errors: list[dict[str, str]] = result["errors"]  # type: ignore[assignment]
+    rows = [
+        (name, int(c["num_examples"]), round(c["precision"], 4), round(c["recall"], 4), round(c["f1"], 4))
+        for name, c in sorted(per_class.items(), key=lambda item: item[1]["f1"])
+    ]
+    lines = [
+        f"accuracy {result['accuracy']:.4f}   top-5 {result['top5_accuracy']:.4f}   loss {result['loss']:.4f}",
+        f"{result['num_correct']} of {result['num_examples']} images of the {split} split right"
+        + (f"; {len(errors)} could not be read and count as wrong" if errors else ""),
+        "",
+        table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),
+    ]
+    if len(rows) > _MOST_CLASSES:
+        lines.append(f"... the {_MOST_CLASSES} hardest of {len(rows)} classes; all of them with --json")
+    lines += [f"unreadable: {error['path']}: {error['error']}" for error in errors]
+    return "\n".join(lines)

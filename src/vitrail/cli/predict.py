@@ -1,0 +1,77 @@
+"""Classify images: files or folders to ranked labels.
+
+MODEL is a run directory or a vitrail model file. Every file of a folder is tried; one that is no image gets a line of
+its own.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vitrail.cli.answer import Answer, table
+from vitrail.cli.settings import size_option
+from vitrail.errors import ConfigError, DataError, ImageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what predict takes."""
+    parser.add_argument("model", metavar="MODEL", help="a run directory or a model file")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Rank the classes for every image; name every file that is none."""
+    for name, value in (("--top", args.top), ("--batch-size", args.batch_size)):
+        if value < 1:
+            raise ConfigError(f"{name} must be positive.", got=value, expected="an integer >= 1")
+    files = _files([Path(path) for path in args.paths])
+
+    from vitrail.predict import Prediction, Predictor
+
+    predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
+    predictions: list[Prediction] = []
+    errors: list[ImageError] = []
+    stream = predictor.stream(files, top=args.top, batch_size=args.batch_size)
+    for result in tqdm(stream, total=len(files), unit="img", leave=False, disable=None):
+        if isinstance(result, ImageError):
+            errors.append(result)
+        else:
+            predictions.append(result)
+    if not predictions:
+        raise DataError("None of these files is an image.", got="; ".join(map(str, errors[:3])))
+
+    values: dict[str, Any] = {
+        "predictions": [
+            {"path": p.path, "label": p.label, "probability": p.probability, "top": [vars(ranked) for ranked in p.top]}
+            for p in predictions
+        ],
+        "errors": [{"path": error.name, "error": error.reason} for error in errors],
+    }
+    rows = [
+        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{r.label} {r.probability:.4f}" for r in p.top[1:]))
+        for p in predictions
+    ]
+    text = table(("file", "label", "probability", "next"), rows)
+    return Answer("\n".join([text, *(f"not an image: {error}" for error in errors)]), values)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """The files among and below `paths`, folders sorted by name, hidden ones left out."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = (p for p in sorted(path.rglob("*")) if p.is_file())
+            files += [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        elif path.exists():
+            files.append(path)
+        else:
+            raise DataError(f"{path}: there is no such file or folder.", expected="an image, or a folder with images")
+    if not files:
+        raise DataError(f"{', '.join(map(str, paths))}: there are no files here.", expected="images")
+    return files

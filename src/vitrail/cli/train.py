@@ -1,0 +1,77 @@
+"""Train from scratch with a recipe.
+
+Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20.
+`vitrail train RECIPE --settings` lists them all with the recipe's values.
+"""
+
+import argparse
+from pathlib import Path
+
+from vitrail import recipes
+from vitrail.cli.answer import Answer
+from vitrail.cli.settings import apply_settings, settings_help, with_data
+from vitrail.config import RunConfig
+from vitrail.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what train takes besides the settings."""
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from: vitrail recipes")
+    parser.add_argument("--from", dest="source", metavar="CONFIG", help="replay the config.json of an earlier run")
+    parser.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
+    parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
+    parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --run")
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes (only 1 so far)")
+    parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Train, evaluate, and say where everything is."""
+    if args.nproc != 1:
+        raise ConfigError("--nproc: several processes are not supported yet.", got=args.nproc, expected=1)
+    config = with_data(_start(args), args.data, args.data_root)
+    prog = f"vitrail train {config.recipe}".strip()
+    if args.list_settings:
+        text = settings_help(config, prog)
+        return Answer(text, {"settings": text})
+    config = apply_settings(config, args.settings, prog)
+
+    from vitrail.engine import train
+
+    result = train(config, args.run, resume=args.resume, progress=True)
+    split, evaluation = result.evaluation["split"], result.evaluation
+    chosen = "" if result.best == result.final else f" (best epoch, chosen on the {split} split)"
+    text = "\n".join(
+        [
+            f"accuracy   {evaluation['accuracy']:.4f} on the {split} split{chosen}: "
+            f"{evaluation['num_correct']} of {evaluation['num_examples']} right",
+            f"best       epoch {result.best['epoch']:g} of {result.epochs}, loss {result.best['loss']:.4f}",
+            f"training   {result.train_seconds:.1f} s, {result.num_examples_seen} images, "
+            f"{result.images_per_second:.0f} images/s",
+            f"model      {result.model}",
+            f"everything {result.run}",
+            "",
+            "Try next:",
+            f"  vitrail predict {result.run} IMAGE_OR_FOLDER",
+            f"  vitrail eval {result.run}",
+        ]
+    )
+    return Answer(text, result.to_json())
+
+
+def _start(args: argparse.Namespace) -> RunConfig:
+    """The configuration before any setting is changed: a recipe's, an earlier run's, or the resumed run's own."""
+    given = [name for name in ("recipe", "source") if getattr(args, name)]
+    if len(given) == 2:
+        raise ConfigError("RECIPE and --from exclude each other.", do="Give one of them.")
+    if args.resume and not args.run:
+        raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
+    if args.recipe:
+        return recipes.get(args.recipe)
+    if not (args.source or args.resume):
+        raise ConfigError("train needs a recipe.", expected=f"one of {', '.join(recipes.names())}")
+
+    from vitrail.run import RunDir, read_config
+
+    return read_config(Path(args.source)) if args.source else RunDir(Path(args.run)).read_config()

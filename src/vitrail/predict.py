@@ -1,0 +1,163 @@
+"""Images to ranked labels, with the preprocessing and the class names that travel in the model file."""
+
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from vitrail import weights
+from vitrail.augment import prepare
+from vitrail.config import Preprocessing
+from vitrail.config.checks import pair
+from vitrail.config.vit import check_divisible
+from vitrail.data import load_image
+from vitrail.errors import ImageError, InputError
+from vitrail.model import ViT
+from vitrail.run.device import pick_device
+
+ImageLike = str | Path | Image.Image | np.ndarray
+_LOSSLESS_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One class and its probability in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image: the classes by falling probability."""
+
+    path: str
+    top: tuple[Ranked, ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.top[0].label
+
+    @property
+    def probability(self) -> float:
+        """Probability of the most probable class, in [0, 1]."""
+        return self.top[0].probability
+
+
+class Predictor:
+    """A model ready to classify images.
+
+    Args:
+        model: a model file, a run directory, or a (model, card) pair as `vitrail.load` gives.
+        device: auto, cpu, cuda, ...
+        image_size: another input side in pixels, or (height, width); None: the model's own.
+    Raises:
+        WeightsError: the model cannot be read.
+        ConfigError: no such device, or an image size that the patch does not divide.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | tuple[ViT, weights.Card],
+        *,
+        device: str = "auto",
+        image_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        self.device = pick_device(device)
+        loaded, self.card = model if isinstance(model, tuple) else weights.load(model)
+        if not self.card.classes:
+            raise InputError("This model has no classifier.", got="features only", expected="a model with classes")
+        self.model = loaded.to(self.device).eval()
+        self.preprocessing = self.card.preprocessing
+        if image_size is not None:
+            check_divisible(image_size, self.card.geometry)
+            self.preprocessing = resized(self.preprocessing, pair(image_size))
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5) -> list[Prediction]:
+        """Classify images.
+
+        Args:
+            images: paths, PIL images or uint8 arrays [H, W, 3] or [H, W]; one or several.
+            top: how many classes to rank.
+        Raises:
+            ImageError: one of them cannot be read.
+        """
+        several = [images] if isinstance(images, ImageLike) else list(images)
+        results: list[Prediction] = []
+        for result in self.stream(several, top=top):
+            if isinstance(result, ImageError):
+                raise result
+            results.append(result)
+        return results
+
+    def stream(
+        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 64
+    ) -> Iterator[Prediction | ImageError]:
+        """Classify many images one after the other, in their order; an unreadable one yields its error.
+
+        Args:
+            images: paths, PIL images or uint8 arrays.
+            top: how many classes to rank, at most all.
+            batch_size: images in one forward pass.
+        """
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(images), batch_size):
+                chunk = images[start : start + batch_size]
+                decoded = list(pool.map(self._decode, chunk))
+                good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
+                ranked = iter(self._classify(np.stack(good), top) if good else ())
+                for image, pixels in zip(chunk, decoded, strict=True):
+                    yield Prediction(_name(image), next(ranked)) if isinstance(pixels, np.ndarray) else pixels
+
+    def _decode(self, image: ImageLike) -> np.ndarray | ImageError:
+        source = Path(image) if isinstance(image, str | Path) else _png(image)
+        try:
+            return load_image(source, self.preprocessing, name=_name(image))
+        except ImageError as error:
+            return error
+
+    @torch.inference_mode()
+    def _classify(self, pixels: UInt8[np.ndarray, "B C h w"], top: int) -> list[tuple[Ranked, ...]]:
+        images = prepare(torch.from_numpy(pixels).to(self.device), self.preprocessing)
+        other_size = self.preprocessing.image_size != pair(self.model.config.image_size)
+        probabilities = self.model(images, interpolate_pos_encoding=other_size)["logits"].float().softmax(1)
+        best = probabilities.topk(min(top, len(self.card.classes)))
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [
+            tuple(Ranked(self.card.classes[i], value) for i, value in zip(*row, strict=True)) for row in rows
+        ]
+
+
+def resized(preprocessing: Preprocessing, image_size: tuple[int, int]) -> Preprocessing:
+    """The same preprocessing for another input size; decoding follows where it went straight to that size."""
+    follows = preprocessing.decode_size == preprocessing.image_size
+    decode_size = image_size if follows else preprocessing.decode_size
+    return replace(preprocessing, image_size=image_size, decode_size=decode_size)
+
+
+def _name(image: ImageLike) -> str:
+    return str(image) if isinstance(image, str | Path) else type(image).__name__
+
+
+def _png(image: Image.Image | np.ndarray) -> bytes:
+    """Pixels in memory take the same way as a file: through the one decoder."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+            raise InputError(
+                "An image array has the wrong form.",
+                got=f"{image.dtype} {list(image.shape)}",
+                expected="uint8 [H, W], [H, W, 3] or [H, W, 4]",
+            )
+        image = Image.fromarray(image)
+    if image.mode not in _LOSSLESS_PNG_MODES:
+        image = image.convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""Named runs. A recipe is a plain function that returns a `RunConfig`; its docstring states, a line each, the command,
+the hardware, the time, the expected score with its spread, and the source. No torch.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from vitrail.config import RunConfig
+from vitrail.errors import ConfigError
+from vitrail.recipes.cifar10 import cifar10, cifar10_cpu, cifar10_cpu_conv
+from vitrail.recipes.digits import digits
+from vitrail.recipes.reference import reference_scratch
+
+_RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "digits": digits,
+    "cifar10-cpu": cifar10_cpu,
+    "cifar10-cpu-conv": cifar10_cpu_conv,
+    "cifar10": cifar10,
+    "reference-scratch": reference_scratch,
+}
+_STATED = ("command", "hardware", "time", "expected", "source")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a recipe's docstring says."""
+
+    name: str
+    what: str
+    command: str
+    hardware: str
+    time: str
+    expected: str
+    source: str
+
+
+def names() -> list[str]:
+    """Every recipe's name."""
+    return list(_RECIPES)
+
+
+def get(name: str) -> RunConfig:
+    """The configuration of a recipe.
+
+    Raises:
+        ConfigError: there is no such recipe; names the nearest one.
+    """
+    if name not in _RECIPES:
+        near = difflib.get_close_matches(name, _RECIPES, n=1)
+        raise ConfigError(
+            f"There is no recipe {name!r}.",
+            expected=f"one of {', '.join(_RECIPES)}",
+            do=f"Did you mean {near[0]}?" if near else "See: vitrail recipes",
+        )
+    return replace(_RECIPES[name](), recipe=name)
+
+
+def describe(name: str) -> Description:
+    """What a recipe's docstring states. Raises ConfigError when a line is missing."""
+    get(name)
+    text = _RECIPES[name].__doc__ or ""
+    what, _, rest = text.strip().partition("\n\n")
+    stated = dict.fromkeys(_STATED, "")
+    key = ""
+    for line in rest.splitlines():
+        word, colon, value = line.strip().partition(":")
+        if colon and word.lower() in stated:
+            key = word.lower()
+            stated[key] = value.strip()
+        elif key and line.strip():
+            stated[key] += " " + line.strip()
+    for word, value in stated.items():
+        if not value:
+            raise ConfigError(f"The docstring of recipe {name} states no {word}.")
+    return Description(name=name, what=" ".join(what.split()), **stated)

@@ -1,0 +1,39 @@
+"""The demonstration: a small ViT on the handwritten digits that come with scikit-learn."""
+
+from vitrail.config import (
+    ArchitectureConfig,
+    AugmentConfig,
+    DataConfig,
+    EvaluationConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+
+def digits() -> RunConfig:
+    """Plain ViT on 8x8 handwritten digits; needs no download.
+
+    Command: vitrail train digits
+    Hardware: two CPU cores
+    Time: under a minute
+    Expected: TODO
+    Source: ours; the data are scikit-learn's load_digits, 1,797 images
+    """
+    return RunConfig(
+        data=DataConfig(spec="digits", image_size=8, batch_size=64, channels="L", mean=(0.5,), std=(0.5,)),
+        model=ArchitectureConfig(
+            patch_size=2,
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            mlp_ratio=2.0,
+            pooling="mean",
+            use_class_token=False,
+            init="zero-residual",
+        ),
+        augment=AugmentConfig(crop_padding=1),
+        optim=OptimConfig(name="muon", lr=2e-3, muon_lr=0.02, betas=(0.9, 0.95), label_smoothing=0.1),
+        schedule=ScheduleConfig(epochs=30, warmup_epochs=1.5, shape="linear"),
+        evaluation=EvaluationConfig(split="test", every_epochs=0),
+    )

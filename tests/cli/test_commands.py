@@ -1,0 +1,153 @@
+"""The verbs from start to end, as a user types them, with the JSON that scripts rely on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.support.runs import tiny_run
+from vitrail import data, recipes
+from vitrail.cli import main
+
+FAST = ["--schedule.epochs", "3", "--schedule.warmup-epochs", "0.5", "--model.num-hidden-layers", "2",
+        "--model.hidden-size", "32", "--model.num-attention-heads", "2", "--data.batch-size", "128"]  # fmt: skip
+
+
+def vitrail_json(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    """Run a verb with --json; standard output must hold one JSON object and nothing else."""
+    capsys.readouterr()
+    status = main([*args, "--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    assert captured.out.count("\n") == 1
+    return json.loads(captured.out)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "digits", "--run", str(path), *FAST]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three digits, a text file, a text file called .png, and a hidden file."""
+    folder = tmp_path_factory.mktemp("images")
+    digits = data.load(tiny_run().data, ("test",))["test"]
+    (folder / "more").mkdir()
+    for i, name in enumerate(("b.png", "a.png", "more/c.png")):
+        Image.fromarray(digits.images[i, 0]).save(folder / name)
+    (folder / "notes.txt").write_text("hello")
+    (folder / "broken.png").write_text("hello")
+    (folder / ".hidden.png").write_text("hello")
+    return folder
+
+
+def test_recipes_are_listed_with_what_they_state(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = vitrail_json(capsys, "recipes")["recipes"]
+    assert [r["name"] for r in listed] == recipes.names()
+    assert all(r[key] for r in listed for key in ("what", "command", "hardware", "time", "expected", "source"))
+    main(["recipes"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in recipes.names())
+
+
+def test_train_answers_the_promised_keys(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    result = vitrail_json(capsys, "train", "digits", "--run", str(tmp_path / "run"), "--seed", "3", *FAST)
+    assert {"run", "model", "epochs", "steps", "num_examples_seen", "train_seconds", "images_per_second", "final",
+            "best", "evaluation"} <= result.keys()  # fmt: skip
+    assert {"epoch", "accuracy", "loss"} == result["best"].keys() == result["final"].keys()
+    assert (result["epochs"], result["steps"]) == (3, 36)
+    assert Path(result["model"]).is_file()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 3
+
+
+def test_a_stored_config_is_replayed(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    again = vitrail_json(capsys, "train", "--from", str(run / "config.json"), "--run", str(tmp_path / "again"))
+    assert (tmp_path / "again" / "config.json").read_bytes() == (run / "config.json").read_bytes()
+    assert again["evaluation"] == json.loads((run / "evaluation.json").read_text())
+
+
+@pytest.mark.parametrize("batch_size", ["1", "7", "512"])
+def test_eval_repeats_the_figure_of_the_run(capsys: pytest.CaptureFixture[str], run: Path, batch_size: str) -> None:
+    stored = json.loads((run / "evaluation.json").read_text())
+    result = vitrail_json(capsys, "eval", str(run), "--batch-size", batch_size)
+    assert result["num_examples"] == stored["num_examples"] == 359
+    assert result["num_correct"] == stored["num_correct"]
+    assert result["confusion"] == stored["confusion"]
+    assert result["accuracy"] == stored["accuracy"]
+    assert result["loss"] == pytest.approx(stored["loss"], abs=1e-6)
+    assert {"top5_accuracy", "per_class", "errors"} <= result.keys()
+    assert {"num_examples", "precision", "recall", "f1"} == result["per_class"]["3"].keys()
+
+
+def test_eval_on_the_hold_out_of_another_spec(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    digits = data.load(tiny_run().data, ("test",))["test"]
+    for i in range(40):
+        label = digits.classes[digits.labels[i]]
+        (tmp_path / "test" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / label).mkdir(parents=True, exist_ok=True)
+        for split in ("train", "test"):
+            Image.fromarray(digits.images[i, 0]).save(tmp_path / split / label / f"{i}.png")
+    (tmp_path / "test" / "3" / "zz.png").write_text("not a picture")
+    result = vitrail_json(capsys, "eval", str(run), "--data", str(tmp_path))
+    assert result["num_examples"] == 41
+    assert [Path(error["path"]).name for error in result["errors"]] == ["zz.png"]
+    assert main(["eval", str(run), "--data", str(tmp_path)]) == 0
+    assert "could not be read and count as wrong" in capsys.readouterr().out
+
+
+def test_predict_on_a_folder_of_mixed_files(capsys: pytest.CaptureFixture[str], run: Path, images: Path) -> None:
+    result = vitrail_json(capsys, "predict", str(run), str(images), "--top", "3")
+    assert [Path(p["path"]).name for p in result["predictions"]] == ["a.png", "b.png", "c.png"]
+    assert {Path(e["path"]).name for e in result["errors"]} == {"notes.txt", "broken.png"}
+    first = result["predictions"][0]
+    assert len(first["top"]) == 3
+    assert first["top"][0] == {"label": first["label"], "probability": first["probability"]}
+    assert main(["predict", str(run), str(images)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("not an image:") == 2
+    assert str(images / "a.png") in text
+
+
+def test_predict_takes_files_and_a_model_file(capsys: pytest.CaptureFixture[str], run: Path, images: Path) -> None:
+    from_file = vitrail_json(capsys, "predict", str(run / "best.safetensors"), str(images / "a.png"))
+    from_run = vitrail_json(capsys, "predict", str(run), str(images / "a.png"))
+    assert from_file == from_run
+
+
+def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:
+    found = vitrail_json(capsys, "data", "info", "digits")
+    counts = {name: sum(split["per_class"].values()) for name, split in found["splits"].items()}
+    assert counts["test"] == 359
+    assert sum(counts.values()) == 1797
+    assert main(["data", "info", "digits"]) == 0
+    text = capsys.readouterr().out
+    assert "359" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "vitrail", "train", "digits", "--run", str(run), "--schedule.epochs", "1000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        deadline = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, error
+    assert f"vitrail train --run {run} --resume" in error
+    assert "Traceback" not in error
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert main(["train", "--run", str(run), "--resume", "--schedule.max-steps", str(step + 3)]) == 0
