@@ -130,9 +130,7 @@ class Predictor:
         probabilities = self.model(images, interpolate_pos_encoding=other_size)["logits"].float().softmax(1)
         best = probabilities.topk(min(top, len(self.card.classes)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [
-            tuple(Ranked(self.card.classes[i], value) for i, value in zip(*row, strict=True)) for row in rows
-        ]
+        return [tuple(Ranked(self.card.classes[i], value) for i, value in zip(*row, strict=True)) for row in rows]
 
 
 def resized(preprocessing: Preprocessing, image_size: tuple[int, int]) -> Preprocessing:

@@ -139,7 +139,9 @@ def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "vitrail", "train", "digits", "--run", str(run), "--schedule.epochs", "1000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
         deadline = time.monotonic() + 60
         while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)

@@ -186,6 +186,15 @@ def test_fingerprint_follows_names_labels_and_pixels(tmp_path: Path) -> None:
     assert len(set(seen)) == 4
 
 
+def test_fingerprint_follows_labels_alone(tmp_path: Path) -> None:
+    images = [encode(noise(6, 6, seed), "PNG") for seed in range(3)]
+    seen: set[str] = set()
+    for labels in ([0, 1, 1], [1, 0, 1]):
+        path = write_parquet(tmp_path / "x.parquet", images, labels, names=["a", "b"])
+        seen.add(load(config(path), ["train"])["train"].fingerprint)
+    assert len(seen) == 2
+
+
 def test_fingerprint_is_the_same_in_memory_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image_folder(tmp_path / "data", {"a": 3, "b": 3})

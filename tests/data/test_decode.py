@@ -429,7 +429,7 @@ def test_grey_channel_is_luminance() -> None:
     assert np.abs(loaded[0] - luminance).max() <= 1  # rounding of Pillow's fixed-point weights
 
 
-@pytest.mark.parametrize("size", [(40, 60), (61, 40), (32, 32), (20, 90), (9, 7)])
+@pytest.mark.parametrize("size", [(40, 60), (61, 40), (40, 61), (40, 64), (64, 40), (20, 90), (9, 7), (32, 33)])
 def test_crop_is_resize_of_the_shorter_side_then_the_centre(size: tuple[int, int]) -> None:
     pixels = noise(*size)
     loaded = load_image(encode(pixels, "PNG"), settings(32, 32, resize_mode="crop", resize_filter="bilinear"))

@@ -102,22 +102,27 @@ def test_changed_files_settings_or_splits_are_decoded_again(source: Source, cach
     assert len(list(cache.iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["short", "no index", "index", "other index"])
+@pytest.mark.parametrize("damage", ["short", "long", "no index", "index", "other index"])
 def test_a_damaged_cache_is_made_again(source: Source, cache: Path, damage: str) -> None:
-    first = decoded(source, NOTHING)
-    whole = np.array(first.pixels)
+    first = decoded(source, PLENTY)
+    whole = decoded(source, NOTHING).pixels.copy()
     folder = next(cache.iterdir())
     match damage:
         case "short":
             (folder / "pixels.bin").write_bytes((folder / "pixels.bin").read_bytes()[:-1])
+        case "long":
+            (folder / "pixels.bin").write_bytes((folder / "pixels.bin").read_bytes() + b"x")
         case "no index":
             (folder / "index.json").unlink()
         case "index":
             (folder / "index.json").write_text("{")
         case _:
             index = json.loads((folder / "index.json").read_text())
-            (folder / "index.json").write_text(json.dumps(index | {"image_shape": [3, 9, 9]}))
-    np.testing.assert_array_equal(decoded(source, NOTHING).pixels, whole)
+            (folder / "index.json").write_text(json.dumps(index | {"kept": index["kept"][:-1]}))
+    again = decoded(source, NOTHING)
+    np.testing.assert_array_equal(again.pixels, whole)
+    assert same(again, first)
+    assert (folder / "pixels.bin").stat().st_size == whole.size
 
 
 class FullDisk(fsio.FileSystem):

@@ -13,9 +13,8 @@ import torch
 import vitrail
 from tests.support.runs import tiny_run
 from vitrail import fsio
-from vitrail.engine.train import check_resumable
 from vitrail.errors import ConfigError, DataError, Interrupted, RunError, SaveError
-from vitrail.run import RunDir
+from vitrail.run import RunDir, check_resumable
 
 
 def _same_files(a: Path, b: Path) -> bool:

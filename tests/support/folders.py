@@ -49,7 +49,6 @@ def write_parquet(
     struct_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns: dict[str, Any] = {
         image: pa.array([{"bytes": data, "path": f"{row}.png"} for row, data in enumerate(images)], struct_type),
-        label: pa.array(labels),
     }
     features: dict[str, Any] = {image: {"_type": "Image"}}
     if names is not None:
@@ -57,6 +56,7 @@ def write_parquet(
     for column, (values, column_names) in (extra or {}).items():
         columns[column] = pa.array(values)
         features[column] = {"names": list(column_names), "_type": "ClassLabel"}
+    columns[label] = pa.array(labels)
     table = pa.table(columns)
     if names is not None:
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})

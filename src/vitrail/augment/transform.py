@@ -64,7 +64,7 @@ class Augment:
     exactly, and resized as by `prepare`; everything else is composed into one resampling.
 
     Steps, in this order: flip; rotation, scale, translation and shear about the centre; the policy's geometry; crop
-    out of the padded image; random resized crop; resize. Lengths in pixels are those of the decoded images.
+    out of the padded image; random resized crop; resize. The padding is in pixels of the output.
 
     Raises:
         ConfigError: colour operations on grey images, or more reflected padding than there is image.
@@ -78,11 +78,11 @@ class Augment:
                 expected="data.channels=RGB",
                 do="Use --augment.saturation 0 --augment.hue 0.",
             )
-        if config.fill == "reflect" and config.crop_padding >= min(preprocessing.decode_size):
+        if config.fill == "reflect" and config.crop_padding >= min(preprocessing.image_size):
             raise ConfigError(
                 "augment.crop-padding is larger than the image it reflects.",
                 got=config.crop_padding,
-                expected=f"less than {min(preprocessing.decode_size)}",
+                expected=f"less than {min(preprocessing.image_size)}",
                 do="Lower --augment.crop-padding or use --augment.fill black.",
             )
         self.config = config
@@ -91,7 +91,8 @@ class Augment:
         self._num_slots = {"none": 0, "rand-augment": config.policy_ops, "trivial-augment": 1}[config.policy]
         self._has_affine = bool(config.rotation or config.translate or config.shear) or config.scale != (1.0, 1.0)
         self._has_jitter = bool(config.brightness or config.contrast or config.saturation or config.hue)
-        self._is_resampled = self._has_affine or self._num_slots > 0 or config.resized_crop < 1
+        is_resized_crop = config.crop_padding > 0 and preprocessing.image_size != preprocessing.decode_size
+        self._is_resampled = self._has_affine or self._num_slots > 0 or config.resized_crop < 1 or is_resized_crop
         self._draws = self._used_draws()
 
     def _used_draws(self) -> tuple[int, ...]:
@@ -217,8 +218,9 @@ class Augment:
         for slot in slots:
             matrices = matrices @ policies.matrix(slot, size)
         if config.crop_padding:
-            shift = [(config.crop_padding - edge).float() for edge in self._offsets(draws, pixels)]
-            matrices = matrices @ geometry.translation(shift[0], shift[1])
+            left, top = (config.crop_padding - edge for edge in self._offsets(draws, pixels))
+            height, width = self.preprocessing.image_size
+            matrices = matrices @ geometry.translation(left * (size[1] / width), top * (size[0] / height))
         if config.resized_crop < 1:
             low, high = _LOG_CROP_ASPECT
             area = config.resized_crop + (1 - config.resized_crop) * draws[Draw.RESIZED_AREA]

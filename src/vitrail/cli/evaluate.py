@@ -58,8 +58,10 @@ def _text(split: str, result: dict[str, object]) -> str:
     errors: list[dict[str, str]] = result["errors"]  # type: ignore[assignment]
     rows = [
         (name, int(c["num_examples"]), round(c["precision"], 4), round(c["recall"], 4), round(c["f1"], 4))
-        for name, c in sorted(per_class.items(), key=lambda item: item[1]["f1"])
+        for name, c in per_class.items()
     ]
+    if len(rows) > _MOST_CLASSES:
+        rows.sort(key=lambda row: row[-1])
     lines = [
         f"accuracy {result['accuracy']:.4f}   top-5 {result['top5_accuracy']:.4f}   loss {result['loss']:.4f}",
         f"{result['num_correct']} of {result['num_examples']} images of the {split} split right"

@@ -52,7 +52,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of training images, on the device, each image with its own parameters. The default changes nothing."""
+    """Random changes of training images on the device, each with its own parameters. The default changes none."""
 
     flip: float = 0.0
     """Probability of a horizontal flip."""

@@ -73,5 +73,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return None
     elif isinstance(hint, type) and type(value) is hint:
         return value
-    expected = f"one of {', '.join(map(repr, options))}" if origin is typing.Literal else str(getattr(hint, "__name__", hint))
+    expected = (
+        f"one of {', '.join(map(repr, options))}" if origin is typing.Literal else str(getattr(hint, "__name__", hint))
+    )
     raise ConfigError(f"{where} has a wrong value.", got=repr(value), expected=expected)

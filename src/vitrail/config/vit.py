@@ -133,7 +133,7 @@ class ArchitectureConfig:
 
     @property
     def kind(self) -> str:
-        """"plain ViT", or "ViT + conv" when a convolutional stem comes first."""
+        """Label in names and results: plain ViT, or ViT + conv when a convolutional stem comes first."""
         return "ViT + conv" if self.stem_channels else "plain ViT"
 
 

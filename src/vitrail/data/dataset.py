@@ -165,9 +165,8 @@ def _chosen(
         train = source.splits["train"]
         held = hold_out(train.labels, source.classes, config.validation_fraction, config.seed)
         own["val"] = (taken(train, held), held)
-        if "train" in names:
-            rest = np.setdiff1d(np.arange(len(train)), held, assume_unique=True)
-            own["train"] = (taken(train, rest), rest)
+        rest = np.setdiff1d(np.arange(len(train)), held, assume_unique=True)
+        own["train"] = (taken(train, rest), rest)
     if "all" in names:
         everything = joined(source.splits[name] for name in _SPLITS if name in source.splits)
         own["all"] = (everything, np.arange(len(everything)))

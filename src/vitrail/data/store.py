@@ -174,7 +174,6 @@ def _write_and_map(folder: Path, chunks: Iterator[_Chunk], image_shape: tuple[in
             kept += chunk.kept
             errors += chunk.errors
     index = {
-        "image_shape": list(image_shape),
         "kept": kept,
         "errors": [{"name": error.name, "reason": error.reason} for error in errors],
         "pixels_sha256": digest.hexdigest(),
@@ -193,7 +192,7 @@ def _mapped(folder: Path, image_shape: tuple[int, ...]) -> Decoded | None:
         kept = np.array(index["kept"], dtype=np.int64)
         errors = tuple(ImageError(error["reason"], error["name"]) for error in index["errors"])
         shape = (len(kept), *image_shape)
-        if index["image_shape"] != list(image_shape) or path.stat().st_size != math.prod(shape):
+        if path.stat().st_size != math.prod(shape):
             return None
         # Copy on write: the array counts as writable, which torch asks for, and the file stays as it is. An empty
         # file cannot be mapped.

@@ -3,8 +3,8 @@
 Paper: "An Image is Worth 16x16 Words", arXiv:2010.11929, section 4 and appendix B.
 """
 
-from vitrail.run.device import pick_device
 from vitrail.engine.evaluate import Evaluation, evaluate
 from vitrail.engine.train import RunResult, train
+from vitrail.run.device import pick_device
 
 __all__ = ["Evaluation", "RunResult", "evaluate", "pick_device", "train"]

@@ -46,14 +46,14 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every matrix that has a gradient; matrices of one shape are orthogonalised together."""
         for group in self.param_groups:
-            same_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     same_shape[p.shape].append(p)
             for params in same_shape.values():
                 self._step_together(params, group)
 
-    def _step_together(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _step_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """Move parameters of one shape."""
         for p in params:
             if "momentum" not in self.state[p]:
@@ -69,7 +69,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(params, list(updates.unbind()), alpha=-step)
 
 
-def orthogonalise(matrices: Float[Tensor, "*batch rows columns"], steps: int = 5) -> Float[Tensor, "*batch rows columns"]:
+def orthogonalise(
+    matrices: Float[Tensor, "*batch rows columns"], steps: int = 5
+) -> Float[Tensor, "*batch rows columns"]:
     """Bring the singular values of each matrix near 1 and keep its singular vectors, whatever its scale.
 
     Five steps leave singular values between about 0.7 and 1.15, which serves an update as well as exactly 1.
@@ -137,7 +139,9 @@ def _is_hidden_matrix(name: str, parameter: nn.Parameter, model: ViT) -> bool:
     if name.startswith("blocks."):
         return parameter.ndim == 2
     after_pixels = name.startswith("stem.") and not name.startswith("stem.0.")
-    return parameter.ndim == 4 and (after_pixels or (bool(model.config.stem_channels) and name == "patch_embed.proj.weight"))
+    return parameter.ndim == 4 and (
+        after_pixels or (bool(model.config.stem_channels) and name == "patch_embed.proj.weight")
+    )
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], factor: float) -> None:

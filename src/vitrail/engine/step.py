@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from vitrail.config import ComputeConfig, OptimConfig
 from vitrail.config.checks import pair
-from vitrail.run.device import autocast_dtype
 from vitrail.engine.optim import set_lr
 from vitrail.model import ViT
+from vitrail.run.device import autocast_dtype
 
 
 class TrainStep:

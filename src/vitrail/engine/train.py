@@ -17,19 +17,25 @@ from vitrail import data, fsio, weights
 from vitrail.augment import Augment, Mix
 from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
 from vitrail.data import Batch, ImageSet
-from vitrail.run.device import autocast_dtype, pick_device
 from vitrail.engine.evaluate import Evaluation, evaluate
 from vitrail.engine.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
 from vitrail.engine.schedule import input_size, lr_factor
 from vitrail.engine.step import TrainStep
-from vitrail.errors import ConfigError, DataError, Interrupted, RunError
+from vitrail.errors import DataError, Interrupted, RunError
 from vitrail.model import ViT
-from vitrail.run import RunDir, environment, load_checkpoint, newest_checkpoint, save_checkpoint
+from vitrail.run import (
+    RunDir,
+    check_resumable,
+    environment,
+    load_checkpoint,
+    newest_checkpoint,
+    next_free_run,
+    save_checkpoint,
+)
+from vitrail.run.device import autocast_dtype, pick_device
 from vitrail.run.progress import Progress, StopRequest, stop_on_signal
 
 LOGS_PER_EPOCH = 20
-# A resumed run may change these: they say where and how fast it runs, not what it computes.
-_CHANGEABLE = ("schedule.max_steps", "compute.", "evaluation.batch_size", "data.root", "data.ram_budget_mib")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,9 @@ class _State:
     best: dict[str, float] = field(default_factory=dict[str, float])
 
 
-def train(config: RunConfig, run: str | Path | None = None, *, resume: bool = False, progress: bool = False) -> RunResult:
+def train(
+    config: RunConfig, run: str | Path | None = None, *, resume: bool = False, progress: bool = False
+) -> RunResult:
     """Train a model from scratch and evaluate it.
 
     Args:
@@ -281,9 +289,7 @@ class _Loop:
         if step.average:
             tensors["ema"] = step.average.model.state_dict()
         state = {**vars(self.state), "scaler": step.scaler.state_dict()}
-        save_checkpoint(
-            self.run_dir.checkpoints_dir, self.state.step, tensors, state, keep=self.config.checkpoint.keep
-        )
+        save_checkpoint(self.run_dir.checkpoints_dir, self.state.step, tensors, state, keep=self.config.checkpoint.keep)
 
     def resume(self) -> None:
         """Take up the newest checkpoint of the run directory."""
@@ -323,35 +329,6 @@ class _Loop:
             best=state.best,
             evaluation=self.run_dir.read_evaluation(),
         )
-
-
-def next_free_run(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on when that is taken."""
-    path, number = Path("runs") / name, 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
-
-
-def check_resumable(asked: RunConfig, stored: RunConfig) -> None:
-    """Raise ConfigError when a run would go on with settings that change what it computes."""
-    ours, theirs = _flat(to_json(asked)), _flat(to_json(stored))
-    for name, value in ours.items():
-        if value != theirs[name] and not name.startswith(_CHANGEABLE):
-            raise ConfigError(
-                f"{name.replace('_', '-')} differs from the run that is to be resumed.",
-                got=value,
-                expected=theirs[name],
-                do="Resume without changing it, or start a new run.",
-            )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _fingerprints(*image_sets: ImageSet) -> dict[str, Any]:

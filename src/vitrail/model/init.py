@@ -63,15 +63,15 @@ def mimetic_attention(qkv: nn.Linear, proj: nn.Linear, num_heads: int) -> None:
     """
     width = proj.out_features
     head_width = width // num_heads
-    like = {"dtype": torch.float32, "device": proj.weight.device}
-    identity = torch.eye(width, **like)
+    device = proj.weight.device
+    identity = torch.eye(width, device=device)
     query, key, value = qkv.weight.unflatten(0, (3, width))
     for head in range(num_heads):
         rows = slice(head * head_width, (head + 1) * head_width)
-        left, right = _square_root_factors(0.7 * torch.randn(width, width, **like) / width**0.5 + 0.7 * identity)
+        left, right = _square_root_factors(0.7 * torch.randn(width, width, device=device) / width**0.5 + 0.7 * identity)
         query[rows] = left[:, :head_width].T
         key[rows] = right[:, :head_width].T
-    left, right = _square_root_factors(0.4 * torch.randn(width, width, **like) / width**0.5 - 0.4 * identity)
+    left, right = _square_root_factors(0.4 * torch.randn(width, width, device=device) / width**0.5 - 0.4 * identity)
     value.copy_(left.T)
     proj.weight.copy_(right)
 

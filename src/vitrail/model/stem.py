@@ -37,6 +37,6 @@ class ConvStem(nn.Sequential):
             self.append(nn.Sequential(layer))
             in_channels = out_channels
 
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Return the feature map; channels last, the layout that convolutions are fastest in."""
-        return super().forward(images.contiguous(memory_format=torch.channels_last))
+        return super().forward(input.contiguous(memory_format=torch.channels_last))

@@ -19,7 +19,7 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar10": cifar10,
     "reference-scratch": reference_scratch,
 }
-_STATED = ("command", "hardware", "time", "expected", "source")
+_STATED: tuple[str, ...] = ("command", "hardware", "time", "expected", "source")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def describe(name: str) -> Description:
     get(name)
     text = _RECIPES[name].__doc__ or ""
     what, _, rest = text.strip().partition("\n\n")
-    stated = dict.fromkeys(_STATED, "")
+    stated: dict[str, str] = dict.fromkeys(_STATED, "")
     key = ""
     for line in rest.splitlines():
         word, colon, value = line.strip().partition(":")

@@ -3,6 +3,7 @@
 from vitrail.config import (
     ArchitectureConfig,
     AugmentConfig,
+    ComputeConfig,
     DataConfig,
     EvaluationConfig,
     OptimConfig,
@@ -21,7 +22,7 @@ def digits() -> RunConfig:
     Source: ours; the data are scikit-learn's load_digits, 1,797 images
     """
     return RunConfig(
-        data=DataConfig(spec="digits", image_size=8, batch_size=64, channels="L", mean=(0.5,), std=(0.5,)),
+        data=DataConfig(spec="digits", image_size=8, batch_size=32, channels="L", mean=(0.5,), std=(0.5,)),
         model=ArchitectureConfig(
             patch_size=2,
             hidden_size=64,
@@ -32,8 +33,9 @@ def digits() -> RunConfig:
             use_class_token=False,
             init="zero-residual",
         ),
-        augment=AugmentConfig(crop_padding=1),
+        augment=AugmentConfig(rotation=10.0, translate=0.06),
         optim=OptimConfig(name="muon", lr=2e-3, muon_lr=0.02, betas=(0.9, 0.95), label_smoothing=0.1),
         schedule=ScheduleConfig(epochs=30, warmup_epochs=1.5, shape="linear"),
+        compute=ComputeConfig(num_threads=1),  # the tensors are too small to share among threads
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )

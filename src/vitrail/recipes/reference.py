@@ -1,4 +1,4 @@
-"""The reference system's recipe, hyper-parameter for hyper-parameter, as the baseline that ours are measured against."""
+"""The reference system's recipe, hyper-parameter for hyper-parameter: the baseline that ours are measured against."""
 
 from vitrail.config import (
     ArchitectureConfig,

@@ -38,7 +38,9 @@ def save_checkpoint(
         temporary = directory / f"{final.name}.tmp-{uuid.uuid4().hex[:8]}"
         files = {f"{name}.safetensors": safetensors.torch.save(group) for name, group in tensors.items()}
         files["state.json"] = json.dumps(state, indent=2, allow_nan=False).encode()
-        manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+        manifest = {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+        }
         try:
             for name, data in files.items():
                 fsio.write_bytes(temporary / name, data)

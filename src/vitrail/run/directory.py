@@ -1,11 +1,11 @@
 """The layout of a run directory, an interface between the engine, which writes it, and everything that reads it.
 
-    config.json          every setting of the run
-    environment.json     versions, hardware, commit, data fingerprint
-    metrics.jsonl        one object a step interval or evaluation
-    checkpoints/step-0000500/
-    best.safetensors  last.safetensors
-    evaluation.json
+config.json          every setting of the run
+environment.json     versions, hardware, commit, data fingerprint
+metrics.jsonl        one object a step interval or evaluation
+checkpoints/step-0000500/
+best.safetensors  last.safetensors
+evaluation.json
 """
 
 import json
@@ -15,7 +15,10 @@ from typing import Any
 
 from vitrail import fsio
 from vitrail.config import RunConfig, from_json, to_json
-from vitrail.errors import RunError
+from vitrail.errors import ConfigError, RunError
+
+# A resumed run may change these: they say where and how fast it runs, not what it computes.
+_CHANGEABLE = ("schedule.max_steps", "compute.", "evaluation.batch_size", "data.root", "data.ram_budget_mib")
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,32 @@ def read_config(path: Path) -> RunConfig:
     except ValueError as error:
         raise RunError(f"{path}: is not JSON.", got=error) from error
     return from_json(RunConfig, values)
+
+
+def next_free_run(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on when that is taken."""
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def check_resumable(asked: RunConfig, stored: RunConfig) -> None:
+    """Raise ConfigError when a run would go on with settings that change what it computes."""
+    ours, theirs = _flat(to_json(asked)), _flat(to_json(stored))
+    for name, value in ours.items():
+        if value != theirs[name] and not name.startswith(_CHANGEABLE):
+            raise ConfigError(
+                f"{name.replace('_', '-')} differs from the run that is to be resumed.",
+                got=value,
+                expected=theirs[name],
+                do="Resume without changing it, or start a new run.",
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -20,7 +20,13 @@ class Progress:
     def __init__(self, total: int, *, done: int = 0, enabled: bool) -> None:
         self.enabled = enabled
         self._bar = tqdm(
-            total=total, initial=done, unit="img", unit_scale=True, dynamic_ncols=True, mininterval=0.5, disable=not enabled
+            total=total,
+            initial=done,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            disable=not enabled,
         )
 
     def advance(self, images: int) -> None:

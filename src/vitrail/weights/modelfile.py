@@ -61,7 +61,7 @@ def save(path: str | Path, model: ViT, card: Card) -> None:
     """
     if card.geometry != model.config:
         raise ConfigError("The card describes another model.", got=card.geometry, expected=model.config)
-    described = {"format_version": FORMAT_VERSION}
+    described: dict[str, Any] = {"format_version": FORMAT_VERSION}
     for part in dataclasses.fields(card):
         value = getattr(card, part.name)
         described[part.name] = to_json(value) if dataclasses.is_dataclass(value) else value

@@ -101,8 +101,10 @@ def open_manifest(path: Path, name: str) -> Source:
     classes = tuple(sorted({label for _, _, label in by_split[first]}))
     splits: dict[str, Split] = {}
     for split, entries in by_split.items():
-        labels = [class_index(label, classes, f"{path}, line {number}") for number, _, label in entries]
-        splits[split] = _path_split([target for _, target, _ in entries], labels, path.parent)
+        first_lines = {label: number for number, _, label in reversed(entries)}
+        index = {label: class_index(label, classes, f"{path}, line {first_lines[label]}") for label in first_lines}
+        targets = [target for _, target, _ in entries]
+        splits[split] = _path_split(targets, [index[label] for _, _, label in entries], path.parent)
     files = [path, *(target for entries in by_split.values() for _, target, _ in entries)]
     listing, num_bytes = listing_of_paths(files, path.parent)
     return Source(name, classes, splits, listing, num_bytes)
