@@ -60,7 +60,7 @@ def cifar10_cpu() -> RunConfig:
         ),
         augment=AugmentConfig(flip=0.5, crop_padding=2, fill="reflect"),
         optim=_MUON,
-        schedule=_schedule(20),
+        schedule=_schedule(12),
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )
 
@@ -91,7 +91,7 @@ def cifar10_cpu_conv() -> RunConfig:
         ),
         augment=AugmentConfig(flip=0.5, crop_padding=2, fill="reflect"),
         optim=_MUON,
-        schedule=_schedule(8),
+        schedule=_schedule(10),
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )
 

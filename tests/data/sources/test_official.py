@@ -114,6 +114,15 @@ def test_malicious_pickles_are_refused_and_not_run(tmp_path: Path, name: str, me
     assert not canary.exists()
 
 
+def test_a_foreign_name_is_refused_even_where_it_is_not_called(tmp_path: Path) -> None:
+    files = cifar_files("cifar10", per_batch=2)
+    unused = b"U\x05extra" + b"cos\nsystem\n"
+    files["batches.meta"] = files["batches.meta"][:-2] + unused + b"u."
+    assert truth(files["batches.meta"])[b"extra"] is os.system
+    with pytest.raises(DataError, match="os system"):
+        open_cifar(write_folder(tmp_path, "cifar10", files), "cifar10")
+
+
 def test_the_payloads_are_live(tmp_path: Path) -> None:
     """Unpickled by Python they do create the canary: what the test above refuses is not harmless anyway."""
     for name in ("protocol 2", "hidden 4", "inst", "stack global"):

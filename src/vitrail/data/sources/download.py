@@ -67,7 +67,8 @@ _TIMEOUT_S = 30.0
 _PAUSE_S = 1.0
 _CHUNK_BYTES = 1 << 18
 # A client's mistake stays one however often it is repeated; these may pass.
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_NO_SUCH_RANGE = 416
+_PASSING = {408, _NO_SUCH_RANGE, 425, 429, 500, 502, 503, 504}
 
 
 def download(name: str, root: Path | None = None, *, progress: bool = False) -> Path:
@@ -128,7 +129,10 @@ def _complete(archive: Archive, part: Path, target: Path, *, progress: bool) -> 
             _continue(archive, part, progress=progress)
             return
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            final = isinstance(error, urllib.error.HTTPError) and error.code not in _PASSING
+            code = error.code if isinstance(error, urllib.error.HTTPError) else None
+            final = code is not None and code not in _PASSING
+            if code == _NO_SUCH_RANGE:  # what has arrived is longer than the server's file: not a part of it
+                fsio.remove(part)
             if final or attempt + 1 == _ATTEMPTS:
                 raise DataError(
                     f"{archive.url} could not be downloaded.",
@@ -142,9 +146,6 @@ def _complete(archive: Archive, part: Path, target: Path, *, progress: bool) -> 
 def _continue(archive: Archive, part: Path, *, progress: bool) -> None:
     """Append what is missing to the partial file; a server that starts afresh is followed."""
     have = part.stat().st_size if part.exists() else 0
-    if have > archive.num_bytes:
-        fsio.remove(part)
-        have = 0
     if have == archive.num_bytes:
         return
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
