@@ -25,8 +25,10 @@ from reference.plain import PlainTraining
 
 from vitrail import data, recipes
 from vitrail.augment import Augment
-from vitrail.config import RunConfig, ViTConfig
-from vitrail.config.checks import pair
+from vitrail.config import RunConfig
+from vitrail.engine.optim import build_optimizers
+from vitrail.engine.setup import model_config
+from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
 from vitrail.run.device import pick_device
 from vitrail.run.environment import environment
@@ -40,13 +42,11 @@ class OurTraining:
 
     def __init__(self, config: RunConfig, images: data.ImageSet, device: torch.device, batch_size: int) -> None:
         preprocessing = data.preprocessing_for(config.data)
-        geometry = ViTConfig(image_size=pair(config.data.image_size), num_labels=len(images.classes))
         self.images, self.device, self.batch_size = images, device, batch_size
-        self.epoch, self.batches = 0, self.one_epoch(0)
+        self.epoch, self.num_steps, self.batches = 0, 0, self.one_epoch(0)
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
-        self.model = ViT(geometry).to(device).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.optim.lr)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        model = ViT(model_config(config.model, preprocessing, images.classes)).to(device).train()
+        self.train_step = TrainStep(model, build_optimizers(model, config.optim), config.optim, config.compute, seed=0)
 
     def one_epoch(self, epoch: int) -> Iterator[data.Batch]:
         order = data.epoch_order(0, epoch, len(self.images.labels))
@@ -60,13 +60,8 @@ class OurTraining:
             self.batches = self.one_epoch(self.epoch)
             batch = next(self.batches)
         pixel_values = self.augment(batch.images, batch.ids, self.epoch)
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.scaler.is_enabled()):
-            loss = self.model(pixel_values, labels=batch.labels)["loss"]
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        loss.item()
+        self.train_step(pixel_values, batch.labels, self.num_steps, 1.0).item()
+        self.num_steps += 1
         return len(batch.labels)
 
 

@@ -17,7 +17,7 @@ from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.config.vit import check_divisible
 from vitrail.data import load_image
-from vitrail.errors import ImageError, InputError
+from vitrail.errors import ImageError, InputError, WeightsError
 from vitrail.model import ViT
 from vitrail.run.device import pick_device
 
@@ -77,7 +77,7 @@ class Predictor:
         self.model = loaded.to(self.device).eval()
         self.preprocessing = self.card.preprocessing
         if image_size is not None:
-            check_divisible(image_size, self.card.geometry)
+            check_divisible(image_size, self.card.geometry, "image-size")
             self.preprocessing = resized(self.preprocessing, pair(image_size))
 
     def __call__(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5) -> list[Prediction]:
@@ -128,6 +128,8 @@ class Predictor:
         images = prepare(torch.from_numpy(pixels).to(self.device), self.preprocessing)
         other_size = self.preprocessing.image_size != pair(self.model.config.image_size)
         probabilities = self.model(images, interpolate_pos_encoding=other_size)["logits"].float().softmax(1)
+        if not bool(probabilities.isfinite().all()):
+            raise WeightsError("The model answers with numbers that are not finite.", do="Train it again.")
         best = probabilities.topk(min(top, len(self.card.classes)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [tuple(Ranked(self.card.classes[i], value) for i, value in zip(*row, strict=True)) for row in rows]
@@ -154,8 +156,9 @@ def _png(image: Image.Image | np.ndarray) -> bytes:
                 expected="uint8 [H, W], [H, W, 3] or [H, W, 4]",
             )
         image = Image.fromarray(image)
+    exif = image.getexif()  # holds the orientation, which the decoder follows
     if image.mode not in _LOSSLESS_PNG_MODES:
         image = image.convert("RGB")
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=0)
+    image.save(buffer, "PNG", compress_level=0, exif=exif)
     return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -122,6 +123,44 @@ def test_predict_takes_files_and_a_model_file(capsys: pytest.CaptureFixture[str]
     from_file = vitrail_json(capsys, "predict", str(run / "best.safetensors"), str(images / "a.png"))
     from_run = vitrail_json(capsys, "predict", str(run), str(images / "a.png"))
     assert from_file == from_run
+
+
+def test_own_folder_without_a_test_split(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    digits = data.load(tiny_run().data, ("test",))["test"]
+    for i in range(100):
+        folder = tmp_path / "photos" / f"digit {digits.classes[digits.labels[i]]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[i, 0]).resize((40, 30)).save(folder / f"{i}.png")
+    settings = [
+        "--data.channels",
+        "RGB",
+        "--data.image-size",
+        "16",
+        "--schedule.epochs",
+        "1",
+        "--schedule.warmup-epochs",
+        "0",
+    ]
+    settings += ["--data.validation-fraction", "0.2", "--compute.compile", "False"]
+    args = ["train", "digits", "--data", str(tmp_path / "photos"), "--run", str(tmp_path / "my run"), *settings]
+    assert main(args) == 0
+    captured = capsys.readouterr()
+    assert "no test split" in captured.err
+    (line,) = [line for line in captured.out.splitlines() if "vitrail eval" in line]
+    first = vitrail_json(capsys, *shlex.split(line)[1:])
+    stored = json.loads((tmp_path / "my run" / "evaluation.json").read_text())
+    assert (first["split"], first["num_correct"]) == ("val", stored["num_correct"])
+    spelt_otherwise = vitrail_json(capsys, *shlex.split(line)[1:], "--data", str(tmp_path / "photos") + "/")
+    assert spelt_otherwise["num_examples"] == stored["num_examples"]
+
+
+def test_resume_needs_nothing_but_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    assert main(["train", "digits", "--run", run, *FAST, "--optim.lr", "5e-4", "--schedule.max-steps", "4"]) == 0
+    resumed = vitrail_json(capsys, "train", "digits", "--run", run, "--resume", "--schedule.max-steps", "0")
+    assert resumed["steps"] == 36 * 3 // 3
+    assert main(["train", "cifar10-cpu", "--run", run, "--resume"]) == 2
+    assert "another recipe" in capsys.readouterr().err
 
 
 def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from vitrail.config import Preprocessing, RunConfig
+from vitrail.config import Preprocessing, RunConfig, ScheduleConfig
 from vitrail.errors import ConfigError
 
 
@@ -14,6 +14,8 @@ from vitrail.errors import ConfigError
         ("data", {"batch_size": 0}, "data.batch-size"),
         ("data", {"validation_fraction": 1.0}, "data.validation-fraction"),
         ("data", {"image_size": 0}, "data.image-size"),
+        ("data", {"decode_size": (0, 4)}, "data.decode-size"),
+        ("data", {"seed": -1}, "data.seed"),
         ("data", {"image_size": 100}, "data.image-size must be a positive multiple"),
         ("augment", {"flip": 1.5}, "augment.flip"),
         ("augment", {"hue": 0.6}, "augment.hue"),
@@ -21,6 +23,8 @@ from vitrail.errors import ConfigError
         ("augment", {"scale": (2.0, 1.0)}, "augment.scale"),
         ("augment", {"policy_magnitude": 31}, "augment.policy-magnitude"),
         ("optim", {"lr": -1.0}, "optim.lr"),
+        ("optim", {"lr": float("inf")}, "optim.lr"),
+        ("optim", {"lr": float("nan")}, "optim.lr"),
         ("optim", {"betas": (0.9, 1.0)}, "optim.betas"),
         ("optim", {"ema_decay": 1.0}, "optim.ema-decay"),
         ("schedule", {"epochs": 0}, "schedule.epochs"),
@@ -34,6 +38,25 @@ from vitrail.errors import ConfigError
 def test_out_of_range_is_refused_by_name(section: str, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RunConfig(**{section: dataclasses.replace(getattr(RunConfig(), section), **changes)})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_is_what_generators_take(seed: int) -> None:
+    with pytest.raises(ConfigError, match="seed is out of range"):
+        RunConfig(seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ends"), [((16,), ()), ((16, 32), (0.5, 0.5)), ((16,), (1.0,)), ((16, 32), (0.7, 0.3))]
+)
+def test_progressive_sizes_need_rising_ends(sizes: tuple[int, ...], ends: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="progressive-until"):
+        ScheduleConfig(progressive_sizes=sizes, progressive_until=ends)
+
+
+def test_progressive_sizes_have_to_divide() -> None:
+    with pytest.raises(ConfigError, match="positive multiple of the patch"):
+        RunConfig(schedule=ScheduleConfig(progressive_sizes=(100,), progressive_until=(0.5,)))
 
 
 def test_preprocessing_wants_a_mean_for_each_channel() -> None:

@@ -41,6 +41,13 @@ def test_accumulation_equals_the_whole_batch(micro: int, soft: bool) -> None:
         assert (tensor - parts.model.state_dict()[name]).abs().max() < ACCUMULATION_TOLERANCE, name
 
 
+def test_more_micro_batches_than_images() -> None:
+    images, labels = _batch(3)
+    optim = OptimConfig(name="sgd", lr=0.1)
+    whole, parts = _step(optim), _step(optim, ComputeConfig(accumulation_steps=5))
+    assert float(whole(images, labels, 0, 1.0)) == pytest.approx(float(parts(images, labels, 0, 1.0)), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
 def test_it_learns_twelve_images_by_heart(name: str) -> None:
     images, labels = _batch()
@@ -124,3 +131,31 @@ def test_a_cpu_computes_in_fp32_whatever_is_asked() -> None:
         assert autocast_dtype(ComputeConfig(precision=precision), torch.device("cpu")) is None  # type: ignore[arg-type]
     assert autocast_dtype(ComputeConfig(precision="fp16"), torch.device("cuda")) is torch.float16
     assert autocast_dtype(ComputeConfig(precision="bf16"), torch.device("cuda")) is torch.bfloat16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
+def test_it_learns_on_a_gpu(name: str, precision: str) -> None:
+    torch.manual_seed(0)
+    optim = OptimConfig(name=name, lr=0.5 if name == "sgd" else 3e-3, weight_decay=0.0, clip_norm=1.0, ema_decay=0.9)  # type: ignore[arg-type]
+    model = ViT(TINY).cuda()
+    step = TrainStep(model, build_optimizers(model, optim), optim, ComputeConfig(precision=precision), seed=0)  # type: ignore[arg-type]
+    images, labels = (tensor.cuda() for tensor in _batch())
+    losses = [float(step(images, labels, i, 1.0)) for i in range(60)]
+    assert losses[-1] < 0.1 < losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_overflow_skips_the_step_of_every_optimiser() -> None:
+    optim = OptimConfig(name="muon", clip_norm=1.0)
+    model = ViT(TINY).cuda()
+    step = TrainStep(model, build_optimizers(model, optim), optim, ComputeConfig(precision="fp16"), seed=0)
+    images, labels = (tensor.cuda() for tensor in _batch())
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    scale = step.scaler.get_scale()
+    step(images * torch.inf, labels, 0, 1.0)
+    assert all(torch.equal(before[n], p.detach()) for n, p in model.named_parameters())
+    assert step.scaler.get_scale() < scale

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import vitrail
 from tests.support.runs import tiny_run
-from vitrail import fsio
+from vitrail import data, fsio
 from vitrail.errors import ConfigError, DataError, Interrupted, RunError, SaveError
 from vitrail.run import RunDir, check_resumable
 
@@ -158,8 +159,55 @@ def test_resume_without_a_run(tmp_path: Path) -> None:
         vitrail.train(tiny_run(), tmp_path / "run", resume=True)
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    whole = vitrail.train(tiny_run(), tmp_path / "whole")
+    vitrail.train(tiny_run(), tmp_path / "early")
+    for checkpoint in (tmp_path / "early" / "checkpoints").iterdir():
+        fsio.remove(checkpoint)
+    again = vitrail.train(tiny_run(), tmp_path / "early", resume=True)
+    assert again.evaluation == whole.evaluation
+    assert _metrics(tmp_path / "early") == _metrics(tmp_path / "whole")
+
+
+def test_resume_refuses_other_data(tmp_path: Path) -> None:
+    vitrail.train(tiny_run(schedule={"max_steps": 3}), tmp_path / "run")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    environment["data"]["train"]["fingerprint"] = "0" * 64
+    fsio.write_json(tmp_path / "run" / "environment.json", environment)
+    with pytest.raises(RunError, match="train split is not the one"):
+        vitrail.train(tiny_run(), tmp_path / "run", resume=True)
+
+
+def test_the_number_of_threads_is_put_back(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    vitrail.train(tiny_run(compute={"num_threads": threads + 1}), tmp_path / "run")
+    assert torch.get_num_threads() == threads
+
+
+def test_an_unreadable_training_image_is_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = data.load(tiny_run().data, ("test",))["test"]
+    for i in range(60):
+        folder = tmp_path / "data" / digits.classes[digits.labels[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[i, 0]).save(folder / f"{i}.png")
+    (tmp_path / "data" / "3" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    config = tiny_run(
+        data={"spec": str(tmp_path / "data"), "batch_size": 16, "validation_fraction": 0.3},
+        evaluation={"split": "val"}, schedule={"epochs": 1, "warmup_epochs": 0.0},
+    )  # fmt: skip
+    result = vitrail.train(config, tmp_path / "run", progress=True)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    errors = [e["path"] for split in environment["data"].values() for e in split["errors"]]
+    assert [Path(path).name for path in errors] == ["broken.png"]
+    shown = capsys.readouterr().err
+    assert ("skipped in training" in shown) == (environment["data"]["train"]["errors"] != [])
+    assert result.num_examples_seen == environment["data"]["train"]["num_examples"]
+
+
 def test_resume_refuses_settings_that_change_the_result() -> None:
     stored = tiny_run()
+    with pytest.raises(ConfigError, match="compute.precision differs"):
+        check_resumable(tiny_run(compute={"precision": "fp16"}), stored)
     check_resumable(tiny_run(schedule={"max_steps": 3}, compute={"num_threads": 1}), stored)
     with pytest.raises(ConfigError, match="optim.lr differs"):
         check_resumable(tiny_run(optim={"lr": 1.0}), stored)

@@ -10,8 +10,8 @@ from vitrail.augment import Augment
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.config.checks import pair
 from vitrail.engine.optim import build_optimizers
+from vitrail.engine.setup import model_config
 from vitrail.engine.step import TrainStep
-from vitrail.engine.train import model_config
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
 

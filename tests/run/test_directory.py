@@ -52,10 +52,28 @@ def test_metrics_are_cut_back_to_a_step(tmp_path: Path) -> None:
     assert [record["step"] for record in run.read_metrics()] == [1, 2]
 
 
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.log({"step": 1, "loss": 0.5})
+    with run.metrics_path.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert [record["step"] for record in run.read_metrics()] == [1]
+    run.cut_metrics(5)
+    run.log({"step": 2, "loss": 0.5})
+    assert [record["step"] for record in run.read_metrics()] == [1, 2]
+
+
+def test_settings_that_are_no_json_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        RunDir(tmp_path / "run").start(RunConfig(), {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 5, TENSORS, STATE, keep=1)
     assert path.name == "step-0000005"
-    tensors, state = load_checkpoint(newest_checkpoint(tmp_path))
+    assert newest_checkpoint(tmp_path) == path
+    tensors, state = load_checkpoint(path)
     assert state == STATE
     assert torch.equal(tensors["model"]["w"], TENSORS["model"]["w"])
     assert torch.equal(tensors["optim"]["0.0.step"], TENSORS["optim"]["0.0.step"])
@@ -65,13 +83,12 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     for step in (5, 12_000_000, 40, 300):
         save_checkpoint(tmp_path, step, TENSORS, STATE, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000300", "step-12000000"]
-    assert newest_checkpoint(tmp_path).name == "step-12000000"
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-12000000"
 
 
 def test_unfinished_checkpoints_are_not_seen(tmp_path: Path) -> None:
     (tmp_path / "step-0000009.tmp-abc").mkdir()
-    with pytest.raises(RunError, match="no checkpoint"):
-        newest_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path) is None
 
 
 def test_damage_is_found_and_named(tmp_path: Path) -> None:

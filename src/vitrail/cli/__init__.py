@@ -5,6 +5,7 @@ error. Exit status: 0 done, 2 what was given is wrong, 1 a fault of ours, 74 sav
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings and args.verb != "train":
             _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
         answer = _VERBS[args.verb].run(args)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that the terminal cannot show
+            sys.stdout.reconfigure(errors="backslashreplace")
         sys.stdout.write((json.dumps(answer.values, allow_nan=False) if args.json else answer.text) + "\n")
         sys.stdout.flush()
     except VitrailError as error:

@@ -5,9 +5,10 @@ MODEL is a run directory or a vitrail model file. An image that cannot be read c
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.settings import size_option
+from vitrail.cli.settings import check_nproc, size_option
 from vitrail.config import DataConfig, from_json
 from vitrail.errors import ConfigError
 
@@ -28,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Measure accuracy, loss, per-class figures and the confusion matrix."""
-    if args.nproc != 1:
-        raise ConfigError("--nproc: several processes are not supported yet.", got=args.nproc, expected=1)
+    check_nproc(args.nproc)
     if args.batch_size < 1:
         raise ConfigError("--batch-size must be positive.", got=args.batch_size, expected="an integer >= 1")
 
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> Answer:
 
     predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
     card, preprocessing = predictor.card, predictor.preprocessing
-    config = from_json(DataConfig, card.recipe["data"], "data") if card.recipe else DataConfig(spec="")
-    if args.data is not None and args.data != config.spec:
-        config = DataConfig(spec=args.data, root=config.root, seed=config.seed)
+    config = _trained_on(card.recipe)
+    if args.data is not None:
+        config = replace(config, spec=args.data)
     if not config.spec:
         raise ConfigError("This model does not say what it was trained on.", do="Add --data SPEC.")
     if args.data_root is not None:
@@ -51,6 +51,14 @@ def run(args: argparse.Namespace) -> Answer:
         predictor.model, splits[args.split], preprocessing, batch_size=args.batch_size, progress=True
     ).to_json()
     return Answer(_text(args.split, result), {"model": args.model, "data": config.spec, **result})
+
+
+def _trained_on(recipe: dict[str, Any]) -> DataConfig:
+    """Settings of the training data, so that what was held out is held out again; an empty spec when unknown."""
+    try:
+        return from_json(DataConfig, recipe.get("data"), "data")
+    except ConfigError:
+        return DataConfig(spec="")
 
 
 def _text(split: str, result: dict[str, object]) -> str:

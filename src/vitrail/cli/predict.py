@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.settings import size_option
+from vitrail.cli.settings import check_nproc, size_option
 from vitrail.errors import ConfigError, DataError, ImageError
 
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes (only 1 so far)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
 
 
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> Answer:
     for name, value in (("--top", args.top), ("--batch-size", args.batch_size)):
         if value < 1:
             raise ConfigError(f"{name} must be positive.", got=value, expected="an integer >= 1")
+    check_nproc(args.nproc)
     files = _files([Path(path) for path in args.paths])
 
     from vitrail.predict import Prediction, Predictor

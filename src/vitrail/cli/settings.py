@@ -35,7 +35,7 @@ def apply_settings(config: RunConfig, settings: list[str], prog: str) -> RunConf
     import tyro
 
     with contextlib.redirect_stdout(sys.stderr):
-        return tyro.cli(RunConfig, default=config, args=settings, prog=prog)
+        return tyro.cli(RunConfig, default=config, args=settings, prog=prog, config=(tyro.conf.FlagConversionOff,))
 
 
 def settings_help(config: RunConfig, prog: str) -> str:
@@ -53,6 +53,12 @@ def with_data(config: RunConfig, spec: str | None, root: str | None) -> RunConfi
     if root is not None:
         changes["root"] = root
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)) if changes else config
+
+
+def check_nproc(number: int) -> None:
+    """Raise ConfigError for more than one process."""
+    if number != 1:
+        raise ConfigError("--nproc: several processes are not supported yet.", got=number, expected=1)
 
 
 def size_option(values: Sequence[int] | None) -> int | tuple[int, int] | None:

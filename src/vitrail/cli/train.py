@@ -5,11 +5,14 @@ Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e
 """
 
 import argparse
+import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from vitrail import recipes
 from vitrail.cli.answer import Answer
-from vitrail.cli.settings import apply_settings, settings_help, with_data
+from vitrail.cli.settings import apply_settings, check_nproc, settings_help, with_data
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError
 
@@ -28,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Train, evaluate, and say where everything is."""
-    if args.nproc != 1:
-        raise ConfigError("--nproc: several processes are not supported yet.", got=args.nproc, expected=1)
+    check_nproc(args.nproc)
     config = with_data(_start(args), args.data, args.data_root)
     prog = f"vitrail train {config.recipe}".strip()
     if args.list_settings:
@@ -39,7 +41,11 @@ def run(args: argparse.Namespace) -> Answer:
 
     from vitrail.engine import train
 
+    if args.data and not args.resume and not any(word.startswith("--evaluation.split") for word in args.settings):
+        config = _with_a_split_it_has(config)
+
     result = train(config, args.run, resume=args.resume, progress=True)
+    run_path = shlex.quote(str(result.run))
     split, evaluation = result.evaluation["split"], result.evaluation
     chosen = "" if result.best == result.final else f" (best epoch, chosen on the {split} split)"
     text = "\n".join(
@@ -53,8 +59,8 @@ def run(args: argparse.Namespace) -> Answer:
             f"everything {result.run}",
             "",
             "Try next:",
-            f"  vitrail predict {result.run} IMAGE_OR_FOLDER",
-            f"  vitrail eval {result.run}",
+            f"  vitrail predict {run_path} IMAGE_OR_FOLDER",
+            f"  vitrail eval {run_path}" + ("" if split == "test" else f" --split {split}"),
         ]
     )
     return Answer(text, result.to_json())
@@ -62,16 +68,37 @@ def run(args: argparse.Namespace) -> Answer:
 
 def _start(args: argparse.Namespace) -> RunConfig:
     """The configuration before any setting is changed: a recipe's, an earlier run's, or the resumed run's own."""
+    from vitrail.run import RunDir, read_config
+
     given = [name for name in ("recipe", "source") if getattr(args, name)]
     if len(given) == 2:
         raise ConfigError("RECIPE and --from exclude each other.", do="Give one of them.")
     if args.resume and not args.run:
         raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
+    if args.resume:
+        stored = RunDir(Path(args.run)).read_config()
+        if args.recipe not in (None, stored.recipe):
+            raise ConfigError(
+                f"{args.run} holds a run of another recipe.", got=args.recipe, expected=stored.recipe or "none"
+            )
+        return stored
+    if args.source:
+        return read_config(Path(args.source))
     if args.recipe:
         return recipes.get(args.recipe)
-    if not (args.source or args.resume):
-        raise ConfigError("train needs a recipe.", expected=f"one of {', '.join(recipes.names())}")
+    raise ConfigError(
+        "train needs a recipe.",
+        expected=f"one of {', '.join(recipes.names())}",
+        do="It comes before the settings: vitrail train RECIPE --section.field VALUE",
+    )
 
-    from vitrail.run import RunDir, read_config
 
-    return read_config(Path(args.source)) if args.source else RunDir(Path(args.run)).read_config()
+def _with_a_split_it_has(config: RunConfig) -> RunConfig:
+    """Where the user's own data have no test split, measure on a part held out of the training set, and say so."""
+    from vitrail import data
+
+    if config.evaluation.split == "val" or "test" in data.available_splits(config.data):
+        return config
+    part = f"{config.data.validation_fraction:.0%} of its training images are held out"
+    sys.stderr.write(f"{config.data.spec} has no test split: {part} and measured on (--evaluation.split val)\n")
+    return replace(config, evaluation=replace(config.evaluation, split="val"))

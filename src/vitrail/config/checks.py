@@ -1,5 +1,7 @@
 """Range checks shared by the settings: they raise or stay silent, they never change a value."""
 
+import math
+
 from vitrail.errors import ConfigError
 
 
@@ -20,13 +22,18 @@ def require(condition: bool, name: str, got: object, expected: str, do: str | No
 
 
 def require_positive(name: str, value: float) -> None:
-    """The value is greater than zero."""
-    require(value > 0, name, value, "a number greater than 0")
+    """The value is finite and greater than zero."""
+    require(0 < value < math.inf, name, value, "a number greater than 0")
 
 
 def require_not_negative(name: str, value: float) -> None:
-    """The value is zero or greater."""
-    require(value >= 0, name, value, "a number of at least 0")
+    """The value is finite and zero or greater."""
+    require(0 <= value < math.inf, name, value, "a number of at least 0")
+
+
+def require_seed(name: str, value: int) -> None:
+    """The value is what every generator takes for a seed."""
+    require(0 <= value < 2**63, name, value, "an integer in [0, 2**63)")
 
 
 def require_fraction(name: str, value: float) -> None:

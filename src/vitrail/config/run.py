@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive
+from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive, require_seed
 from vitrail.config.preprocessing import ResizeFilter, ResizeMode
 from vitrail.config.vit import ArchitectureConfig, check_divisible
 
@@ -46,8 +46,14 @@ class DataConfig:
         require_positive("data.ram_budget_mib", self.ram_budget_mib)
         for side in pair(self.image_size):
             require_positive("data.image_size", side)
-        for side in pair(self.decode_size):
-            require_not_negative("data.decode_size", side)
+        require_seed("data.seed", self.seed)
+        decode_size = pair(self.decode_size)
+        require(
+            decode_size == (0, 0) or min(decode_size) > 0,
+            "data.decode_size",
+            self.decode_size,
+            "0, or one or two positive sides",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +269,7 @@ class RunConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        require_not_negative("seed", self.seed)
+        require_seed("seed", self.seed)
         check_divisible(self.data.image_size, self.model)
         for size in self.schedule.progressive_sizes:
             check_divisible(size, self.model)

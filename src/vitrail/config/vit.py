@@ -206,15 +206,17 @@ def token_stride(architecture: ArchitectureConfig) -> tuple[int, int]:
     return patch_y * stem, patch_x * stem
 
 
-def check_divisible(image_size: int | tuple[int, int], architecture: ArchitectureConfig) -> None:
-    """Raise ConfigError unless the image divides into whole tokens."""
+def check_divisible(
+    image_size: int | tuple[int, int], architecture: ArchitectureConfig, name: str = "data.image-size"
+) -> None:
+    """Raise ConfigError, about the setting `name`, unless the image divides into whole tokens."""
     height, width = pair(image_size)
     down_y, down_x = token_stride(architecture)
     if height <= 0 or width <= 0 or height % down_y or width % down_x:
         good = (max(down_y, round(height / down_y) * down_y), max(down_x, round(width / down_x) * down_x))
         raise ConfigError(
-            "data.image-size must be a positive multiple of the patch.",
+            f"{name} must be a positive multiple of the patch.",
             got=f"image {height}x{width}, patch {down_y}x{down_x}",
             expected=f"height % {down_y} == 0 and width % {down_x} == 0",
-            do=f"Use --data.image-size {good[0]}" + (f" {good[1]}" if good[1] != good[0] else "") + ".",
+            do=f"Use --{name} {good[0]}" + (f" {good[1]}" if good[1] != good[0] else "") + ".",
         )

@@ -4,13 +4,14 @@
 single file, the same one that `load` takes.
 """
 
-from vitrail.data.dataset import ImageSet, load, preprocessing_for, summary
+from vitrail.data.dataset import ImageSet, available_splits, load, preprocessing_for, summary
 from vitrail.data.decode import Limits, decode_image, load_image
 from vitrail.data.loader import Batch, batches
 from vitrail.data.order import epoch_order
 from vitrail.data.sources import download
 
 __all__ = [
+    "available_splits",
     "Batch",
     "ImageSet",
     "Limits",

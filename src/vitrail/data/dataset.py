@@ -98,7 +98,7 @@ def load(
 def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = None) -> Preprocessing:
     """How the images of a data set become input.
 
-    Three equal values of mean or std mean the same one for a single grey channel.
+    Equal values of mean or std stand for any number of channels.
 
     Args:
         config: sizes, resize, channels and normalisation.
@@ -108,10 +108,7 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
     if not all(decode_size):
         named = NAMED_SETS.get(config.spec)
         decode_size = native_size or (named.native_size if named else pair(config.image_size))
-    mean, std = (
-        values[:1] if config.channels == "L" and len(set(values)) == 1 else values
-        for values in (config.mean, config.std)
-    )
+    mean, std = (_for_channels(values, 3 if config.channels == "RGB" else 1) for values in (config.mean, config.std))
     return Preprocessing(
         image_size=pair(config.image_size),
         decode_size=decode_size,
@@ -121,6 +118,11 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
         mean=mean,
         std=std,
     )
+
+
+def available_splits(config: DataConfig, *, progress: bool = False) -> tuple[str, ...]:
+    """Names that `load` takes for this data set. A named set that is missing is downloaded. Raises DataError."""
+    return tuple(_available(open_source(config, may_download=True, progress=progress), config))
 
 
 def summary(config: DataConfig) -> dict[str, object]:
@@ -151,8 +153,8 @@ def _chosen(
 ) -> dict[str, tuple[Split, Int64[np.ndarray, "N"]]]:
     """The wanted splits with the ids of their examples; "val" is made out of "train" where it is missing."""
     own = {name: (split, np.arange(len(split))) for name, split in source.splits.items()}
-    can_hold_out = "train" in own and "val" not in own and config.validation_fraction > 0
-    available = [name for name in _SPLITS if name in own or (name == "val" and can_hold_out)] + ["all"]
+    available = _available(source, config)
+    can_hold_out = "val" in available and "val" not in own
     for name in names:
         if name not in available:
             raise DataError(
@@ -171,6 +173,16 @@ def _chosen(
         everything = joined(source.splits[name] for name in _SPLITS if name in source.splits)
         own["all"] = (everything, np.arange(len(everything)))
     return {name: own[name] for name in names}
+
+
+def _available(source: Source, config: DataConfig) -> list[str]:
+    """The source's own splits, "val" where it can be held out, and "all"."""
+    can_hold_out = "train" in source.splits and config.validation_fraction > 0
+    return [name for name in _SPLITS if name in source.splits or (name == "val" and can_hold_out)] + ["all"]
+
+
+def _for_channels(values: tuple[float, ...], num_channels: int) -> tuple[float, ...]:
+    return values[:1] * num_channels if len(set(values)) == 1 else values
 
 
 def _label_map(source: Source, classes: Sequence[str]) -> Int64[np.ndarray, "L"]:

@@ -55,7 +55,7 @@ def batches(
         parts = [torch.from_numpy(np.take(array, chunk, axis=0)) for array in arrays]
         if device.type == "cuda":
             parts = [part.pin_memory() for part in parts]
-        return Batch(*(part.to(device, non_blocking=True) for part in parts))
+        return Batch(*(part.to(device, non_blocking=device.type == "cuda") for part in parts))
 
     yield from one_ahead(gather, chunks) if device.type == "cuda" else map(gather, chunks)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from vitrail.augment import prepare
@@ -108,7 +109,7 @@ def evaluate(
         raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
     confusion = torch.zeros(num_labels * num_labels, dtype=torch.int64, device=device)
     top5_correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    losses: list[Tensor] = []
     other_size = preprocessing.image_size != pair(model.config.image_size)
     was_training = model.training
     model.eval()
@@ -119,7 +120,7 @@ def evaluate(
             confusion += torch.bincount(batch.labels * num_labels + logits.argmax(1), minlength=num_labels**2)
             top = logits.topk(min(TOP, num_labels)).indices
             top5_correct += (top == batch.labels[:, None]).sum()
-            loss += F.cross_entropy(logits, batch.labels, reduction="none").double().sum()
+            losses.append(F.cross_entropy(logits, batch.labels, reduction="none"))
             bar.update(len(batch.labels))
             if on_batch:
                 on_batch()
@@ -130,6 +131,6 @@ def evaluate(
         classes=image_set.classes,
         confusion=tuple(tuple(row) for row in rows),
         num_top5_correct=int(top5_correct),
-        loss=float(loss) / len(image_set.labels),
+        loss=float(torch.cat(losses).cpu().double().mean()),
         errors=image_set.errors,
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class TrainStep:
         set_lr(self.optimizers, lr_factor)
         total = torch.zeros((), device=self.device)
         other_size = tuple(images.shape[2:]) != pair(self.model.config.image_size)
-        micro = self.compute.accumulation_steps
+        micro = min(self.compute.accumulation_steps, len(images))
         for part, wanted in zip(images.tensor_split(micro), targets.tensor_split(micro), strict=True):
             with self._autocast():
                 logits = self.forward(part, interpolate_pos_encoding=other_size)["logits"]
@@ -75,12 +76,15 @@ class TrainStep:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def _update(self) -> None:
-        if self.optim.clip_norm:
+        """Clip and step; under gradient scaling, all optimisers skip a step together when any gradient overflowed."""
+        norm = torch.zeros(())
+        if self.optim.clip_norm or self.scaler.is_enabled():
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm or math.inf)
+        if not self.scaler.is_enabled() or bool(norm.isfinite()):
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
         self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

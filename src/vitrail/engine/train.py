@@ -5,6 +5,7 @@ what dropout does follow from it and the seed, so that going on after an interru
 """
 
 import math
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +16,14 @@ import torch.nn.functional as F
 
 from vitrail import data, fsio, weights
 from vitrail.augment import Augment, Mix
-from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
+from vitrail.config import Preprocessing, RunConfig, to_json
 from vitrail.data import Batch, ImageSet
 from vitrail.engine.evaluate import Evaluation, evaluate
 from vitrail.engine.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
 from vitrail.engine.schedule import input_size, lr_factor
+from vitrail.engine.setup import fingerprints, model_config, needed_bytes, skipped
 from vitrail.engine.step import TrainStep
-from vitrail.errors import DataError, Interrupted, RunError
+from vitrail.errors import Interrupted, RunError
 from vitrail.model import ViT
 from vitrail.run import (
     RunDir,
@@ -100,33 +102,24 @@ def train(
     else:
         run_dir.check_free()
     device = pick_device(config.compute.device)
-    if config.compute.num_threads:
-        torch.set_num_threads(config.compute.num_threads)
-    fsio.check_writable(run_dir.path, _needed_bytes(config))
+    fsio.check_writable(run_dir.path, needed_bytes(config))
 
     splits = data.load(config.data, ("train", config.evaluation.split), progress=progress)
     train_set, held_out = splits["train"], splits[config.evaluation.split]
-    if len(train_set.labels) == 0 or len(held_out.labels) == 0:
-        raise DataError("There are no readable images to train on and to evaluate.", got=config.data.spec)
     preprocessing = data.preprocessing_for(config.data)
     torch.manual_seed(config.seed)
     model = ViT(model_config(config.model, preprocessing, train_set.classes)).to(device)
     loop = _Loop(config, run_dir, device, train_set, held_out, preprocessing, model, progress)
-    if resume:
-        loop.resume()
-    else:
-        run_dir.start(config, {**environment(config, device), "data": _fingerprints(train_set, held_out)})
-    return loop.run()
-
-
-def model_config(architecture: ArchitectureConfig, preprocessing: Preprocessing, classes: tuple[str, ...]) -> ViTConfig:
-    """The whole geometry: what the recipe chose, and what the data decides."""
-    return ViTConfig(
-        **{name: getattr(architecture, name) for name in ArchitectureConfig.__dataclass_fields__},
-        image_size=preprocessing.image_size,
-        num_channels=preprocessing.num_channels,
-        num_labels=len(classes),
-    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.compute.num_threads or threads)
+    try:
+        if resume:
+            loop.resume()
+        else:
+            run_dir.start(config, {**environment(config, device), "data": fingerprints(train_set, held_out)})
+        return loop.run()
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Loop:
@@ -161,6 +154,8 @@ class _Loop:
         total = min(self.total_steps * self.config.data.batch_size, self.config.schedule.epochs * self.num_examples)
         bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
         bar.line(self._plan())
+        for line in skipped(self.train_set.errors):
+            bar.line(line)
         try:
             with stop_on_signal() as stop:
                 self._evaluate_if_due(bar, stop)
@@ -177,11 +172,10 @@ class _Loop:
         """Train to the end of the epoch, the next save, the last step or a signal, whatever comes first."""
         state, batch_size = self.state, self.config.data.batch_size
         epoch, first = divmod(state.step, self.steps_per_epoch)
-        order = data.epoch_order(self.config.seed, epoch, self.num_examples)
-        every = self.config.checkpoint.every_steps
+        every, order = self.config.checkpoint.every_steps, data.epoch_order(self.config.seed, epoch, self.num_examples)
         log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
         self.train_step.model.train()
-        started, images = time.perf_counter(), 0
+        started, images, loss = time.perf_counter(), 0, torch.zeros(())
         for batch in data.batches(self.train_set, order, batch_size, device=self.device, start=first):
             loss = self._step(batch, epoch, state.step % self.steps_per_epoch)
             state.step += 1
@@ -194,8 +188,12 @@ class _Loop:
                 break
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        state.train_seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        state.train_seconds += seconds
         state.num_examples_seen += images
+        self._check_finite(float(loss), "loss")
+        if state.step % self.steps_per_epoch == 0:
+            bar.line(f"epoch {epoch + 1}/{self.config.schedule.epochs}  {seconds:.1f} s, {images / seconds:.0f} img/s")
 
     def _step(self, batch: Batch, epoch: int, batch_number: int) -> torch.Tensor:
         images, targets = self.augment(batch.images, batch.ids, epoch), batch.labels
@@ -204,23 +202,25 @@ class _Loop:
         size = input_size(self.state.step, self.schedule_steps, self.config.schedule)
         if size:
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-        return self.train_step(images, targets, self.state.step, self._lr_factor())
-
-    def _lr_factor(self) -> float:
-        return lr_factor(self.state.step, self.schedule_steps, self.warmup_steps, self.config.schedule)
+        factor = lr_factor(self.state.step, self.schedule_steps, self.warmup_steps, self.config.schedule)
+        return self.train_step(images, targets, self.state.step, factor)
 
     def _log_loss(self, bar: Progress, epoch: int, loss: float, rate: float) -> None:
-        if not math.isfinite(loss):
-            raise RunError(
-                f"The loss is {loss} at step {self.state.step}.",
-                expected="a finite number",
-                do="Lower --optim.lr, add --optim.clip-norm 1, or resume from the last checkpoint.",
-            )
+        self._check_finite(loss, "loss")
         lr = self.optimizers[0].param_groups[0]["lr"]
         bar.note(f"epoch {epoch + 1}/{self.config.schedule.epochs} loss {loss:.3f}")
         self.run_dir.log(
             {"step": self.state.step, "epoch": epoch + 1, "loss": loss, "lr": lr, "images_per_second": round(rate, 1)}
         )
+
+    def _check_finite(self, value: float, what: str) -> None:
+        """Raise RunError rather than go on, or save, after the weights have become worthless."""
+        if not math.isfinite(value):
+            raise RunError(
+                f"The {what} is {value} at step {self.state.step}.",
+                expected="a finite number",
+                do="Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
+            )
 
     def _evaluate_if_due(self, bar: Progress, stop: StopRequest) -> None:
         """Evaluate after every n-th epoch and after the last step; keep the best and the last model."""
@@ -239,6 +239,7 @@ class _Loop:
             on_batch=lambda: self._stop_if_asked(stop),
         )
         seconds = time.perf_counter() - started
+        self._check_finite(result.loss, "evaluation loss")
         score = {"epoch": epoch + (rest > 0), "accuracy": result.accuracy, "loss": result.loss}
         record = {"step": state.step, **score, "split": result.split, "train_seconds": round(state.train_seconds, 3)}
         self.run_dir.log({**record, "evaluation_seconds": round(seconds, 3)})
@@ -271,7 +272,7 @@ class _Loop:
         return {
             "versions": described["versions"],
             "commit": described["commit"],
-            "data": _fingerprints(self.train_set, self.held_out),
+            "data": fingerprints(self.train_set, self.held_out),
         }
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
@@ -280,7 +281,7 @@ class _Loop:
             raise Interrupted(
                 f"Stopped by a signal after step {self.state.step} of {self.total_steps}; the state is saved.",
                 signal_number=stop.signal_number,
-                do=f"Go on with: vitrail train --run {self.run_dir.path} --resume",
+                do=f"Go on with: vitrail train --run {shlex.quote(str(self.run_dir.path))} --resume",
             )
 
     def _save(self) -> None:
@@ -293,15 +294,33 @@ class _Loop:
 
     def resume(self) -> None:
         """Take up the newest checkpoint of the run directory."""
-        tensors, state = load_checkpoint(newest_checkpoint(self.run_dir.checkpoints_dir))
+        self._check_same_data()
+        newest = newest_checkpoint(self.run_dir.checkpoints_dir)
+        if newest is None:
+            self.run_dir.cut_metrics(0)
+            return
+        tensors, state = load_checkpoint(newest)
         step = self.train_step
         step.model.load_state_dict(tensors["model"])
         load_optimizer_tensors(self.optimizers, tensors["optim"])
         if step.average:
             step.average.model.load_state_dict(tensors["ema"])
-        step.scaler.load_state_dict(state.pop("scaler"))
+        if scaler := state.pop("scaler"):
+            step.scaler.load_state_dict(scaler)
         self.state = _State(**state)
         self.run_dir.cut_metrics(self.state.step)
+
+    def _check_same_data(self) -> None:
+        """Raise RunError when the data are not those that the run was started with."""
+        stored, found = self.run_dir.read_environment()["data"], fingerprints(self.train_set, self.held_out)
+        for split, described in found.items():
+            if stored.get(split, {}).get("fingerprint") != described["fingerprint"]:
+                raise RunError(
+                    f"{self.config.data.spec}: the {split} split is not the one that this run was started with.",
+                    got=f"{described['num_examples']} examples, fingerprint {described['fingerprint'][:16]}",
+                    expected=f"fingerprint {stored.get(split, {}).get('fingerprint', 'of no such split')[:16]}",
+                    do="Put the data back as they were, or start a new run.",
+                )
 
     def _plan(self) -> str:
         config, model = self.config, self.train_step.model.config
@@ -329,18 +348,3 @@ class _Loop:
             best=state.best,
             evaluation=self.run_dir.read_evaluation(),
         )
-
-
-def _fingerprints(*image_sets: ImageSet) -> dict[str, Any]:
-    return {
-        s.split: {"fingerprint": s.fingerprint, "num_examples": len(s.labels), "num_errors": len(s.errors)}
-        for s in image_sets
-    }
-
-
-def _needed_bytes(config: RunConfig) -> int:
-    """Room for two model files and keep + 1 checkpoints of weights, two moments and an average."""
-    with torch.device("meta"):
-        model = ViT(ViTConfig(**vars(config.model), image_size=config.data.image_size))
-    weights_bytes = 4 * sum(p.numel() for p in model.parameters())
-    return weights_bytes * (2 + 4 * (config.checkpoint.keep + 1))

@@ -55,16 +55,10 @@ def save_checkpoint(
     return final
 
 
-def newest_checkpoint(directory: Path) -> Path:
-    """The checkpoint with the highest step. Raises RunError when there is none."""
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint with the highest step; None for a run that ended before its first one."""
     found = _checkpoints(directory)
-    if not found:
-        raise RunError(
-            f"{directory}: holds no checkpoint to go on from.",
-            expected="a run that was interrupted after its first save",
-            do="Start again in another directory, without --resume.",
-        )
-    return found[-1]
+    return found[-1] if found else None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

@@ -18,7 +18,15 @@ from vitrail.config import RunConfig, from_json, to_json
 from vitrail.errors import ConfigError, RunError
 
 # A resumed run may change these: they say where and how fast it runs, not what it computes.
-_CHANGEABLE = ("schedule.max_steps", "compute.", "evaluation.batch_size", "data.root", "data.ram_budget_mib")
+_CHANGEABLE = (
+    "schedule.max_steps",
+    "compute.device",
+    "compute.compile",
+    "compute.num_threads",
+    "evaluation.batch_size",
+    "data.root",
+    "data.ram_budget_mib",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class RunDir:
     def start(self, config: RunConfig, environment: dict[str, Any]) -> None:
         """Begin a new run here. Raises RunError as `check_free` does."""
         self.check_free()
+        json.dumps([to_json(config), environment], allow_nan=False)
         fsio.make_dir(self.checkpoints_dir)
         fsio.write_json(self.path / "environment.json", environment)
         fsio.write_json(self.config_path, to_json(config))
@@ -82,10 +91,16 @@ class RunDir:
         fsio.append_line(self.metrics_path, json.dumps(record, allow_nan=False))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every object of metrics.jsonl, in order."""
+        """Every object of metrics.jsonl, in order; a last line that was torn by a kill is left out."""
         if not self.metrics_path.exists():
             return []
-        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines() if line]
+        records: list[dict[str, Any]] = []
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
 
     def cut_metrics(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again."""
@@ -94,15 +109,22 @@ class RunDir:
 
     def read_evaluation(self) -> dict[str, Any]:
         """What evaluation.json holds. Raises RunError when it is missing or damaged."""
-        path = self.path / "evaluation.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read.", got=error) from error
+        return self._read("evaluation.json")
+
+    def read_environment(self) -> dict[str, Any]:
+        """What environment.json holds. Raises RunError when it is missing or damaged."""
+        return self._read("environment.json")
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Write evaluation.json."""
         fsio.write_json(self.path / "evaluation.json", evaluation)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read.", got=error) from error
 
 
 def read_config(path: Path) -> RunConfig:
