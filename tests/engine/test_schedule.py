@@ -21,7 +21,7 @@ def test_the_warm_up_rises_linearly_and_never_starts_at_zero(shape: str) -> None
 @pytest.mark.parametrize("shape", ["cosine", "linear"])
 def test_it_falls_to_just_above_the_final_fraction(shape: str) -> None:
     factors = _factors(shape, final=0.1)
-    assert all(a >= b for a, b in itertools.pairwise(factors))
+    assert all(a >= b for a, b in itertools.pairwise(factors[9:]))
     assert 0.1 < factors[-1] < 0.12
 
 

@@ -180,7 +180,7 @@ def test_resume_refuses_other_data(tmp_path: Path) -> None:
 
 def test_the_number_of_threads_is_put_back(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    vitrail.train(tiny_run(compute={"num_threads": threads + 1}), tmp_path / "run")
+    vitrail.train(tiny_run(compute={"num_threads": threads + 1}, schedule={"max_steps": 1}), tmp_path / "run")
     assert torch.get_num_threads() == threads
 
 
