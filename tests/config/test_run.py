@@ -47,16 +47,12 @@ def test_a_seed_is_what_generators_take(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "ends"), [((16,), ()), ((16, 32), (0.5, 0.5)), ((16,), (1.0,)), ((16, 32), (0.7, 0.3))]
+    ("scales", "ends"),
+    [((0.5,), ()), ((0.5, 0.7), (0.5, 0.5)), ((0.5,), (1.0,)), ((0.5, 0.7), (0.7, 0.3)), ((1.0,), (0.5,))],
 )
-def test_progressive_sizes_need_rising_ends(sizes: tuple[int, ...], ends: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="progressive-until"):
-        ScheduleConfig(progressive_sizes=sizes, progressive_until=ends)
-
-
-def test_progressive_sizes_have_to_divide() -> None:
-    with pytest.raises(ConfigError, match="positive multiple of the patch"):
-        RunConfig(schedule=ScheduleConfig(progressive_sizes=(100,), progressive_until=(0.5,)))
+def test_progressive_scales_need_rising_ends(scales: tuple[float, ...], ends: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="schedule.progressive"):
+        ScheduleConfig(progressive_scales=scales, progressive_until=ends)
 
 
 def test_preprocessing_wants_a_mean_for_each_channel() -> None:

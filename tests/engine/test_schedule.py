@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from vitrail.config import ScheduleConfig
-from vitrail.engine.schedule import input_size, lr_factor
+from vitrail.engine.schedule import input_scale, lr_factor, scaled_size
 
 
 def _factors(shape: str, *, total: int = 100, warmup: int = 10, final: float = 0.0) -> list[float]:
@@ -37,7 +37,22 @@ def test_no_warm_up_starts_at_the_peak() -> None:
 
 
 def test_small_images_come_first() -> None:
-    config = ScheduleConfig(progressive_sizes=(16, 24), progressive_until=(0.35, 0.7))
-    sizes = [input_size(step, 100, config) for step in range(100)]
-    assert sizes == [16] * 35 + [24] * 35 + [None] * 30
-    assert input_size(0, 100, ScheduleConfig()) is None
+    config = ScheduleConfig(progressive_scales=(0.5, 0.75), progressive_until=(0.35, 0.7))
+    scales = [input_scale(step, 100, config) for step in range(100)]
+    assert scales == [0.5] * 35 + [0.75] * 35 + [1.0] * 30
+    assert input_scale(0, 100, ScheduleConfig()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "stride", "expected"),
+    [
+        ((32, 32), 0.5, (4, 4), (16, 16)),
+        ((32, 32), 0.75, (8, 8), (24, 24)),
+        ((64, 48), 0.5, (16, 16), (32, 32)),
+        ((8, 8), 0.1, (4, 2), (4, 2)),
+    ],
+)
+def test_smaller_sizes_are_whole_tokens(
+    size: tuple[int, int], scale: float, stride: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert scaled_size(size, scale, stride) == expected

@@ -83,7 +83,9 @@ def test_a_run_interrupted_in_mid_epoch_ends_like_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     augment = {"mixup": 0.2, "cutmix": 1.0, "erasing": 0.2}
-    config = tiny_run(evaluation={"every_epochs": 1}, optim={"name": optimizer, "ema_decay": 0.9}, augment=augment)
+    schedule = {"epochs": 2, "progressive_scales": (0.5,), "progressive_until": (0.4,)}
+    optim = {"name": optimizer, "ema_decay": 0.9}
+    config = tiny_run(evaluation={"every_epochs": 1}, optim=optim, augment=augment, schedule=schedule)
     whole = vitrail.train(config, tmp_path / "whole")
 
     log = RunDir.log

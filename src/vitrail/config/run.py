@@ -172,10 +172,10 @@ class ScheduleConfig:
     """After the warm-up: down to final_fraction, or constant."""
     final_fraction: float = 0.0
     """Learning rate at the end, a fraction of the peak."""
-    progressive_sizes: tuple[int, ...] = ()
-    """Train at these smaller square input sizes first, positions interpolated; empty: at data.image-size throughout."""
+    progressive_scales: tuple[float, ...] = ()
+    """Train at these fractions of data.image-size first, in whole tokens; empty: at the full size throughout."""
     progressive_until: tuple[float, ...] = ()
-    """Part of the run at which each of progressive_sizes ends, rising, in (0, 1)."""
+    """Part of the run at which each of progressive_scales ends, rising, in (0, 1)."""
 
     def __post_init__(self) -> None:
         require_positive("schedule.epochs", self.epochs)
@@ -190,13 +190,15 @@ class ScheduleConfig:
         )
         ends = self.progressive_until
         require(
-            len(ends) == len(self.progressive_sizes)
+            len(ends) == len(self.progressive_scales)
             and list(ends) == sorted(set(ends))
             and all(0 < end < 1 for end in ends),
             "schedule.progressive_until",
             ends,
-            f"rising fractions in (0, 1), one for each of progressive_sizes={self.progressive_sizes}",
+            f"rising fractions in (0, 1), one for each of progressive_scales={self.progressive_scales}",
         )
+        for scale in self.progressive_scales:
+            require(0 < scale < 1, "schedule.progressive_scales", scale, "fractions in (0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,8 +273,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)
         check_divisible(self.data.image_size, self.model)
-        for size in self.schedule.progressive_sizes:
-            check_divisible(size, self.model)
         require(
             self.compute.accumulation_steps <= self.data.batch_size,
             "compute.accumulation_steps",

@@ -26,12 +26,18 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, config: ScheduleCo
     return config.final_fraction + (1 - config.final_fraction) * falling
 
 
-def input_size(step: int, total_steps: int, config: ScheduleConfig) -> int | None:
-    """Side of the square training images at a step, in pixels; None: the full size.
+def input_scale(step: int, total_steps: int, config: ScheduleConfig) -> float:
+    """Size of the training images at a step, as a fraction of the full size.
 
     Source: progressive resizing, as in arXiv:2104.00298, section 4, here without changing the augmentation.
     """
-    for size, end in zip(config.progressive_sizes, config.progressive_until, strict=True):
+    for scale, end in zip(config.progressive_scales, config.progressive_until, strict=True):
         if step < end * total_steps:
-            return size
-    return None
+            return scale
+    return 1.0
+
+
+def scaled_size(size: tuple[int, int], scale: float, stride: tuple[int, int]) -> tuple[int, int]:
+    """Height and width times `scale`, rounded to whole tokens of `stride` pixels, at least one."""
+    height, width = (max(1, round(side * scale / step)) * step for side, step in zip(size, stride, strict=True))
+    return height, width

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from vitrail import data, fsio, weights
 from vitrail.augment import Augment, Mix
 from vitrail.config import Preprocessing, RunConfig, to_json
+from vitrail.config.vit import token_stride
 from vitrail.data import Batch, ImageSet
 from vitrail.engine.evaluate import Evaluation, evaluate
 from vitrail.engine.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
-from vitrail.engine.schedule import input_size, lr_factor
+from vitrail.engine.schedule import input_scale, lr_factor, scaled_size
 from vitrail.engine.setup import fingerprints, model_config, needed_bytes, skipped
 from vitrail.engine.step import TrainStep
 from vitrail.errors import Interrupted, RunError
@@ -116,7 +117,7 @@ def train(
         if resume:
             loop.resume()
         else:
-            run_dir.start(config, {**environment(config, device), "data": fingerprints(train_set, held_out)})
+            run_dir.start(config, loop.environment)
         return loop.run()
     finally:
         torch.set_num_threads(threads)
@@ -147,14 +148,15 @@ class _Loop:
         self.schedule_steps = config.schedule.epochs * self.steps_per_epoch
         self.total_steps = min(self.schedule_steps, config.schedule.max_steps or self.schedule_steps)
         self.warmup_steps = round(config.schedule.warmup_epochs * self.steps_per_epoch)
+        described = fingerprints(train_set, held_out)
+        self.environment: dict[str, Any] = {**environment(config, device), "data": described}
         self.state = _State()
 
     def run(self) -> RunResult:
         """Train until the last step, evaluating and saving on the way."""
         total = min(self.total_steps * self.config.data.batch_size, self.config.schedule.epochs * self.num_examples)
         bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
-        bar.line(self._plan())
-        for line in skipped(self.train_set.errors):
+        for line in (self._plan(), *skipped(self.train_set.errors)):
             bar.line(line)
         try:
             with stop_on_signal() as stop:
@@ -183,7 +185,9 @@ class _Loop:
             bar.advance(len(batch.labels))
             last = state.step == self.total_steps
             if state.step % log_every == 0 or last:
-                self._log_loss(bar, epoch, float(loss), images / (time.perf_counter() - started))
+                self._log_loss(epoch, float(loss), images / (time.perf_counter() - started))
+            if bar.wants_note():
+                bar.note(f"epoch {epoch + 1}/{self.config.schedule.epochs} loss {float(loss):.3f}")
             if stop or last or (every and state.step % every == 0):
                 break
         if self.device.type == "cuda":
@@ -199,16 +203,16 @@ class _Loop:
         images, targets = self.augment(batch.images, batch.ids, epoch), batch.labels
         if self.config.augment.mixup or self.config.augment.cutmix:
             images, targets = self.mix(images, targets, epoch, batch_number)
-        size = input_size(self.state.step, self.schedule_steps, self.config.schedule)
-        if size:
-            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        scale = input_scale(self.state.step, self.schedule_steps, self.config.schedule)
+        if scale < 1:
+            size = scaled_size(self.preprocessing.image_size, scale, token_stride(self.config.model))
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
         factor = lr_factor(self.state.step, self.schedule_steps, self.warmup_steps, self.config.schedule)
         return self.train_step(images, targets, self.state.step, factor)
 
-    def _log_loss(self, bar: Progress, epoch: int, loss: float, rate: float) -> None:
+    def _log_loss(self, epoch: int, loss: float, rate: float) -> None:
         self._check_finite(loss, "loss")
         lr = self.optimizers[0].param_groups[0]["lr"]
-        bar.note(f"epoch {epoch + 1}/{self.config.schedule.epochs} loss {loss:.3f}")
         self.run_dir.log(
             {"step": self.state.step, "epoch": epoch + 1, "loss": loss, "lr": lr, "images_per_second": round(rate, 1)}
         )
@@ -263,17 +267,13 @@ class _Loop:
             preprocessing=self.preprocessing,
             recipe=to_json(self.config),
             metrics={**score, "accuracy": result.accuracy, "loss": result.loss, "step": self.state.step},
-            provenance={"source": "trained from scratch", "kind": model.config.kind, **self._provenance()},
+            provenance={
+                "source": "trained from scratch",
+                "kind": model.config.kind,
+                **{name: self.environment[name] for name in ("versions", "commit", "data")},
+            },
         )
         weights.save(path, model, card)
-
-    def _provenance(self) -> dict[str, Any]:
-        described = environment(self.config, self.device)
-        return {
-            "versions": described["versions"],
-            "commit": described["commit"],
-            "data": fingerprints(self.train_set, self.held_out),
-        }
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         if stop:
@@ -312,7 +312,7 @@ class _Loop:
 
     def _check_same_data(self) -> None:
         """Raise RunError when the data are not those that the run was started with."""
-        stored, found = self.run_dir.read_environment()["data"], fingerprints(self.train_set, self.held_out)
+        stored, found = self.run_dir.read_environment()["data"], self.environment["data"]
         for split, described in found.items():
             if stored.get(split, {}).get("fingerprint") != described["fingerprint"]:
                 raise RunError(

@@ -28,7 +28,7 @@ def _schedule(epochs: int) -> ScheduleConfig:
         epochs=epochs,
         warmup_epochs=0.05 * epochs,
         shape="linear",
-        progressive_sizes=(16, 24),
+        progressive_scales=(0.5, 0.75),
         progressive_until=(0.35, 0.7),
     )
 

@@ -2,10 +2,13 @@
 
 import contextlib
 import signal
+import time
 import types
 from collections.abc import Iterator
 
 from tqdm import tqdm
+
+NOTE_SECONDS = 1.0
 
 
 class Progress:
@@ -18,7 +21,7 @@ class Progress:
     """
 
     def __init__(self, total: int, *, done: int = 0, enabled: bool) -> None:
-        self.enabled = enabled
+        self.enabled, self._noted = enabled, 0.0
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -33,8 +36,13 @@ class Progress:
         """Count images that were trained on."""
         self._bar.update(images)
 
+    def wants_note(self) -> bool:
+        """Whether the words in the bar are a second old: reading a loss from the device each step would stall it."""
+        return self.enabled and time.monotonic() - self._noted > NOTE_SECONDS
+
     def note(self, text: str) -> None:
         """Show a few words in the bar."""
+        self._noted = time.monotonic()
         self._bar.set_postfix_str(text, refresh=False)
 
     def line(self, text: str) -> None:
