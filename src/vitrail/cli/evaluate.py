@@ -5,6 +5,7 @@ MODEL is a run directory or a vitrail model file. An image that cannot be read c
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
@@ -44,8 +45,8 @@ def run(args: argparse.Namespace) -> Answer:
         config = replace(config, spec=args.data)
     if not config.spec:
         raise ConfigError("This model does not say what it was trained on.", do="Add --data SPEC.")
-    if args.data_root is not None:
-        config = replace(config, root=args.data_root)
+    if args.data_root is not None or not Path(config.root).is_dir():  # a model travels, the folder of its training not
+        config = replace(config, root=args.data_root or "")
     splits = data.load(config, (args.split,), classes=card.classes, preprocessing=preprocessing, progress=True)
     result = evaluate(
         predictor.model, splits[args.split], preprocessing, batch_size=args.batch_size, progress=True

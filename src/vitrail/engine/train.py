@@ -110,10 +110,10 @@ def train(
     preprocessing = data.preprocessing_for(config.data)
     torch.manual_seed(config.seed)
     model = ViT(model_config(config.model, preprocessing, train_set.classes)).to(device)
-    loop = _Loop(config, run_dir, device, train_set, held_out, preprocessing, model, progress)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.compute.num_threads or threads)
     try:
+        loop = _Loop(config, run_dir, device, train_set, held_out, preprocessing, model, progress)
         if resume:
             loop.resume()
         else:
