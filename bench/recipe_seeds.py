@@ -21,8 +21,20 @@ KEYS = ("steps", "num_examples_seen", "train_seconds", "images_per_second")
 
 def train(recipe: str, seed: int, run: Path) -> dict[str, Any]:
     """Train one seed, or read what it came to."""
-    goes_on = ["--resume"] if (run / "config.json").exists() else ["--seed", str(seed)]
-    command = [sys.executable, "-m", "vitrail", "train", recipe, "--run", str(run), "--json", *goes_on]
+    goes_on = ["--resume"] if (run / "config.json").exists() else []
+    command = [
+        sys.executable,
+        "-m",
+        "vitrail",
+        "train",
+        recipe,
+        "--seed",
+        str(seed),
+        "--run",
+        str(run),
+        "--json",
+        *goes_on,
+    ]
     result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     evaluation = result["evaluation"]
     return {
