@@ -30,7 +30,7 @@ fmt: setup  ## format, and mend what a linter can mend
 	$(BIN)/ruff check --fix
 
 check: setup  ## format, lint, types, import ladder, sizes, forbidden calls
-	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/pyright
+	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/pyright -p .
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_sizes.py && $(BIN)/python scripts/check_calls.py
 
