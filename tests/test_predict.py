@@ -20,7 +20,7 @@ PROBABILITY_TOLERANCE = 1e-6
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("predict") / "run"
-    vitrail.train(tiny_run(schedule={"epochs": 4}, optim={"lr": 5e-3}), path)
+    vitrail.train(tiny_run(schedule={"epochs": 12}, optim={"lr": 5e-3}), path)
     return path
 
 

@@ -17,7 +17,7 @@ from tests.support.runs import tiny_run
 from vitrail import data, recipes
 from vitrail.cli import main
 
-FAST = ["--schedule.epochs", "3", "--schedule.warmup-epochs", "0.5", "--model.num-hidden-layers", "2",
+FAST = ["--schedule.epochs", "3", "--model.num-hidden-layers", "2",
         "--model.hidden-size", "32", "--model.num-attention-heads", "2", "--data.batch-size", "128"]  # fmt: skip
 
 
@@ -138,8 +138,6 @@ def test_own_folder_without_a_test_split(capsys: pytest.CaptureFixture[str], tmp
         "16",
         "--schedule.epochs",
         "1",
-        "--schedule.warmup-epochs",
-        "0",
     ]
     settings += ["--data.validation-fraction", "0.2", "--compute.compile", "False"]
     args = ["train", "digits", "--data", str(tmp_path / "photos"), "--run", str(tmp_path / "my run"), *settings]

@@ -140,7 +140,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("wrong") / "run"
-    settings = ["--schedule.epochs", "1", "--schedule.warmup-epochs", "0", "--model.num-hidden-layers", "1"]
+    settings = ["--schedule.epochs", "1", "--model.num-hidden-layers", "1"]
     assert main(["train", "digits", "--run", str(path), *settings]) == 0
     return str(path)
 

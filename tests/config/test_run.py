@@ -28,7 +28,7 @@ from vitrail.errors import ConfigError
         ("optim", {"betas": (0.9, 1.0)}, "optim.betas"),
         ("optim", {"ema_decay": 1.0}, "optim.ema-decay"),
         ("schedule", {"epochs": 0}, "schedule.epochs"),
-        ("schedule", {"warmup_epochs": 10.0}, "schedule.warmup-epochs"),
+        ("schedule", {"warmup_fraction": 1.0}, "schedule.warmup-fraction"),
         ("schedule", {"final_fraction": 2.0}, "schedule.final-fraction"),
         ("evaluation", {"batch_size": 0}, "evaluation.batch-size"),
         ("checkpoint", {"keep": 0}, "checkpoint.keep"),

@@ -195,7 +195,7 @@ def test_an_unreadable_training_image_is_named_and_skipped(tmp_path: Path, capsy
     (tmp_path / "data" / "3" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     config = tiny_run(
         data={"spec": str(tmp_path / "data"), "batch_size": 16, "validation_fraction": 0.3},
-        evaluation={"split": "val"}, schedule={"epochs": 1, "warmup_epochs": 0.0},
+        evaluation={"split": "val"}, schedule={"epochs": 1, "warmup_fraction": 0.0},
     )  # fmt: skip
     result = vitrail.train(config, tmp_path / "run", progress=True)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -216,7 +216,7 @@ def test_resume_refuses_settings_that_change_the_result() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    config = tiny_run(optim={"name": "sgd", "lr": 1e12}, schedule={"warmup_epochs": 0.0})
+    config = tiny_run(optim={"name": "sgd", "lr": 1e12}, schedule={"warmup_fraction": 0.0})
     with pytest.raises(RunError, match=r"loss is (nan|inf)"):
         vitrail.train(config, tmp_path / "run")
 

@@ -14,7 +14,10 @@ TINY_MODEL = ArchitectureConfig(
 def tiny_run(**sections: dict[str, Any]) -> RunConfig:
     """The digits recipe with a tiny model for two epochs, and fields of sections changed."""
     config = dataclasses.replace(recipes.get("digits"), model=TINY_MODEL)
-    changes: dict[str, dict[str, Any]] = {"schedule": {"epochs": 2, "warmup_epochs": 0.5}, "data": {"batch_size": 128}}
+    changes: dict[str, dict[str, Any]] = {
+        "schedule": {"epochs": 2, "warmup_fraction": 0.25},
+        "data": {"batch_size": 128},
+    }
     for name, fields in sections.items():
         changes[name] = changes.get(name, {}) | fields
     parts = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in changes.items()}

@@ -166,8 +166,8 @@ class ScheduleConfig:
     """Passes over the training set."""
     max_steps: int = 0
     """Stop after this many optimiser steps, with the schedule of the full run; 0: no such stop."""
-    warmup_epochs: float = 0.0
-    """Linear rise from 0 at the start."""
+    warmup_fraction: float = 0.0
+    """Part of the run over which the learning rate rises linearly from 0, in [0, 1)."""
     shape: Literal["cosine", "linear", "constant"] = "cosine"
     """After the warm-up: down to final_fraction, or constant."""
     final_fraction: float = 0.0
@@ -179,15 +179,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         require_positive("schedule.epochs", self.epochs)
-        for name in ("max_steps", "warmup_epochs"):
-            require_not_negative(f"schedule.{name}", getattr(self, name))
+        require_not_negative("schedule.max_steps", self.max_steps)
+        require_fraction("schedule.warmup_fraction", self.warmup_fraction)
         require(0 <= self.final_fraction <= 1, "schedule.final_fraction", self.final_fraction, "a fraction in [0, 1]")
-        require(
-            self.warmup_epochs < self.epochs,
-            "schedule.warmup_epochs",
-            self.warmup_epochs,
-            f"fewer than schedule.epochs={self.epochs}",
-        )
         ends = self.progressive_until
         require(
             len(ends) == len(self.progressive_scales)

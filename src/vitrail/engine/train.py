@@ -147,7 +147,7 @@ class _Loop:
         self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
         self.schedule_steps = config.schedule.epochs * self.steps_per_epoch
         self.total_steps = min(self.schedule_steps, config.schedule.max_steps or self.schedule_steps)
-        self.warmup_steps = round(config.schedule.warmup_epochs * self.steps_per_epoch)
+        self.warmup_steps = round(config.schedule.warmup_fraction * self.schedule_steps)
         described = fingerprints(train_set, held_out)
         self.environment: dict[str, Any] = {**environment(config, device), "data": described}
         self.state = _State()

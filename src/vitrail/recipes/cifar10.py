@@ -26,7 +26,7 @@ def _schedule(epochs: int) -> ScheduleConfig:
     """Small images first: most of what is learnt early does not need the detail, and costs a quarter."""
     return ScheduleConfig(
         epochs=epochs,
-        warmup_epochs=0.05 * epochs,
+        warmup_fraction=0.05,
         shape="linear",
         progressive_scales=(0.5, 0.75),
         progressive_until=(0.35, 0.7),
@@ -120,7 +120,7 @@ def cifar10() -> RunConfig:
             flip=0.5, crop_padding=4, policy="rand-augment", erasing=0.25, cutmix=1.0, mix_probability=0.5
         ),
         optim=OptimConfig(name="muon", lr=1e-3, muon_lr=0.02, label_smoothing=0.1, ema_decay=0.999),
-        schedule=ScheduleConfig(epochs=200, warmup_epochs=5.0),
+        schedule=ScheduleConfig(epochs=200, warmup_fraction=0.025),
         evaluation=EvaluationConfig(split="test", every_epochs=0, batch_size=2000),
         compute=ComputeConfig(precision="bf16", compile=True),
     )

@@ -35,7 +35,7 @@ def digits() -> RunConfig:
         ),
         augment=AugmentConfig(rotation=10.0, translate=0.08, scale=(0.9, 1.1), shear=5.0),
         optim=OptimConfig(name="muon", lr=2e-3, muon_lr=0.02, betas=(0.9, 0.95), label_smoothing=0.1),
-        schedule=ScheduleConfig(epochs=40, warmup_epochs=2.0, shape="linear"),
+        schedule=ScheduleConfig(epochs=40, warmup_fraction=0.05, shape="linear"),
         compute=ComputeConfig(num_threads=1),  # the tensors are too small to share among threads
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )
