@@ -115,7 +115,7 @@ def test_predict_on_a_folder_of_mixed_files(capsys: pytest.CaptureFixture[str], 
     assert first["top"][0] == {"label": first["label"], "probability": first["probability"]}
     assert main(["predict", str(run), str(images)]) == 0
     text = capsys.readouterr().out
-    assert text.count("not an image:") == 2
+    assert text.count("unreadable:") == 2
     assert str(images / "a.png") in text
 
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Answer:
         for p in predictions
     ]
     text = table(("file", "label", "probability", "next"), rows)
-    return Answer("\n".join([text, *(f"not an image: {error}" for error in errors)]), values)
+    return Answer("\n".join([text, *(f"unreadable: {error}" for error in errors)]), values)
 
 
 def _files(paths: list[Path]) -> list[Path]:
