@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     # Before torch loads: threads that spin 3,000 turns for their next piece of work, not 300,000, are as fast on a
-    # quiet machine and do not starve each other on a busy one (docs/LOG.md).
+    # quiet machine and take less from each other on a busy one (docs/LOG.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     words, settings = split_settings(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
