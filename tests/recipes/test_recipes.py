@@ -59,7 +59,7 @@ def test_the_reference_is_the_one_of_the_design() -> None:
 
 def test_plain_and_conv_recipes_are_labelled() -> None:
     kinds = {name: recipes.get(name).model.kind for name in recipes.names()}
-    assert {name for name, kind in kinds.items() if kind == "ViT + conv"} == {"cifar10-cpu-conv"}
+    assert {name for name, kind in kinds.items() if kind == "ViT + conv"} == {"cifar10-cpu-conv", "cifar100-cpu-conv"}
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

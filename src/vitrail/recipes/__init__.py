@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError
 from vitrail.recipes.cifar10 import cifar10, cifar10_cpu, cifar10_cpu_conv
+from vitrail.recipes.cifar100 import cifar100_cpu, cifar100_cpu_conv
 from vitrail.recipes.digits import digits
 from vitrail.recipes.reference import reference_scratch
 
@@ -17,6 +18,8 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar10-cpu": cifar10_cpu,
     "cifar10-cpu-conv": cifar10_cpu_conv,
     "cifar10": cifar10,
+    "cifar100-cpu": cifar100_cpu,
+    "cifar100-cpu-conv": cifar100_cpu_conv,
     "reference-scratch": reference_scratch,
 }
 _STATED: tuple[str, ...] = ("command", "hardware", "time", "expected", "source")

@@ -1,0 +1,55 @@
+"""CIFAR-100 on a laptop's CPU: the weights that come with the package, `builtin:NAME`, are made by these.
+
+The score is of the final weights on the 10,000 test images; nothing was chosen on them. Trials: docs/LOG.md.
+"""
+
+from dataclasses import replace
+
+from vitrail.config import RunConfig, ScheduleConfig
+from vitrail.recipes.cifar10 import cifar10_cpu, cifar10_cpu_conv
+
+# Of the training images, pixels in [0, 1].
+CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
+CIFAR100_STD = (0.2673, 0.2564, 0.2762)
+
+
+def _on_cifar100(config: RunConfig, epochs: int) -> RunConfig:
+    return replace(
+        config,
+        data=replace(config.data, spec="cifar100", mean=CIFAR100_MEAN, std=CIFAR100_STD),
+        schedule=ScheduleConfig(
+            epochs=epochs,
+            warmup_fraction=0.05,
+            shape="linear",
+            progressive_scales=(0.5, 0.75),
+            progressive_until=(0.35, 0.7),
+        ),
+    )
+
+
+def cifar100_cpu() -> RunConfig:
+    """Plain ViT on CIFAR-100, with a class token: made for fine-tuning and looking into.
+
+    Command: vitrail train cifar100-cpu
+    Hardware: one CPU core (AMD EPYC, AVX-512), fp32
+    Time: not measured yet
+    Expected: not measured yet
+    Source: ours; Muon after Jordan et al. 2024
+    """
+    config = _on_cifar100(cifar10_cpu(), epochs=20)
+    model = replace(
+        config.model, hidden_size=96, num_attention_heads=3, num_hidden_layers=5, use_class_token=True, pooling="cls"
+    )
+    return replace(config, model=model)
+
+
+def cifar100_cpu_conv() -> RunConfig:
+    """ViT + conv on CIFAR-100: five 3x3 convolutions before the encoder.
+
+    Command: vitrail train cifar100-cpu-conv
+    Hardware: one CPU core (AMD EPYC, AVX-512), fp32
+    Time: not measured yet
+    Expected: not measured yet
+    Source: ours; early convolutions after arXiv:2106.14881, Muon after Jordan et al. 2024
+    """
+    return _on_cifar100(cifar10_cpu_conv(), epochs=20)
