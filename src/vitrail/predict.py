@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from PIL import Image
 
 from vitrail import weights
 from vitrail.augment import prepare
-from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.config.vit import check_divisible
 from vitrail.data import load_image
@@ -72,13 +71,15 @@ class Predictor:
     ) -> None:
         self.device = pick_device(device)
         loaded, self.card = model if isinstance(model, tuple) else weights.load(model)
-        if not self.card.classes:
+        if not self.card.geometry.num_labels:
             raise InputError("This model has no classifier.", got="features only", expected="a model with classes")
+        unnamed = tuple(f"class {i}" for i in range(self.card.geometry.num_labels))
+        self.labels: tuple[str, ...] = self.card.classes or unnamed
         self.model = loaded.to(self.device).eval()
         self.preprocessing = self.card.preprocessing
         if image_size is not None:
             check_divisible(image_size, self.card.geometry, "image-size")
-            self.preprocessing = resized(self.preprocessing, pair(image_size))
+            self.preprocessing = self.preprocessing.resized(pair(image_size))
 
     def __call__(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5) -> list[Prediction]:
         """Classify images.
@@ -130,16 +131,9 @@ class Predictor:
         probabilities = self.model(images, interpolate_pos_encoding=other_size)["logits"].float().softmax(1)
         if not bool(probabilities.isfinite().all()):
             raise WeightsError("The model answers with numbers that are not finite.", do="Train it again.")
-        best = probabilities.topk(min(top, len(self.card.classes)))
+        best = probabilities.topk(min(top, len(self.labels)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [tuple(Ranked(self.card.classes[i], value) for i, value in zip(*row, strict=True)) for row in rows]
-
-
-def resized(preprocessing: Preprocessing, image_size: tuple[int, int]) -> Preprocessing:
-    """The same preprocessing for another input size; decoding follows where it went straight to that size."""
-    follows = preprocessing.decode_size == preprocessing.image_size
-    decode_size = image_size if follows else preprocessing.decode_size
-    return replace(preprocessing, image_size=image_size, decode_size=decode_size)
+        return [tuple(Ranked(self.labels[i], value) for i, value in zip(*row, strict=True)) for row in rows]
 
 
 def _name(image: ImageLike) -> str:

@@ -89,7 +89,7 @@ def _rewritten(path: Path, change: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "newer format"),
+        ({"format_version": 3}, "newer format"),
         ({"format_version": "1"}, "newer format"),
         ({"classes": ["a"]}, "description is damaged"),
         ({"geometry": {}}, "description is damaged"),

@@ -11,7 +11,7 @@ from typing import Any
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.settings import check_nproc, size_option
 from vitrail.config import DataConfig, from_json
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, InputError
 
 _MOST_CLASSES = 40
 
@@ -40,6 +40,12 @@ def run(args: argparse.Namespace) -> Answer:
 
     predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
     card, preprocessing = predictor.card, predictor.preprocessing
+    if not card.classes:
+        raise InputError(
+            f"{args.model}: its classes have no names, so they cannot be matched with those of the data.",
+            got=f"{card.geometry.num_labels} unnamed classes",
+            do='Name them: vitrail.load(..., classes=[...], head="keep"), then vitrail.save.',
+        )
     config = _trained_on(card.recipe)
     if args.data is not None:
         config = replace(config, spec=args.data)
@@ -57,7 +63,7 @@ def run(args: argparse.Namespace) -> Answer:
 def _trained_on(recipe: dict[str, Any]) -> DataConfig:
     """Settings of the training data, so that what was held out is held out again; an empty spec when unknown."""
     try:
-        return from_json(DataConfig, recipe.get("data"), "data")
+        return from_json(DataConfig, recipe.get("data"), "data", allow_missing=True)
     except ConfigError:
         return DataConfig(spec="")
 

@@ -1,6 +1,6 @@
 """How an image file becomes the model's input: written into every model file, followed by train, eval and predict."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vitrail.config.checks import require, require_positive
@@ -52,3 +52,10 @@ class Preprocessing:
     def num_channels(self) -> int:
         """3 for RGB, 1 for L."""
         return 3 if self.channels == "RGB" else 1
+
+    def resized(self, image_size: tuple[int, int]) -> "Preprocessing":
+        """The same steps for another input size; decoding follows where it went straight to that size."""
+        if image_size == self.image_size:
+            return self
+        follows = self.decode_size == self.image_size
+        return replace(self, image_size=image_size, decode_size=image_size if follows else self.decode_size)

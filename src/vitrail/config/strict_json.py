@@ -16,13 +16,15 @@ def to_json(config: Any) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
-def from_json(kind: type[T], values: object, where: str = "") -> T:
+def from_json(kind: type[T], values: object, where: str = "", *, allow_missing: bool = False) -> T:
     """Build a config dataclass from what `to_json` gave.
 
     Args:
         kind: the dataclass.
         values: nested dicts of JSON values.
         where: dotted name of this part, for messages.
+        allow_missing: a field that was added after the file was written takes its default, which is chosen to mean
+            what was done before the field existed.
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or range.
     """
@@ -36,11 +38,13 @@ def from_json(kind: type[T], values: object, where: str = "") -> T:
             raise ConfigError(
                 f"{label} has no field {name!r}.", expected=repr(near[0]) if near else f"one of {', '.join(fields)}"
             )
-    for name in fields:
-        if name not in values:
+    for name, field in fields.items():
+        optional = allow_missing and not (field.default is field.default_factory is dataclasses.MISSING)
+        if name not in values and not optional:
             raise ConfigError(f"{label} lacks the field {name!r}.")
     hints = typing.get_type_hints(kind)
-    return kind(**{n: _typed(hints[n], v, f"{where}.{n}" if where else n) for n, v in values.items()})
+    typed = {n: _typed(hints[n], v, f"{where}.{n}" if where else n, allow_missing) for n, v in values.items()}
+    return kind(**typed)
 
 
 def _plain(value: Any) -> Any:
@@ -49,15 +53,15 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
+def _typed(hint: Any, value: Any, where: str, allow_missing: bool) -> Any:
     """Check one JSON value against its annotation; lists become tuples."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast(type, hint), value, where)
+        return from_json(typing.cast(type, hint), value, where, allow_missing=allow_missing)
     if origin in (typing.Union, types.UnionType):
         for option in options:
             try:
-                return _typed(option, value, where)
+                return _typed(option, value, where, allow_missing)
             except ConfigError:
                 continue
     elif origin is typing.Literal:
@@ -66,7 +70,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     elif origin is tuple and isinstance(value, list):
         inner = [options[0]] * len(value) if options[1:] == (...,) else list(options)
         if len(inner) == len(value):
-            return tuple(_typed(h, v, where) for h, v in zip(inner, value, strict=True))
+            return tuple(_typed(h, v, where, allow_missing) for h, v in zip(inner, value, strict=True))
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif hint is type(None) and value is None:

@@ -25,6 +25,10 @@ NAMED_SIZES = {
     "G": (1664, 48, 16, 8192),
 }
 
+PositionResampling = Literal[
+    "bicubic", "bicubic_antialias", "bicubic_scale", "bicubic_aligned", "bilinear", "bilinear_aligned"
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureConfig:
@@ -44,16 +48,28 @@ class ArchitectureConfig:
     """Bias in the fused query, key and value projection."""
     attention_scale: float | None = None
     """Factor of the attention scores; None: 1 / sqrt(head width)."""
-    pooling: Literal["cls", "mean"] = "cls"
-    """What is classified: the class token, or the mean over the patch tokens."""
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
+    """In the MLP: exact GELU, its tanh approximation, x * sigmoid(1.702 x), or the gated SwiGLU (arXiv:2002.05202)."""
+    pooling: Literal["cls", "mean", "max", "mean_max", "map", "cls_mean", "cls_dist"] = "cls"
+    """What is classified: the class token; the mean or maximum over the patch tokens, or the average of both; attention
+    pooling (map, arXiv:2106.04560); class token and mean side by side (cls_mean, arXiv:2304.07193); the class and the
+    distillation token, each with a classifier, averaged (cls_dist, arXiv:2012.12877)."""
+    final_norm: Literal["tokens", "pooled"] = "tokens"
+    """The last LayerNorm is on every token before pooling (norm), or on what was pooled (fc_norm)."""
     use_class_token: bool = True
     """A learned class token before the patches; needed for pooling=cls."""
+    use_distillation_token: bool = False
+    """A learned distillation token after the class token (arXiv:2012.12877)."""
     use_mask_token: bool = False
     """A learned token that stands in for masked patches (bool_masked_pos)."""
     num_registers: int = 0
     """Learned register tokens after the class token (arXiv:2309.16588)."""
     position: Literal["learned", "sincos"] = "learned"
     """Position embedding: learned one per token, or fixed two-dimensional sine and cosine."""
+    prefix_positions: bool = True
+    """The class and distillation tokens have positions too; False: the patches alone."""
+    position_resampling: PositionResampling = "bicubic"
+    """How learned positions reach another grid; each library has its own rule (vitrail.model.position)."""
     embedding_dropout: float = 0.0
     """Dropout after the position embedding, in [0, 1)."""
     attention_dropout: float = 0.0
@@ -83,6 +99,7 @@ class ArchitectureConfig:
     """Side of the max-pooling after each convolution of the stem, 1: none; empty: none anywhere."""
 
     def __post_init__(self) -> None:
+        self._check_tokens()
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "layer_norm_eps"):
             require_positive(f"model.{name}", getattr(self, name))
         for side in pair(self.patch_size):
@@ -107,13 +124,6 @@ class ArchitectureConfig:
             "a multiple of 4 for position=sincos (sine and cosine of two coordinates)",
         )
         require(
-            self.pooling != "cls" or self.use_class_token,
-            "model.use_class_token",
-            False,
-            "True, because pooling=cls classifies that token",
-            "Use --model.pooling mean, or keep the class token.",
-        )
-        require(
             len(self.stem_channels) == len(self.stem_strides) and all(s >= 1 for s in self.stem_strides),
             "model.stem_strides",
             self.stem_strides,
@@ -125,6 +135,44 @@ class ArchitectureConfig:
             self.stem_pools,
             f"nothing, or one side of at least 1 for each of stem_channels={self.stem_channels}",
         )
+
+    def _check_tokens(self) -> None:
+        """Raise ConfigError unless the tokens that the pooling needs are there."""
+        require(
+            not self.pooling.startswith("cls") or self.use_class_token,
+            "model.use_class_token",
+            False,
+            f"True, because pooling={self.pooling} classifies that token",
+            "Use --model.pooling mean, or keep the class token.",
+        )
+        require(
+            self.pooling != "cls_dist" or self.use_distillation_token,
+            "model.use_distillation_token",
+            False,
+            "True, because pooling=cls_dist classifies that token",
+        )
+        require(
+            not self.use_distillation_token or self.use_class_token,
+            "model.use_class_token",
+            False,
+            "True, because a distillation token stands beside a class token",
+        )
+        require(
+            self.final_norm == "tokens" or self.pooling not in ("map", "cls_mean", "cls_dist"),
+            "model.final_norm",
+            self.final_norm,
+            f"tokens, with pooling={self.pooling}",
+        )
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: class, distillation, registers."""
+        return int(self.use_class_token) + int(self.use_distillation_token) + self.num_registers
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Rows of the position embedding before those of the patches."""
+        return (int(self.use_class_token) + int(self.use_distillation_token)) * self.prefix_positions
 
     @property
     def intermediate_size(self) -> int:

@@ -9,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitrail.config import ViTConfig
+from vitrail.config.vit import PositionResampling
+
 TEMPERATURE = 10_000.0  # arXiv:1706.03762, section 3.5
 
 
@@ -32,8 +35,28 @@ def sincos_positions(
     return torch.cat((x.sin(), x.cos(), y.sin(), y.cos()), dim=-1).flatten(0, 1)[None]
 
 
+def fixed_positions(config: ViTConfig) -> Float[Tensor, "1 rows D"]:
+    """The sine-cosine embedding of a whole model: zero rows for tokens before the patches, which are nowhere."""
+    patches = sincos_positions(config.grid, config.hidden_size)
+    return F.pad(patches, (0, 0, config.num_prefix_positions, 0))
+
+
+# Rule: mode, antialias, align_corners, offset of the scale factor.
+_RULES: dict[str, tuple[str, bool, bool | None, float]] = {
+    "bicubic": ("bicubic", False, False, 0.0),  # transformers' ViT and DINOv2; DeiT and MAE
+    "bicubic_antialias": ("bicubic", True, False, 0.0),  # timm; DINOv2 with registers
+    "bicubic_scale": ("bicubic", False, False, 0.1),  # facebookresearch/dinov2 without registers
+    "bicubic_aligned": ("bicubic", False, True, 0.0),  # torchvision
+    "bilinear": ("bilinear", False, False, 0.0),  # FlexiViT; timm when it reads .npz
+    "bilinear_aligned": ("bilinear", False, True, 0.0),  # google-research: scipy.ndimage.zoom of order 1
+}
+
+
 def resample_positions(
-    positions: Float[Tensor, "1 old width"], old: tuple[int, int], new: tuple[int, int]
+    positions: Float[Tensor, "1 old width"],
+    old: tuple[int, int],
+    new: tuple[int, int],
+    rule: PositionResampling = "bicubic",
 ) -> Float[Tensor, "1 new width"]:
     """Resample learned position embeddings to another patch grid, in fp32; the old grid gives the old values.
 
@@ -41,9 +64,16 @@ def resample_positions(
         positions: one row per patch, prefix tokens already removed.
         old: grid of `positions`; need not be square.
         new: the wanted grid.
-    Source: arXiv:2010.11929, section 3.2. Bicubic without antialiasing, by size, as
-        huggingface/transformers:src/transformers/models/vit/modeling_vit.py does.
+        rule: whose resampling; bicubic is that of huggingface/transformers:src/transformers/models/vit/modeling_vit.py.
+    Source: arXiv:2010.11929, section 3.2; the rule of each library as in the table above.
     """
+    if old == new:
+        return positions
+    mode, antialias, align_corners, offset = _RULES[rule]
     image = positions.float().unflatten(1, old).permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=new, mode="bicubic", align_corners=False, antialias=False)
+    if offset:
+        factors = [(n + offset) / o for o, n in zip(old, new, strict=True)]
+        image = F.interpolate(image, scale_factor=factors, mode=mode, align_corners=align_corners)
+    else:
+        image = F.interpolate(image, size=new, mode=mode, align_corners=align_corners, antialias=antialias)
     return image.flatten(2).transpose(1, 2).to(positions.dtype)

@@ -18,6 +18,8 @@ from vitrail.config.checks import pair
 from vitrail.config.vit import token_stride
 from vitrail.errors import InputError
 from vitrail.model.init import initialise_layers, mimetic_attention, scale_by_inputs, truncated_normal
+from vitrail.model.mlp import ACTIVATIONS, SwiGLU
+from vitrail.model.pooling import AttentionPooling, pool_tokens
 from vitrail.model.position import resample_positions, sincos_positions
 from vitrail.model.stem import ConvStem
 
@@ -73,16 +75,17 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with an exact GELU between, applied to each token alone."""
+    """Two layers with a GELU between, applied to each token alone."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.activation]
         self.dropout = _dropout(config.projection_dropout)
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
 
 
 class LayerScale(nn.Module):
@@ -123,7 +126,7 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ls1 = LayerScale(width) if config.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = MLP(config)
+        self.mlp = SwiGLU(config) if config.activation == "swiglu" else MLP(config)
         self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
         self.drop_path = StochasticDepth(drop_rate) if drop_rate else nn.Identity()
 
@@ -144,12 +147,13 @@ class ViT(nn.Module):
         self.config = config
         width, depth = config.hidden_size, config.num_hidden_layers
         channels = config.stem_channels[-1] if config.stem_channels else config.num_channels
-        num_positions = config.grid[0] * config.grid[1] + int(config.use_class_token)
+        num_positions = config.grid[0] * config.grid[1] + config.num_prefix_positions
 
         stem = ConvStem(config.num_channels, config.stem_channels, config.stem_strides, config.stem_pools)
         self.stem = stem if config.stem_channels else nn.Identity()
         self.patch_embed = PatchEmbedding(channels, width, pair(config.patch_size))
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_class_token else None
+        self.dist_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_distillation_token else None
         self.reg_token = nn.Parameter(torch.empty(1, config.num_registers, width)) if config.num_registers else None
         self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_mask_token else None
         self.pos_embed: Tensor
@@ -161,8 +165,11 @@ class ViT(nn.Module):
 
         drop_rates = [config.stochastic_depth * layer / max(depth - 1, 1) for layer in range(depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in drop_rates)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.head = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
+        norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm, self.fc_norm = (norm, nn.Identity()) if config.final_norm == "tokens" else (nn.Identity(), norm)
+        self.attn_pool = AttentionPooling(config, MLP(config)) if config.pooling == "map" else None
+        self.head = _head(config)
+        self.head_dist = _head(config) if config.pooling == "cls_dist" else None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -170,15 +177,17 @@ class ViT(nn.Module):
         """Give every parameter, and the fixed positions, their first values; vitrail.model.init has the table."""
         config = self.config
         initialise_layers(self, config.initializer_range)
-        for token in (self.cls_token, self.reg_token, self.pos_embed):
+        latent = self.attn_pool.latent if self.attn_pool else None
+        for token in (self.cls_token, self.dist_token, self.reg_token, self.pos_embed, latent):
             if token is not None:
                 truncated_normal(token, config.initializer_range)
         if self.mask_token is not None:
             self.mask_token.zero_()
         if config.init == "zero-residual":
             scale_by_inputs(self.patch_embed.proj, 1.0)
-            if isinstance(self.head, nn.Linear):
-                scale_by_inputs(self.head, 0.0)
+            for head in (self.head, self.head_dist):
+                if isinstance(head, nn.Linear):
+                    scale_by_inputs(head, 0.0)
         for layer in self.stem.modules():
             if isinstance(layer, nn.Conv2d):
                 scale_by_inputs(layer, 2**0.5)
@@ -189,13 +198,11 @@ class ViT(nn.Module):
             if config.init == "mimetic":
                 mimetic_attention(block.attn.qkv, block.attn.proj, config.num_attention_heads)
             elif config.init == "zero-residual":
-                for layer, gain in (
-                    (block.attn.qkv, 0.6),
-                    (block.attn.proj, 0),
-                    (block.mlp.fc1, 0.6),
-                    (block.mlp.fc2, 0),
-                ):
-                    scale_by_inputs(layer, gain)
+                first = (block.mlp.gate, block.mlp.up) if isinstance(block.mlp, SwiGLU) else (block.mlp.fc1,)
+                for layer in (block.attn.qkv, *first):
+                    scale_by_inputs(layer, 0.6)
+                for layer in (block.attn.proj, block.mlp.fc2):
+                    scale_by_inputs(layer, 0.0)
             for scale in (block.ls1, block.ls2):
                 if isinstance(scale, LayerScale):
                     scale.gamma.fill_(config.layer_scale)
@@ -207,14 +214,16 @@ class ViT(nn.Module):
             ConfigError: num_labels is negative.
         """
         self.config = dataclasses.replace(self.config, num_labels=num_labels)
-        like = self.norm.weight
-        head = nn.Linear(self.config.hidden_size, num_labels) if num_labels else nn.Identity()
-        self.head = head.to(device=like.device, dtype=like.dtype)
+        like = self.patch_embed.proj.weight
+        self.head = _head(self.config).to(device=like.device, dtype=like.dtype)
         initialise_layers(self.head, self.config.initializer_range)
+        if self.head_dist is not None:
+            self.head_dist = _head(self.config).to(device=like.device, dtype=like.dtype)
+            initialise_layers(self.head_dist, self.config.initializer_range)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the tokens and positions, which weight decay would pull towards no image at all."""
-        names = {"cls_token", "reg_token", "mask_token", "pos_embed"}
+        names = {"cls_token", "dist_token", "reg_token", "mask_token", "pos_embed", "attn_pool.latent"}
         return {name for name, _ in self.named_parameters() if name in names}
 
     def forward(
@@ -233,7 +242,7 @@ class ViT(nn.Module):
             bool_masked_pos: True where the mask token replaces a patch, row-major.
             interpolate_pos_encoding: resample the positions to the grid of these images, of any size that divides.
         Returns:
-            "logits" [B, L], or the pooled features [B, D] with num_labels=0; with labels also "loss", the mean
+            "logits" [B, L], or what `pool` gives with num_labels=0; with labels also "loss", the mean
             cross-entropy in fp32.
         Raises:
             InputError: a shape, dtype or range is wrong.
@@ -242,6 +251,8 @@ class ViT(nn.Module):
             self._check_labels(labels, pixel_values.shape[0])
         tokens = self.forward_features(pixel_values, bool_masked_pos, interpolate_pos_encoding)
         logits = self.head(self.pool(tokens))  # equation (4)
+        if self.head_dist is not None:
+            logits = (logits + self.head_dist(tokens[:, 1])) / 2
         if labels is None:
             return {"logits": logits}
         return {"loss": F.cross_entropy(logits.float(), labels), "logits": logits}
@@ -252,44 +263,48 @@ class ViT(nn.Module):
         bool_masked_pos: Bool[Tensor, "B patches"] | None = None,
         interpolate_pos_encoding: bool = False,
     ) -> Float[Tensor, "B N D"]:
-        """Encode images as tokens after the final norm: class token, registers, patches. Arguments as of forward."""
+        """Encode images as tokens after the final norm: class, distillation, registers, patches. Arguments: see forward."""
         x = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
-    def pool(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
-        """Reduce tokens to what is classified: the class token, or the mean over patches without the others."""
-        if self.config.pooling == "cls":
-            return tokens[:, 0]
-        num_prefix = int(self.config.use_class_token) + self.config.num_registers
-        return tokens[:, num_prefix:].mean(dim=1)
+    def pool(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B features"]:
+        """Reduce tokens to what is classified: [B, D], or [B, 2D] for cls_mean; of cls_dist, the class token."""
+        num_prefix = self.config.num_prefix_tokens
+        if self.attn_pool is not None:
+            return self.attn_pool(tokens[:, num_prefix:])
+        kind = "cls" if self.config.pooling == "cls_dist" else self.config.pooling
+        return self.fc_norm(pool_tokens(tokens, kind, num_prefix))
 
     def _embed(self, pixel_values: Tensor, bool_masked_pos: Tensor | None, interpolate: bool) -> Tensor:
-        """Equation (1): patches, class token, positions; then the registers, which have no position."""
+        """Equation (1): patches, class and distillation token, positions; then the registers, without positions."""
         self._check_images(pixel_values, interpolate)
         stride_y, stride_x = token_stride(self.config)
         grid = pixel_values.shape[2] // stride_y, pixel_values.shape[3] // stride_x
         x = self.patch_embed(self.stem(pixel_values.to(self.patch_embed.proj.weight.dtype)))
         if bool_masked_pos is not None:
             x = torch.where(bool_masked_pos[..., None], self._checked_mask_token(bool_masked_pos, x), x)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = x + self._positions(grid, interpolate)
+        positions = self._positions(grid, interpolate)
+        tokens = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
+        if self.config.prefix_positions:
+            x = torch.cat((*tokens, x), dim=1) + positions
+        else:
+            x = torch.cat((*tokens, x + positions), dim=1)
         if self.reg_token is not None:
-            first = int(self.config.use_class_token)
-            x = torch.cat((x[:, :first], self.reg_token.expand(x.shape[0], -1, -1), x[:, first:]), dim=1)
+            first = len(tokens)
+            x = torch.cat((x[:, :first], self.reg_token.expand(len(x), -1, -1), x[:, first:]), dim=1)
         return self.embedding_dropout(x)
 
     def _positions(self, grid: tuple[int, int], interpolate: bool) -> Tensor:
-        """Positions of the class token and of each patch of `grid`."""
+        """Positions of the prefix tokens that have one, and of each patch of `grid`."""
         if not interpolate:
             return self.pos_embed
-        first = int(self.config.use_class_token)
+        first = self.config.num_prefix_positions
         if self.config.position == "sincos":
             patches = sincos_positions(grid, self.config.hidden_size, self.pos_embed.device).to(self.pos_embed.dtype)
             return F.pad(patches, (0, 0, first, 0))  # the class token is nowhere: zero
-        patches = resample_positions(self.pos_embed[:, first:], self.config.grid, grid)
+        patches = resample_positions(self.pos_embed[:, first:], self.config.grid, grid, self.config.position_resampling)
         return torch.cat((self.pos_embed[:, :first], patches), dim=1)
 
     def _check_images(self, pixel_values: Tensor, interpolate: bool) -> None:
@@ -361,3 +376,9 @@ class ViT(nn.Module):
 def _dropout(rate: float) -> nn.Module:
     """Dropout, or nothing at all."""
     return nn.Dropout(rate) if rate else nn.Identity()
+
+
+def _head(config: ViTConfig) -> nn.Module:
+    """The classifier, or nothing at all."""
+    width = config.hidden_size * (2 if config.pooling == "cls_mean" else 1)
+    return nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()

@@ -142,7 +142,7 @@ def read_config(path: Path) -> RunConfig:
         ) from error
     except ValueError as error:
         raise RunError(f"{path}: is not JSON.", got=error) from error
-    return from_json(RunConfig, values)
+    return from_json(RunConfig, values, allow_missing=True)
 
 
 def next_free_run(name: str) -> Path:

@@ -17,9 +17,9 @@ import torch
 from vitrail import fsio
 from vitrail.config import Preprocessing, ViTConfig, from_json, to_json
 from vitrail.errors import ConfigError, WeightsError
-from vitrail.model import ViT
+from vitrail.model import ViT, fixed_positions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BEST_MODEL = "best.safetensors"
 
 
@@ -29,7 +29,7 @@ class Card:
 
     Args:
         geometry: the model's shape and function.
-        classes: names in the order of the logits.
+        classes: names in the order of the logits; empty: unnamed, as in many files of other libraries.
         preprocessing: from an image file to the model's input.
         recipe: the whole configuration of the run, as JSON values; empty when the weights come from elsewhere.
         metrics: what was measured, on which split.
@@ -44,7 +44,7 @@ class Card:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        if self.geometry.num_labels not in (0, len(self.classes)):
+        if self.classes and self.geometry.num_labels not in (0, len(self.classes)):
             raise ConfigError(
                 "The classes do not match the classifier.",
                 got=f"{len(self.classes)} class names",
@@ -80,17 +80,32 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT
     """
     path = model_path(source)
     card = read_card(path)
-    with torch.device("meta"):
-        model = ViT(card.geometry)
     tensors = safetensors.torch.load_file(path, device=str(device))
-    expected = model.state_dict()
+    expected = empty_model(card.geometry).state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         got, want = (tuple(t[name].shape) if name in t else "nothing" for t in (tensors, expected))
         if got != want:
             raise WeightsError(f"{path}: tensor {name} does not fit the geometry in the file.", got=got, expected=want)
-    model = ViT(card.geometry).to(device)
-    model.load_state_dict(tensors)
-    return model.eval(), card
+    return filled_model(card.geometry, tensors, device), card
+
+
+def empty_model(geometry: ViTConfig) -> ViT:
+    """A model without memory, for the names and shapes of its tensors."""
+    with torch.device("meta"):
+        return ViT(geometry)
+
+
+def filled_model(geometry: ViTConfig, tensors: dict[str, torch.Tensor], device: torch.device | str) -> ViT:
+    """A model with these weights, in fp32 and evaluation mode; nothing is initialised, no random number is drawn."""
+    model = empty_model(geometry)
+    fixed = geometry.position == "sincos"
+    values = {n: t.to(device, torch.float32 if t.is_floating_point() else t.dtype) for n, t in tensors.items()}
+    model.load_state_dict(values, assign=True)
+    if fixed:
+        model.pos_embed = fixed_positions(geometry).to(device)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.eval()
 
 
 def model_path(source: str | Path) -> Path:
@@ -105,6 +120,15 @@ def model_path(source: str | Path) -> Path:
             do="Train one with: vitrail train digits",
         )
     return path
+
+
+def has_card(path: Path) -> bool:
+    """Whether a file is safetensors with vitrail's description."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return "vitrail" in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
 
 
 def read_card(path: str | Path) -> Card:
@@ -123,7 +147,7 @@ def read_card(path: str | Path) -> Card:
         raise WeightsError(
             f"{path}: safetensors without vitrail's description.",
             expected="a file written by vitrail",
-            do="Weights of other libraries are not read yet.",
+            do="Look at it with: vitrail inspect FILE",
         )
     try:
         described = json.loads(metadata["vitrail"])
@@ -136,9 +160,9 @@ def read_card(path: str | Path) -> Card:
                 do="Install a newer vitrail.",
             )
         return Card(
-            geometry=from_json(ViTConfig, described["geometry"], "geometry"),
+            geometry=from_json(ViTConfig, described["geometry"], "geometry", allow_missing=True),
             classes=tuple(str(name) for name in described["classes"]),
-            preprocessing=from_json(Preprocessing, described["preprocessing"], "preprocessing"),
+            preprocessing=from_json(Preprocessing, described["preprocessing"], "preprocessing", allow_missing=True),
             recipe=described["recipe"],
             metrics=described["metrics"],
             provenance=described["provenance"],

@@ -1,0 +1,330 @@
+"""What every foreign family is read with: the opened source, the key table, the geometry that tensors tell.
+
+In: tensors by their names in the file. Out: a `Reading`, tensors by canonical names (those of `ViT.state_dict()`), and
+for every tensor of the file what became of it.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail.config import Preprocessing, ViTConfig
+from vitrail.config.checks import pair
+from vitrail.errors import ConfigError, WeightsError
+
+Transform = Callable[[Tensor], Tensor]
+
+# The only reasons for leaving a tensor of the file out.
+POOLER = "pooler, not used for classification"
+PRE_LOGITS = "pre-logits layer, not used for classification"
+MASK_TOKEN = "mask token, not asked for"
+DECODER = "decoder of a masked autoencoder"
+DISTILLATION = "distillation head or token, a plain model was asked for"
+CONSTANT = "constant that is computed"
+TRAINING_ONLY = "used in training alone"
+WRAPPER = "optimiser, average or other tower of a training file"
+OLD_HEAD = "head for other classes"
+DROP_REASONS = frozenset(
+    {POOLER, PRE_LOGITS, MASK_TOKEN, DECODER, DISTILLATION, CONSTANT, TRAINING_ONLY, WRAPPER, OLD_HEAD}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What lies in a weight file or folder, before it is known whose it is.
+
+    Args:
+        path: where it was found.
+        tensors: by name, wrappers and prefixes of training tools removed.
+        container: safetensors, npz or torch.
+        config: config.json beside it, preprocessor: preprocessor_config.json; empty when there is none.
+        notes: what was unwrapped or removed on the way.
+        sha256: of the file; of several files, of their hashes.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    container: str
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    preprocessor: dict[str, Any] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """What a family makes of a source.
+
+    Args:
+        family: whose file it is; evidence: how that was seen.
+        geometry: of the model that the tensors fill.
+        tensors: by canonical name.
+        mapped: name in the file -> canonical name; values unchanged but for transposition and concatenation.
+        adapted: name in the file -> what was done to it.
+        dropped: name in the file -> one of DROP_REASONS.
+        classes: names in the order of the logits; empty: unnamed.
+        preprocessing: from an image file to the model's input.
+        defaulted: what the file does not say and the family's habit decided.
+    """
+
+    family: str
+    evidence: str
+    geometry: ViTConfig
+    tensors: dict[str, Tensor]
+    mapped: dict[str, str]
+    preprocessing: Preprocessing
+    adapted: dict[str, str] = field(default_factory=dict[str, str])
+    dropped: dict[str, str] = field(default_factory=dict[str, str])
+    classes: tuple[str, ...] = ()
+    defaulted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One row of a key table. In both patterns {i} stands for the block; "name.*" for name.weight and name.bias.
+
+    Args:
+        theirs: name in the file.
+        ours: canonical name.
+        part: (k, n): theirs is the k-th of n blocks of rows of ours.
+        to_ours, to_theirs: transposition or reshape and its inverse, of one part.
+    """
+
+    theirs: str
+    ours: str
+    part: tuple[int, int] = (0, 1)
+    to_ours: Transform | None = None
+    to_theirs: Transform | None = None
+
+
+class KeyTable:
+    """The names of one family, both ways.
+
+    Args:
+        keys: rows; a name in the file matches at most one of them.
+    """
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.keys = [row for key in keys for row in _both_parts(key)]
+        self._patterns = [(re.compile(_pattern(row.theirs)), row) for row in self.keys]
+        self._ours = [(re.compile(_pattern(row.ours)), row) for row in self.keys]
+
+    def match(self, name: str) -> tuple[Key, str, str] | None:
+        """The row for a name in the file, the block number ("" outside blocks), and the canonical name."""
+        for pattern, row in self._patterns:
+            if found := pattern.fullmatch(name):
+                block = found.groupdict().get("i", "")
+                return row, block, row.ours.replace("{i}", block)
+        return None
+
+    def read(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Rename every tensor that the table knows.
+
+        Returns:
+            Tensors by canonical name, parts concatenated; and name in the file -> canonical name.
+        Raises:
+            WeightsError: a part of a fused tensor is missing, or its parts do not fit together.
+        """
+        parts: dict[str, dict[int, tuple[str, Tensor]]] = defaultdict(dict)
+        counts: dict[str, int] = {}
+        mapped: dict[str, str] = {}
+        for name, tensor in tensors.items():
+            if matched := self.match(name):
+                row, _, ours = matched
+                parts[ours][row.part[0]] = (name, _apply(row.to_ours, tensor, name))
+                counts[ours] = row.part[1]
+                mapped[name] = ours
+        return {ours: self._joined(ours, found, counts[ours]) for ours, found in parts.items()}, mapped
+
+    def write(self, canonical: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name tensors as the family does. Raises WeightsError for one that the table does not know."""
+        result: dict[str, Tensor] = {}
+        for name, tensor in canonical.items():
+            rows = self._rows_of(name)
+            if not rows:
+                raise WeightsError(f"This format has no place for the tensor {name}.", got=list(tensor.shape))
+            for row, theirs in rows:
+                k, n = row.part
+                part = tensor.chunk(n)[k] if n > 1 else tensor
+                result[theirs] = (row.to_theirs(part) if row.to_theirs else part).contiguous()
+        return result
+
+    def theirs(self, ours: str) -> list[str]:
+        """Every name in the file that fills a canonical tensor."""
+        return [theirs for _, theirs in self._rows_of(ours)]
+
+    def _rows_of(self, ours: str) -> list[tuple[Key, str]]:
+        """Rows that fill a canonical tensor, with the file's names: the first row of each part."""
+        found: dict[int, tuple[Key, str]] = {}
+        for pattern, row in self._ours:
+            if hit := pattern.fullmatch(ours):
+                found.setdefault(row.part[0], (row, row.theirs.replace("{i}", hit.groupdict().get("i", ""))))
+        return list(found.values())
+
+    def _joined(self, ours: str, found: dict[int, tuple[str, Tensor]], count: int) -> Tensor:
+        if count == 1:
+            return found[0][1]
+        names = self.theirs(ours)
+        if len(found) < count:
+            missing = [names[k] for k in range(count) if k not in found]
+            raise WeightsError(
+                f"The file lacks {', '.join(missing)}.",
+                got=f"only {', '.join(name for name, _ in found.values())} of {ours}",
+            )
+        shapes = {tuple(tensor.shape) for _, tensor in found.values()}
+        if len(shapes) > 1:
+            listed = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in found.values())
+            raise WeightsError(f"The parts of {ours} have different shapes.", got=listed, expected="equal shapes")
+        return torch.cat([found[k][1] for k in range(count)])
+
+
+def infer_geometry(
+    canonical: Mapping[str, Tensor], *, heads: int, image_size: tuple[int, int] | None = None, **behaviour: Any
+) -> ViTConfig:
+    """Read the geometry off canonical tensors.
+
+    Args:
+        canonical: tensors by canonical name.
+        heads: A, which most files do not tell.
+        image_size: (height, width) that the file's configuration says; None: a square grid of patches.
+        behaviour: fields of ViTConfig that tensors do not tell: layer_norm_eps, activation, pooling, ...
+    Raises:
+        WeightsError: a tensor is missing that every ViT has, or two contradict each other.
+    """
+    kernel = _needed(canonical, "patch_embed.proj.weight")
+    if kernel.ndim != 4:
+        raise WeightsError(
+            "patch_embed.proj.weight has the wrong shape.", got=list(kernel.shape), expected="[D, C, P, P]"
+        )
+    width, channels, *patch = kernel.shape
+    depth = _depth(canonical)
+    gated = "blocks.0.mlp.gate.weight" in canonical
+    hidden = _needed(canonical, "blocks.0.mlp.gate.weight" if gated else "blocks.0.mlp.fc1.weight")
+    tokens = [name for name in ("cls_token", "dist_token") if name in canonical]
+    registers = canonical["reg_token"].shape[1] if "reg_token" in canonical and canonical["reg_token"].ndim == 3 else 0
+    size, prefix = _image_size(canonical, (patch[0], patch[1]), len(tokens), image_size)
+    head = canonical.get("head.weight")
+    fields: dict[str, Any] = {
+        "patch_size": patch[0] if patch[0] == patch[1] else (patch[0], patch[1]),
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "mlp_ratio": hidden.shape[0] / width,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in canonical,
+        "use_class_token": "cls_token" in tokens,
+        "use_distillation_token": "dist_token" in tokens,
+        "use_mask_token": "mask_token" in canonical,
+        "num_registers": registers,
+        "prefix_positions": prefix,
+        "position": "learned" if "pos_embed" in canonical else "sincos",
+        "layer_scale": 1.0 if "blocks.0.ls1.gamma" in canonical else 0.0,
+        "qk_norm": "blocks.0.attn.q_norm.weight" in canonical,
+        "final_norm": "pooled" if "fc_norm.weight" in canonical else "tokens",
+        "image_size": size[0] if size[0] == size[1] else size,
+        "num_channels": channels,
+        "num_labels": head.shape[0] if head is not None else 0,
+        **({"activation": "swiglu"} if gated else {}),
+    }
+    try:
+        return ViTConfig(**{**fields, **behaviour})
+    except ConfigError as error:
+        raise WeightsError(f"The tensors and the configuration do not fit together: {error}") from error
+
+
+def missing_tensors(canonical: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Canonical names that a model needs and a reading lacks."""
+    return sorted(expected.keys() - canonical.keys())
+
+
+def _needed(canonical: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in canonical:
+        raise WeightsError(f"The file lacks {name}, which every ViT has.", got=f"{len(canonical)} known tensors")
+    return canonical[name]
+
+
+def _depth(canonical: Mapping[str, Tensor]) -> int:
+    """Number of blocks; WeightsError when one is missing in between."""
+    numbers = {int(name.split(".")[1]) for name in canonical if name.startswith("blocks.")}
+    depth = max(numbers, default=-1) + 1
+    missing = sorted(set(range(depth)) - numbers)
+    if missing or not depth:
+        raise WeightsError(
+            "The file lacks whole blocks.", got=f"blocks {sorted(numbers)}", expected=f"0 to {depth - 1}, each of them"
+        )
+    return depth
+
+
+def _image_size(
+    canonical: Mapping[str, Tensor], patch: tuple[int, int], num_tokens: int, said: tuple[int, int] | None
+) -> tuple[tuple[int, int], bool]:
+    """Image size, and whether prefix tokens have positions, from the rows of the position embedding."""
+    if "pos_embed" not in canonical:
+        return said or (14 * patch[0], 14 * patch[1]), True
+    positions = canonical["pos_embed"]
+    if positions.ndim != 3:
+        raise WeightsError("pos_embed has the wrong shape.", got=list(positions.shape), expected="[1, rows, D]")
+    rows = positions.shape[1]
+    if said is not None:
+        grid = said[0] // patch[0], said[1] // patch[1]
+        for prefix in (num_tokens, 0):
+            if rows == prefix + math.prod(grid):
+                return said, prefix == num_tokens
+        raise WeightsError(
+            "The position embedding does not fit the image size of the configuration.",
+            got=f"pos_embed with {rows} rows",
+            expected=f"{num_tokens} + {grid[0]} x {grid[1]} for {said[0]}x{said[1]} pixels and patches of {patch}",
+        )
+    for prefix in (num_tokens, 0):
+        side = math.isqrt(max(rows - prefix, 0))
+        if side and side * side == rows - prefix:
+            return (side * patch[0], side * patch[1]), prefix == num_tokens
+    raise WeightsError(
+        "The position embedding is no square grid, and no configuration tells its sides.",
+        got=f"pos_embed with {rows} rows, {num_tokens} tokens before the patches",
+        expected="a square number of patches, or config.json with the image size",
+    )
+
+
+def check_agrees(what: str, file: object, configuration: object) -> None:
+    """Raise WeightsError naming both values when tensors and configuration contradict each other."""
+    if configuration is not None and file != configuration:
+        raise WeightsError(f"Tensors and configuration disagree about {what}.", got=file, expected=configuration)
+
+
+def size_pair(value: object) -> tuple[int, int] | None:
+    """An image or patch size of a foreign configuration as (height, width); None when it says nothing."""
+    if isinstance(value, int):
+        return pair(value)
+    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        return int(value[0]), int(value[1])
+    return None
+
+
+def _both_parts(key: Key) -> list[Key]:
+    """Expand "name.*" into weight and bias."""
+    if not key.theirs.endswith(".*"):
+        return [key]
+    return [
+        Key(key.theirs[:-1] + end, key.ours[:-1] + end, key.part, key.to_ours, key.to_theirs)
+        for end in ("weight", "bias")
+    ]
+
+
+def _pattern(name: str) -> str:
+    return re.escape(name).replace(r"\{i\}", r"(?P<i>\d+)")
+
+
+def _apply(transform: Transform | None, tensor: Tensor, name: str) -> Tensor:
+    if transform is None:
+        return tensor
+    try:
+        return transform(tensor)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise WeightsError(f"Tensor {name} has the wrong shape.", got=list(tensor.shape)) from error
