@@ -1,5 +1,7 @@
 """The forms of the model that pretrained weights need, each against its formula written out."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 @pytest.mark.parametrize("pooling", ["mean", "max", "mean_max", "cls_mean"])
 @pytest.mark.parametrize("registers", [0, 3])
 def test_pooling_leaves_prefix_tokens_out(pooling: str, registers: int) -> None:
-    model = random_vit(pooling=pooling, num_registers=registers, num_labels=0)
+    model: Any = random_vit(pooling=pooling, num_registers=registers, num_labels=0)
     tokens = model.forward_features(IMAGES)
     patches = tokens[:, 1 + registers :]
     expected = {
@@ -28,7 +30,7 @@ def test_pooling_leaves_prefix_tokens_out(pooling: str, registers: int) -> None:
 
 
 def test_two_heads_are_averaged() -> None:
-    model = random_vit(pooling="cls_dist", use_distillation_token=True)
+    model: Any = random_vit(pooling="cls_dist", use_distillation_token=True)
     tokens = model.forward_features(IMAGES)
     assert model.head_dist is not None
     assert tokens.shape[1] == 2 + 16
@@ -37,7 +39,7 @@ def test_two_heads_are_averaged() -> None:
 
 
 def test_attention_pooling_against_the_library_attention() -> None:
-    model = random_vit(pooling="map", use_class_token=False)
+    model: Any = random_vit(pooling="map", use_class_token=False)
     pool = model.attn_pool
     assert pool is not None
     tokens = model.forward_features(IMAGES)
@@ -53,6 +55,7 @@ def test_attention_pooling_against_the_library_attention() -> None:
 
 
 def test_the_norm_after_pooling_is_another_function() -> None:
+    after: Any
     before, after = random_vit(pooling="mean"), random_vit(pooling="mean", final_norm="pooled")
     assert "fc_norm.weight" in after.state_dict()
     assert "norm.weight" not in after.state_dict()
@@ -63,7 +66,7 @@ def test_the_norm_after_pooling_is_another_function() -> None:
 
 
 def test_swiglu_gates_with_silu() -> None:
-    model = random_vit(activation="swiglu", mlp_ratio=1.5)
+    model: Any = random_vit(activation="swiglu", mlp_ratio=1.5)
     mlp = model.blocks[0].mlp
     x = torch.randn(2, 5, 32)
     expected = mlp.fc2(torch.nn.functional.silu(mlp.gate(x)) * mlp.up(x))
@@ -73,7 +76,7 @@ def test_swiglu_gates_with_silu() -> None:
 
 def test_other_gelus_are_those_of_their_formulas() -> None:
     x = torch.linspace(-5, 5, 101)
-    mlps = {name: random_vit(activation=name).blocks[0].mlp for name in ("gelu", "gelu_tanh", "quick_gelu")}
+    mlps = {name: cast(Any, random_vit(activation=name).blocks[0]).mlp for name in ("gelu", "gelu_tanh", "quick_gelu")}
     exact = 0.5 * x * (1 + torch.erf(x / 2**0.5))
     tanh = 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
     for name, expected in (("gelu", exact), ("gelu_tanh", tanh), ("quick_gelu", x * torch.sigmoid(1.702 * x))):
@@ -122,7 +125,7 @@ def test_what_does_not_go_together_is_refused(wrong: dict[str, object]) -> None:
 
 def test_a_new_head_for_every_pooling() -> None:
     for pooling, width in (("cls_dist", 32), ("cls_mean", 64), ("map", 32)):
-        model = random_vit(pooling=pooling, use_distillation_token=pooling == "cls_dist")
+        model: Any = random_vit(pooling=pooling, use_distillation_token=pooling == "cls_dist")
         model.reset_head(7)
         assert model.head.weight.shape == (7, width)
         assert model(IMAGES)["logits"].shape == (2, 7)

@@ -263,7 +263,7 @@ class ViT(nn.Module):
         bool_masked_pos: Bool[Tensor, "B patches"] | None = None,
         interpolate_pos_encoding: bool = False,
     ) -> Float[Tensor, "B N D"]:
-        """Encode images as tokens after the final norm: class, distillation, registers, patches. Arguments: see forward."""
+        """Encode images as normed tokens: class, distillation, registers, patches. Arguments as of forward."""
         x = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding)
         for block in self.blocks:
             x = block(x)

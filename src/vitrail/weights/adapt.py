@@ -143,8 +143,10 @@ def _kept_rows(have: int, old: Sequence[str], new: Sequence[str] | int, head: He
 
 def _row_of(name: str, old: Sequence[str]) -> int | None:
     """The one class of this name, exactly or but for upper and lower case; None when there is none or more."""
-    for same in (lambda a: a == name, lambda a: a.casefold() == name.casefold()):
-        found = [i for i, other in enumerate(old) if same(other)]
+    for found in (
+        [i for i, other in enumerate(old) if other == name],
+        [i for i, other in enumerate(old) if other.casefold() == name.casefold()],
+    ):
         if found:
             return found[0] if len(found) == 1 else None
     return None
