@@ -136,11 +136,11 @@ def test_truncated_files_are_refused(model_file: Path) -> None:
 
 def test_safetensors_of_others_are_refused_with_the_reason(tmp_path: Path) -> None:
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors")
-    with pytest.raises(WeightsError, match="without vitrail's description"):
+    with pytest.raises(WeightsError, match="no weights of a ViT"):
         load(tmp_path / "m.safetensors")
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "no.safetensors"):
-        with pytest.raises(VitrailError, match="no model here"):
+        with pytest.raises(VitrailError, match="no weights here"):
             load(source)

@@ -6,7 +6,8 @@ from typing import Literal
 from vitrail.config.checks import require, require_positive
 
 ResizeMode = Literal["squash", "crop"]
-ResizeFilter = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+ResizeFilter = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+CropRounding = Literal["half-even", "floor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class Preprocessing:
     """crop: the shorter side to decode_size, then the centre; squash: both sides, changing the aspect ratio."""
     resize_filter: ResizeFilter = "bicubic"
     """Pillow's filter of the decoding step."""
+    resize_size: tuple[int, int] | None = None
+    """Height and width that the whole image is resized to before its centre is cut out, at whole pixels; crop: the
+    shorter side to the smaller of both. None: straight to decode_size, only the pixels that are kept being computed."""
+    crop_rounding: CropRounding = "half-even"
+    """Where an odd margin goes, with resize_size: half-even as torchvision and timm, floor as transformers."""
     channels: Literal["RGB", "L"] = "RGB"
     """Colour, or one channel of luminance (ITU-R 601)."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -38,6 +44,12 @@ class Preprocessing:
         for name in ("image_size", "decode_size"):
             for side in getattr(self, name):
                 require_positive(f"preprocessing.{name}", side)
+        require(
+            self.resize_size is None or all(r >= d for r, d in zip(self.resize_size, self.decode_size, strict=True)),
+            "preprocessing.resize_size",
+            self.resize_size,
+            f"at least decode_size={self.decode_size}",
+        )
         for name in ("mean", "std"):
             require(
                 len(getattr(self, name)) == self.num_channels,
@@ -58,4 +70,10 @@ class Preprocessing:
         if image_size == self.image_size:
             return self
         follows = self.decode_size == self.image_size
-        return replace(self, image_size=image_size, decode_size=image_size if follows else self.decode_size)
+        if not follows:
+            return replace(self, image_size=image_size)
+        resize = self.resize_size and (
+            max(image_size[0], round(self.resize_size[0] * image_size[0] / self.image_size[0])),
+            max(image_size[1], round(self.resize_size[1] * image_size[1] / self.image_size[1])),
+        )
+        return replace(self, image_size=image_size, decode_size=image_size, resize_size=resize)

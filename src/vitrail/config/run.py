@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive, require_seed
-from vitrail.config.preprocessing import ResizeFilter, ResizeMode
+from vitrail.config.preprocessing import CropRounding, ResizeFilter, ResizeMode
 from vitrail.config.vit import ArchitectureConfig, check_divisible
 
 
@@ -29,6 +29,11 @@ class DataConfig:
     """crop: shorter side, then the centre; squash: both sides, changing the aspect ratio."""
     resize_filter: ResizeFilter = "bicubic"
     """Filter of the resize at decoding."""
+    resize_size: int | tuple[int, int] = 0
+    """Resize to this first, then cut the centre out at whole pixels, as other libraries do; 0: straight to
+    decode_size."""
+    crop_rounding: CropRounding = "half-even"
+    """Where an odd margin goes, with resize_size: half-even (torchvision, timm) or floor (transformers)."""
     channels: Literal["RGB", "L"] = "RGB"
     """Colour or grey input."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

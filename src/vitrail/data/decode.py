@@ -36,6 +36,8 @@ BACKGROUND = (255, 255, 255)
 # Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB).
 _MAX_PROFILE_BYTES = 4 << 20
 
+# Longest side after resizing, in units of the side that is kept.
+_LONGEST = 64
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -125,13 +127,15 @@ def load_image(
 def fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"]:
     """Convert the channels and resize to `decode_size`; an image that has that size is not resampled.
 
-    With resize_mode "crop" the image is scaled until it covers the size, the other side rounded down, and the centre
-    is taken; only the pixels that are kept are computed, so a very long image costs no more than another one.
+    resize_mode "crop" scales the image until it covers the size, the other side rounded down, and takes the centre.
+    Without a resize_size only the kept pixels are computed, so a very long image costs no more than another one.
     """
     if image.mode != preprocessing.channels:
         image = image.convert(preprocessing.channels)
     height, width = preprocessing.decode_size
-    if (image.width, image.height) != (width, height):
+    if preprocessing.resize_size is not None:
+        image = _resized_then_cropped(image, preprocessing, preprocessing.resize_size)
+    elif (image.width, image.height) != (width, height):
         box = (0.0, 0.0, float(image.width), float(image.height))
         if preprocessing.resize_mode == "crop":
             box = _centre_box(image.width, image.height, width, height)
@@ -149,6 +153,26 @@ def image_header(source: bytes | Path, *, name: str | None = None, limits: Limit
     """
     image, kind, _ = _open(source, name, limits)
     return ImageHeader(kind, image.mode, image.height, image.width)
+
+
+def _resized_then_cropped(
+    image: Image.Image, preprocessing: Preprocessing, resize_size: tuple[int, int]
+) -> Image.Image:
+    """Resize the whole image, then cut the centre out: pixel for pixel what timm, torchvision and transformers do."""
+    resize_height, resize_width = resize_size
+    if preprocessing.resize_mode == "crop":
+        side, shorter = min(resize_size), min(image.size)
+        resize_width, resize_height = (
+            side if length == shorter else int(side * length / shorter) for length in image.size
+        )
+    resampling = Image.Resampling[preprocessing.resize_filter.upper()]
+    height, width = preprocessing.decode_size
+    if max(resize_width / width, resize_height / height) > _LONGEST:  # a strip: not worth its memory
+        return image.resize((width, height), resampling, box=_centre_box(image.width, image.height, width, height))
+    image = image.resize((resize_width, resize_height), resampling)
+    left, top = (resize_width - width) / 2, (resize_height - height) / 2
+    x, y = (int(left), int(top)) if preprocessing.crop_rounding == "floor" else (round(left), round(top))
+    return image.crop((x, y, x + width, y + height))
 
 
 def _centre_box(width: int, height: int, new_width: int, new_height: int) -> tuple[float, float, float, float]:

@@ -155,7 +155,8 @@ def _decode_records(records: list[Encoded], names: Sequence[str], start: int, pr
 def _cache_key(split: Split, preprocessing: Preprocessing, listing: str) -> str:
     digest = hashlib.sha256()
     settings = to_json(preprocessing)
-    relevant = {name: settings[name] for name in ("decode_size", "resize_mode", "resize_filter", "channels")}
+    used = ("decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "channels")
+    relevant = {name: settings[name] for name in used}
     digest.update(json.dumps([_CACHE_VERSION, PIL.__version__, listing, relevant], sort_keys=True).encode())
     for name in split.names:
         digest.update(name.encode(errors="surrogateescape") + b"\0")

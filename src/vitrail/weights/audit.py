@@ -91,14 +91,18 @@ def check_explained(source: Source, reading: Reading, expected: Mapping[str, Ten
     if bad_reasons:
         raise WeightsError(f"{source.path}: tensors were dropped for no known reason.", got=", ".join(bad_reasons))
     back = _names_of(reading)
-    for name, tensor in reading.tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise WeightsError(
-                f"{source.path}: tensor {back.get(name, name)} has the wrong shape"
-                + (f" (here {name})." if name in back else "."),
-                got=list(tensor.shape),
-                expected=list(expected[name].shape),
-            )
+    wrong = [
+        f"{back.get(name, name)} {list(tensor.shape)}, not {list(expected[name].shape)}"
+        for name, tensor in reading.tensors.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{source.path}: tensors do not fit together.",
+            got=_listed(wrong),
+            expected="the shapes of one model",
+            do="Nothing was loaded. Check that the file is whole and from the library named.",
+        )
 
 
 def _names_of(reading: Reading) -> dict[str, str]:

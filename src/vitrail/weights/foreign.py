@@ -19,6 +19,7 @@ from vitrail.config import Preprocessing, ViTConfig
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, WeightsError
 
+Claim = tuple[str, object, object]
 Transform = Callable[[Tensor], Tensor]
 
 # The only reasons for leaving a tensor of the file out.
@@ -72,6 +73,7 @@ class Reading:
         classes: names in the order of the logits; empty: unnamed.
         preprocessing: from an image file to the model's input.
         defaulted: what the file does not say and the family's habit decided.
+        claims: (what, value of the tensors, value of the configuration or None), to be equal.
     """
 
     family: str
@@ -84,6 +86,7 @@ class Reading:
     dropped: dict[str, str] = field(default_factory=dict[str, str])
     classes: tuple[str, ...] = ()
     defaulted: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,28 +208,29 @@ def infer_geometry(
         )
     width, channels, *patch = kernel.shape
     depth = _depth(canonical)
-    gated = "blocks.0.mlp.gate.weight" in canonical
+    ends = {name.split(".", 2)[2] for name in canonical if name.startswith("blocks.") and name.count(".") > 2}
+    gated = "mlp.gate.weight" in ends
     hidden = _needed(canonical, "blocks.0.mlp.gate.weight" if gated else "blocks.0.mlp.fc1.weight")
     tokens = [name for name in ("cls_token", "dist_token") if name in canonical]
     registers = canonical["reg_token"].shape[1] if "reg_token" in canonical and canonical["reg_token"].ndim == 3 else 0
     size, prefix = _image_size(canonical, (patch[0], patch[1]), len(tokens), image_size)
-    head = canonical.get("head.weight")
+    head = canonical.get("head.weight", canonical.get("head.bias"))
     fields: dict[str, Any] = {
         "patch_size": patch[0] if patch[0] == patch[1] else (patch[0], patch[1]),
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
         "mlp_ratio": hidden.shape[0] / width,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in canonical,
+        "qkv_bias": "attn.qkv.bias" in ends,
         "use_class_token": "cls_token" in tokens,
         "use_distillation_token": "dist_token" in tokens,
         "use_mask_token": "mask_token" in canonical,
         "num_registers": registers,
         "prefix_positions": prefix,
-        "position": "learned" if "pos_embed" in canonical else "sincos",
-        "layer_scale": 1.0 if "blocks.0.ls1.gamma" in canonical else 0.0,
-        "qk_norm": "blocks.0.attn.q_norm.weight" in canonical,
-        "final_norm": "pooled" if "fc_norm.weight" in canonical else "tokens",
+        "position": "learned",
+        "layer_scale": 1.0 if ends & {"ls1.gamma", "ls2.gamma"} else 0.0,
+        "qk_norm": bool(ends & {"attn.q_norm.weight", "attn.k_norm.weight"}),
+        "final_norm": "pooled" if {"fc_norm.weight", "fc_norm.bias"} & canonical.keys() else "tokens",
         "image_size": size[0] if size[0] == size[1] else size,
         "num_channels": channels,
         "num_labels": head.shape[0] if head is not None else 0,
@@ -292,10 +296,11 @@ def _image_size(
     )
 
 
-def check_agrees(what: str, file: object, configuration: object) -> None:
+def check_claims(claims: Iterable[Claim]) -> None:
     """Raise WeightsError naming both values when tensors and configuration contradict each other."""
-    if configuration is not None and file != configuration:
-        raise WeightsError(f"Tensors and configuration disagree about {what}.", got=file, expected=configuration)
+    for what, found, said in claims:
+        if said is not None and found != said:
+            raise WeightsError(f"Tensors and configuration disagree about {what}.", got=found, expected=said)
 
 
 def size_pair(value: object) -> tuple[int, int] | None:

@@ -1,0 +1,59 @@
+"""Where weights lie: a local path, or the folder into which a hub id "owner/name[@revision]" was downloaded."""
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from vitrail.errors import WeightsError
+
+_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_SETTINGS = ["config.json", "preprocessor_config.json"]
+# In the order of preference; the first that the repository has is taken. Never a .py.
+_WEIGHTS = (
+    ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"],
+    ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"],
+)
+
+
+def fetched(where: str | Path) -> Path:
+    """A local file or folder as it is; a hub id as the folder of its files, from the cache when there is no network.
+
+    HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are respected, as by every program that uses huggingface_hub.
+
+    Raises:
+        WeightsError: no such path, no such repository, or no way to it and nothing cached.
+    """
+    path = Path(where)
+    if path.exists():
+        return path
+    found = _ID.fullmatch(str(where))
+    if isinstance(where, Path) or found is None or str(where).startswith("."):
+        raise WeightsError(
+            f"{where}: there are no weights here.",
+            expected="a file, a folder, builtin:NAME, or a hub id owner/name[@revision]",
+            do="Train a model with vitrail train digits, or see: vitrail inspect builtin:",
+        )
+    for patterns in _WEIGHTS:
+        folder = _downloaded(found["name"], found["revision"], [*_SETTINGS, *patterns])
+        if any(next(folder.glob(pattern), None) for pattern in patterns):
+            return folder
+    raise WeightsError(f"{where}: the repository holds no weights that are read.", expected="model.safetensors")
+
+
+def _downloaded(name: str, revision: str | None, patterns: list[str]) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"{name}: no such file or folder, and no such repository on the hub (or it is private).",
+            do="Check the name; for a private one log in with: hf auth login",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"{name}: no such file or folder; the hub cannot be reached and the cache does not hold it.",
+            do="Go online once, or give a local folder.",
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise WeightsError(f"{name}: cannot be fetched from the hub.", got=str(error).splitlines()[0]) from error
