@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vitrail import __version__
-from vitrail.cli import data, evaluate, predict, recipes, train
+from vitrail.cli import data, evaluate, finetune, inspect, predict, recipes, train
 from vitrail.cli.answer import Answer
 from vitrail.cli.settings import split_settings
 from vitrail.errors import VitrailError
@@ -32,7 +32,15 @@ class Verb(Protocol):
     def run(args: argparse.Namespace) -> Answer: ...
 
 
-_VERBS: dict[str, Verb] = {"recipes": recipes, "train": train, "eval": evaluate, "predict": predict, "data": data}
+_VERBS: dict[str, Verb] = {
+    "recipes": recipes,
+    "train": train,
+    "finetune": finetune,
+    "eval": evaluate,
+    "predict": predict,
+    "inspect": inspect,
+    "data": data,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words)
     args.settings = settings
     try:
-        if settings and args.verb != "train":
+        if settings and args.verb not in ("train", "finetune"):
             _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
         answer = _VERBS[args.verb].run(args)
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that the terminal cannot show

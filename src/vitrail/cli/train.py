@@ -1,4 +1,4 @@
-"""Train from scratch with a recipe.
+"""Train with a recipe, from scratch or from --init WEIGHTS.
 
 Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20.
 `vitrail train RECIPE --settings` lists them all with the recipe's values.
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what train takes besides the settings."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from: vitrail recipes")
     parser.add_argument("--from", dest="source", metavar="CONFIG", help="replay the config.json of an earlier run")
+    parser.add_argument("--init", metavar="WEIGHTS", help="start from weights of the recipe's architecture")
     parser.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
@@ -39,6 +40,13 @@ def run(args: argparse.Namespace) -> Answer:
         return Answer(text, {"settings": text})
     config = apply_settings(config, args.settings, prog)
 
+    if args.init and not args.resume:
+        config = replace(config, init=replace(config.init, weights=args.init))
+    return trained(config, args)
+
+
+def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
+    """Train as a configuration says, and tell what came of it."""
     from vitrail.engine import train
 
     if args.data and not args.resume and not any(word.startswith("--evaluation.split") for word in args.settings):
@@ -46,24 +54,34 @@ def run(args: argparse.Namespace) -> Answer:
 
     result = train(config, args.run, resume=args.resume, progress=True)
     run_path = shlex.quote(str(result.run))
-    split, evaluation = result.evaluation["split"], result.evaluation
-    chosen = "" if result.best == result.final else f" (best epoch, chosen on the {split} split)"
-    text = "\n".join(
-        [
-            f"accuracy   {evaluation['accuracy']:.4f} on the {split} split{chosen}: "
-            f"{evaluation['num_correct']} of {evaluation['num_examples']} right",
-            f"best       epoch {result.best['epoch']:g} of {result.epochs}, loss {result.best['loss']:.4f}",
-            f"training   {result.train_seconds:.1f} s, {result.num_examples_seen} images, "
-            f"{result.images_per_second:.0f} images/s",
-            f"model      {result.model}",
-            f"everything {result.run}",
+    split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
+    chosen = "" if best == result.final else f" (best epoch, chosen on the {split} split)"
+    lines = [
+        f"accuracy   {evaluation['accuracy']:.4f} on the {split} split{chosen}: "
+        f"{evaluation['num_correct']} of {evaluation['num_examples']} right",
+    ]
+    if result.baseline:
+        lines.append(
+            f"baseline   linear probe {result.baseline['linear']:.4f}, k-NN {result.baseline['knn']:.4f} on the frozen "
+            f"features, {result.baseline['num_examples']} examples of the {split} split"
+        )
+    if result.epochs:
+        lines.append(f"best       epoch {best['epoch']:g} of {result.epochs}, loss {best['loss']:.4f}")
+    lines += [
+        f"training   {result.train_seconds:.1f} s, {result.num_examples_seen} images, "
+        f"{result.images_per_second:.0f} images/s",
+        f"model      {result.model}",
+        f"everything {result.run}",
+    ]
+    if config.probe.method != "knn":
+        on_split = "" if split == "test" else f" --split {split}"
+        lines += [
             "",
             "Try next:",
             f"  vitrail predict {run_path} IMAGE_OR_FOLDER",
-            f"  vitrail eval {run_path}" + ("" if split == "test" else f" --split {split}"),
+            f"  vitrail eval {run_path}{on_split}",
         ]
-    )
-    return Answer(text, result.to_json())
+    return Answer("\n".join(lines), result.to_json())
 
 
 def _start(args: argparse.Namespace) -> RunConfig:

@@ -31,7 +31,7 @@ class DataConfig:
     """Filter of the resize at decoding."""
     resize_size: int | tuple[int, int] = 0
     """Resize to this first, then cut the centre out at whole pixels, as other libraries do; 0: straight to
-    decode_size."""
+    decode_size. Not used where decode_size is not image_size."""
     crop_rounding: CropRounding = "half-even"
     """Where an odd margin goes, with resize_size: half-even (torchvision, timm) or floor (transformers)."""
     channels: Literal["RGB", "L"] = "RGB"
@@ -59,6 +59,16 @@ class DataConfig:
             self.decode_size,
             "0, or one or two positive sides",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Where the weights start. The default: a new model."""
+
+    weights: str = ""
+    """A vitrail file, a run directory, builtin:NAME, weights of another library, or a hub id; empty: random."""
+    head: Literal["match", "keep", "reset"] = "match"
+    """match: keep the classifier's rows of classes with the same name; keep: all of them, in order; reset: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +141,8 @@ class OptimConfig:
     everything else."""
     lr: float = 1e-3
     """Peak learning rate; with muon, that of the adamw part."""
+    lr_width: int = 0
+    """finetune scales a recipe's lr by lr_width / hidden size of the weights; 0: not at all."""
     muon_lr: float = 0.02
     """Peak learning rate of the matrices under muon."""
     weight_decay: float = 0.05
@@ -143,6 +155,19 @@ class OptimConfig:
     """Momentum of sgd."""
     muon_momentum: float = 0.95
     """Nesterov momentum of muon."""
+    layer_decay: float = 1.0
+    """Learning rate of each layer as a factor of that above it, in (0, 1]; the classifier has the full rate
+    (arXiv:2106.08254, appendix; as in BEiT and MAE). 1: the same everywhere."""
+    freeze: Literal["none", "trunk", "gradual"] = "none"
+    """trunk: move the classifier alone; gradual: the classifier first, then one layer more at a time from the last to
+    the first (arXiv:1801.06146)."""
+    freeze_until: float = 0.5
+    """With freeze=gradual: part of the run by which every layer moves, in [0, 1)."""
+    lora_rank: int = 0
+    """Rank of low-rank updates that move in place of the encoder's matrices (arXiv:2106.09685), through the peft
+    library; they are merged into the model file. 0: none."""
+    lora_alpha: int = 16
+    """The updates are scaled by lora_alpha / lora_rank."""
     decay_all: bool = False
     """Decay biases, norms, tokens and positions too, instead of matrices and kernels alone."""
     clip_norm: float = 0.0
@@ -155,12 +180,20 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "muon_lr"):
             require_positive(f"optim.{name}", getattr(self, name))
-        for name in ("weight_decay", "muon_weight_decay", "clip_norm"):
+        for name in ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lora_rank"):
             require_not_negative(f"optim.{name}", getattr(self, name))
-        for name in ("momentum", "muon_momentum", "label_smoothing", "ema_decay"):
+        require_positive("optim.lora_alpha", self.lora_alpha)
+        require(
+            not self.lora_rank or self.freeze == "none",
+            "optim.freeze",
+            self.freeze,
+            "none with optim.lora_rank, which freezes the encoder itself",
+        )
+        for name in ("momentum", "muon_momentum", "label_smoothing", "ema_decay", "freeze_until"):
             require_fraction(f"optim.{name}", getattr(self, name))
         for beta in self.betas:
             require_fraction("optim.betas", beta)
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "a factor in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +202,11 @@ class ScheduleConfig:
 
     epochs: int = 10
     """Passes over the training set."""
+    steps: int = 0
+    """Length of the run in optimiser steps, in place of epochs; 0: epochs."""
+    min_steps: int = 0
+    """Fewest optimiser steps: with a small training set the epochs are multiplied until there are as many, and the
+    evaluations stay as far apart."""
     max_steps: int = 0
     """Stop after this many optimiser steps, with the schedule of the full run; 0: no such stop."""
     warmup_fraction: float = 0.0
@@ -184,7 +222,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         require_positive("schedule.epochs", self.epochs)
-        require_not_negative("schedule.max_steps", self.max_steps)
+        for name in ("steps", "min_steps", "max_steps"):
+            require_not_negative(f"schedule.{name}", getattr(self, name))
         require_fraction("schedule.warmup_fraction", self.warmup_fraction)
         require(0 <= self.final_fraction <= 1, "schedule.final_fraction", self.final_fraction, "a fraction in [0, 1]")
         ends = self.progressive_until
@@ -232,10 +271,39 @@ class EvaluationConfig:
     """Evaluate after every so many epochs and after the last; 0: after the last alone."""
     batch_size: int = 500
     """Examples at a time; changes speed and memory, not results."""
+    patience: int = 0
+    """Stop after this many evaluations in a row without a better accuracy on the val split; 0: never."""
 
     def __post_init__(self) -> None:
         require_not_negative("evaluation.every_epochs", self.every_epochs)
         require_positive("evaluation.batch_size", self.batch_size)
+        require_not_negative("evaluation.patience", self.patience)
+        require(
+            not self.patience or self.split == "val",
+            "evaluation.split",
+            self.split,
+            "val with evaluation.patience: nothing is decided on the test set",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Classifiers on the features of weights that do not move."""
+
+    method: Literal["none", "linear", "knn"] = "none"
+    """In place of training: linear: multinomial logistic regression; knn: the nearest neighbours by cosine."""
+    baseline: bool = True
+    """Measure both first when training starts from pretrained weights, where that takes little time."""
+    start_head: bool = False
+    """Start a new classifier at the linear probe of the baseline (arXiv:2202.10054)."""
+    num_neighbors: int = 20
+    """Neighbours that vote, weighted by their similarity."""
+    max_examples: int = 10_000
+    """Training images that a probe sees at most, in the order of the run's seed."""
+
+    def __post_init__(self) -> None:
+        require_positive("probe.num_neighbors", self.num_neighbors)
+        require_positive("probe.max_examples", self.max_examples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,12 +328,14 @@ class RunConfig:
     """Name of the recipe this run started from."""
     seed: int = 0
     """Seed of the initialisation, the order of the examples and the augmentation."""
+    init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 

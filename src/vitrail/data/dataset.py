@@ -114,7 +114,8 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
         decode_size=decode_size,
         resize_mode=config.resize_mode,
         resize_filter=config.resize_filter,
-        resize_size=pair(config.resize_size) if config.resize_size else None,
+        # Images that are kept at another size are resized whole: there is nothing to cut out of their edge.
+        resize_size=pair(config.resize_size) if config.resize_size and decode_size == pair(config.image_size) else None,
         crop_rounding=config.crop_rounding,
         channels=config.channels,
         mean=mean,

@@ -161,10 +161,8 @@ def _resized_then_cropped(
     """Resize the whole image, then cut the centre out: pixel for pixel what timm, torchvision and transformers do."""
     resize_height, resize_width = resize_size
     if preprocessing.resize_mode == "crop":
-        side, shorter = min(resize_size), min(image.size)
-        resize_width, resize_height = (
-            side if length == shorter else int(side * length / shorter) for length in image.size
-        )
+        side, short = min(resize_size), min(image.size)
+        resize_width, resize_height = (side if n == short else int(side * n / short) for n in image.size)
     resampling = Image.Resampling[preprocessing.resize_filter.upper()]
     height, width = preprocessing.decode_size
     if max(resize_width / width, resize_height / height) > _LONGEST:  # a strip: not worth its memory
@@ -192,7 +190,7 @@ def _decode(source: bytes | Path, name: str | None, limits: Limits) -> Image.Ima
     try:
         image.load()
         upright = _TRANSPOSITIONS.get(_orientation(image.info.get("exif", b"")))
-        rgb = _to_rgb(image, sixteen_bit=kind == "PNG" and _png_depth(image) == 16)
+        rgb = _to_rgb(image, sixteen_bit=kind == "PNG" and image.info["depth"] == 16)
         return rgb.transpose(upright) if upright is not None else rgb
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, MemoryError, ...
         raise ImageError(f"damaged or truncated {kind} image ({_first_line(error)})", label) from error
@@ -296,10 +294,6 @@ def _orientation(exif: bytes) -> int:
     except struct.error:
         pass
     return 1
-
-
-def _png_depth(image: Image.Image) -> int:
-    return image.info["depth"]
 
 
 def _to_rgb(image: Image.Image, *, sixteen_bit: bool) -> Image.Image:

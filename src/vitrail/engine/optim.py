@@ -96,22 +96,22 @@ def build_optimizers(model: ViT, config: OptimConfig) -> list[torch.optim.Optimi
     Biases, norms, scales, tokens and positions are not decayed unless config.decay_all says so. Every group keeps
     its peak learning rate under "peak_lr", which the schedule multiplies.
     """
-    matrices: dict[int, list[nn.Parameter]] = {1: [], 3: []}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    matrices: dict[tuple[float, int], list[nn.Parameter]] = defaultdict(list)
+    others: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     exempt = model.no_weight_decay()
     for name, parameter in model.named_parameters():
-        if config.name == "muon" and _is_hidden_matrix(name, parameter, model):
-            matrices[3 if name.endswith("attn.qkv.weight") else 1].append(parameter)
-        elif config.decay_all or (parameter.ndim >= 2 and name not in exempt):
-            decayed.append(parameter)
+        if not parameter.requires_grad:
+            continue
+        scale = config.layer_decay ** (model.config.num_hidden_layers + 1 - layer_of(name, model))
+        if config.name == "muon" and not config.lora_rank and _is_hidden_matrix(name, parameter, model):
+            matrices[scale, 3 if name.endswith("attn.qkv.weight") else 1].append(parameter)
         else:
-            plain.append(parameter)
+            decayed = config.decay_all or (parameter.ndim >= 2 and name not in exempt)
+            others[scale, config.weight_decay if decayed else 0.0].append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": params, "weight_decay": decay, "lr": config.lr * scale}
+        for (scale, decay), params in sorted(others.items(), key=lambda item: item[0], reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     optimizers: list[torch.optim.Optimizer] = []
     if config.name == "sgd":
@@ -120,7 +120,10 @@ def build_optimizers(model: ViT, config: OptimConfig) -> list[torch.optim.Optimi
         optimizers.append(torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=fused))
     else:
         optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused))
-    hidden = [{"params": params, "parts": parts} for parts, params in matrices.items() if params]
+    hidden: list[dict[str, Any]] = [
+        {"params": params, "parts": parts, "lr": config.muon_lr * scale}
+        for (scale, parts), params in sorted(matrices.items(), key=lambda item: (-item[0][0], item[0][1]))
+    ]
     if hidden:
         optimizers.append(
             Muon(hidden, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.muon_weight_decay)
@@ -129,6 +132,17 @@ def build_optimizers(model: ViT, config: OptimConfig) -> list[torch.optim.Optimi
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def layer_of(name: str, model: ViT) -> int:
+    """Depth of a parameter: 0 for patches, tokens and positions, i + 1 for block i, one more for what comes after.
+
+    Source: BEiT, arXiv:2106.08254, as in microsoft/unilm:beit/optim_factory.py.
+    """
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    before = ("stem.", "patch_embed.", "cls_token", "dist_token", "reg_token", "mask_token", "pos_embed")
+    return 0 if name.startswith(before) else model.config.num_hidden_layers + 1
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter, model: ViT) -> bool:

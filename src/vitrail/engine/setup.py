@@ -1,11 +1,13 @@
-"""What a run needs before it starts: the whole geometry, room on the disk, and what is known about the data."""
+"""What a run needs around its loop: the whole geometry, room on the disk, what is known about data and model."""
 
 from typing import Any
 
 import torch
 
-from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig
+from vitrail import weights
+from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
 from vitrail.data import ImageSet
+from vitrail.engine.evaluate import Evaluation
 from vitrail.errors import ImageError
 from vitrail.model import ViT
 
@@ -17,6 +19,33 @@ def model_config(architecture: ArchitectureConfig, preprocessing: Preprocessing,
         image_size=preprocessing.image_size,
         num_channels=preprocessing.num_channels,
         num_labels=len(classes),
+    )
+
+
+def model_card(
+    config: RunConfig,
+    model: ViT,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    evaluation: Evaluation,
+    step: int,
+    environment: dict[str, Any],
+) -> weights.Card:
+    """What a model file of a run says about itself."""
+    init, measured = environment["init"], evaluation
+    score = {"split": measured.split, "num_examples": measured.num_examples, "num_correct": measured.num_correct}
+    return weights.Card(
+        geometry=model.config,
+        classes=classes,
+        preprocessing=preprocessing,
+        recipe=to_json(config),
+        metrics={**score, "accuracy": measured.accuracy, "loss": measured.loss, "step": step},
+        provenance={
+            "source": "fine-tuned" if init else "trained from scratch",
+            **({"init": init} if init else {}),
+            "kind": model.config.kind,
+            **{name: environment[name] for name in ("versions", "commit", "data")},
+        },
     )
 
 

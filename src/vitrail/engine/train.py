@@ -16,18 +16,20 @@ import torch.nn.functional as F
 
 from vitrail import data, fsio, weights
 from vitrail.augment import Augment, Mix
-from vitrail.config import Preprocessing, RunConfig, to_json
+from vitrail.config import Preprocessing, RunConfig
 from vitrail.config.vit import token_stride
 from vitrail.data import Batch, ImageSet
+from vitrail.engine import transfer
 from vitrail.engine.evaluate import Evaluation, evaluate
 from vitrail.engine.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
 from vitrail.engine.schedule import input_scale, lr_factor, scaled_size
-from vitrail.engine.setup import fingerprints, model_config, needed_bytes, skipped
+from vitrail.engine.setup import fingerprints, model_card, needed_bytes, skipped
 from vitrail.engine.step import TrainStep
 from vitrail.errors import Interrupted, RunError
 from vitrail.model import ViT
 from vitrail.run import (
     RunDir,
+    RunResult,
     check_resumable,
     environment,
     load_checkpoint,
@@ -41,35 +43,6 @@ from vitrail.run.progress import Progress, StopRequest, stop_on_signal
 LOGS_PER_EPOCH = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What a finished run came to.
-
-    Args:
-        run: its directory.
-        model: the best model file.
-        steps: optimiser steps; num_examples_seen: training images, repeats counted.
-        train_seconds: inside the training steps and their input; evaluation and saving not counted.
-        final, best: {epoch, accuracy, loss} on evaluation["split"].
-        evaluation: of the best model, as `vitrail eval --json`.
-    """
-
-    run: Path
-    model: Path
-    epochs: int
-    steps: int
-    num_examples_seen: int
-    train_seconds: float
-    images_per_second: float
-    final: dict[str, float]
-    best: dict[str, float]
-    evaluation: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """The object of `vitrail train --json`."""
-        return {**vars(self), "run": str(self.run), "model": str(self.model)}
-
-
 @dataclass
 class _State:
     """What changes during a run besides tensors; all of it is saved with a checkpoint."""
@@ -78,6 +51,7 @@ class _State:
     num_examples_seen: int = 0
     train_seconds: float = 0.0
     evaluated_step: int = 0
+    stale: int = 0
     final: dict[str, float] = field(default_factory=dict[str, float])
     best: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -85,7 +59,7 @@ class _State:
 def train(
     config: RunConfig, run: str | Path | None = None, *, resume: bool = False, progress: bool = False
 ) -> RunResult:
-    """Train a model from scratch and evaluate it.
+    """Train a model, from scratch or from pretrained weights, and evaluate it.
 
     Args:
         config: the whole run, as from `vitrail.recipes.get`.
@@ -109,11 +83,15 @@ def train(
     train_set, held_out = splits["train"], splits[config.evaluation.split]
     preprocessing = data.preprocessing_for(config.data)
     torch.manual_seed(config.seed)
-    model = ViT(model_config(config.model, preprocessing, train_set.classes)).to(device)
+    model, origin = transfer.initial_model(config, preprocessing, train_set.classes, resume=resume)
+    transfer.prepare(model, config.optim)
+    model.to(device)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.compute.num_threads or threads)
     try:
-        loop = _Loop(config, run_dir, device, train_set, held_out, preprocessing, model, progress)
+        if config.probe.method != "none":
+            return transfer.probe_run(config, run_dir, train_set, held_out, preprocessing, model, origin, progress)
+        loop = _Loop(config, run_dir, device, train_set, held_out, preprocessing, model, origin, progress)
         if resume:
             loop.resume()
         else:
@@ -135,6 +113,7 @@ class _Loop:
         held_out: ImageSet,
         preprocessing: Preprocessing,
         model: ViT,
+        origin: dict[str, Any],
         progress: bool,
     ) -> None:
         self.config, self.run_dir, self.device, self.progress = config, run_dir, device, progress
@@ -145,23 +124,30 @@ class _Loop:
         self.mix = Mix(config.augment, len(train_set.classes), seed=config.seed)
         self.num_examples = len(train_set.labels)
         self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
-        self.schedule_steps = config.schedule.epochs * self.steps_per_epoch
+        # A small training set is passed over `stretch` times for each epoch that was asked for.
+        asked = config.schedule.epochs * self.steps_per_epoch
+        self.stretch = max(1, math.ceil(config.schedule.min_steps / asked))
+        self.schedule_steps = config.schedule.steps or asked * self.stretch
+        self.epochs = math.ceil(self.schedule_steps / self.steps_per_epoch)
         self.total_steps = min(self.schedule_steps, config.schedule.max_steps or self.schedule_steps)
         self.warmup_steps = round(config.schedule.warmup_fraction * self.schedule_steps)
-        described = fingerprints(train_set, held_out)
-        self.environment: dict[str, Any] = {**environment(config, device), "data": described}
+        known = environment(config, device)
+        self.environment: dict[str, Any] = {**known, "data": fingerprints(train_set, held_out), "init": origin}
         self.state = _State()
 
     def run(self) -> RunResult:
         """Train until the last step, evaluating and saving on the way."""
-        total = min(self.total_steps * self.config.data.batch_size, self.config.schedule.epochs * self.num_examples)
+        epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
+        total = epochs * self.num_examples + rest * self.config.data.batch_size
         bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
         for line in (self._plan(), *skipped(self.train_set.errors)):
             bar.line(line)
         try:
             with stop_on_signal() as stop:
+                if self.environment["init"]:
+                    self._plan_transfer(bar, stop, total)
                 self._evaluate_if_due(bar, stop)
-                while self.state.step < self.total_steps:
+                while self.state.step < self.total_steps and not self._out_of_patience():
                     self._train_until_due(bar, stop)
                     self._stop_if_asked(stop)
                     self._evaluate_if_due(bar, stop)
@@ -170,15 +156,35 @@ class _Loop:
             bar.close()
         return self._result()
 
+    def _plan_transfer(self, bar: Progress, stop: StopRequest, num_images: int) -> None:
+        """Say what is about to move; once in a run, measure what the pretrained features give without moving."""
+        model, origin = self.train_step.model, self.environment["init"]
+        seconds = transfer.seconds_an_image(model)
+        for line in transfer.start_lines(self.config, model, self.optimizers, origin, num_images, seconds):
+            bar.line(line)
+        if not self.config.probe.baseline or self.state.step or self.run_dir.read_baseline():
+            return
+        data_sets = self.train_set, self.held_out, self.preprocessing
+        found, line = transfer.affordable_baseline(
+            self.config, model, origin, *data_sets, num_images, seconds, on_batch=lambda _: self._stop_if_asked(stop)
+        )
+        bar.line(line)
+        if found:
+            self.run_dir.log({"step": 0, "baseline": found})
+        if average := self.train_step.average:
+            average.model.load_state_dict(model.state_dict())
+
     def _train_until_due(self, bar: Progress, stop: StopRequest) -> None:
         """Train to the end of the epoch, the next save, the last step or a signal, whatever comes first."""
         state, batch_size = self.state, self.config.data.batch_size
         epoch, first = divmod(state.step, self.steps_per_epoch)
         every, order = self.config.checkpoint.every_steps, data.epoch_order(self.config.seed, epoch, self.num_examples)
         log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
-        self.train_step.model.train()
+        transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
         started, images, loss = time.perf_counter(), 0, torch.zeros(())
         for batch in data.batches(self.train_set, order, batch_size, device=self.device, start=first):
+            if self.config.optim.freeze == "gradual":
+                transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
             loss = self._step(batch, epoch, state.step % self.steps_per_epoch)
             state.step += 1
             images += len(batch.labels)
@@ -187,7 +193,7 @@ class _Loop:
             if state.step % log_every == 0 or last:
                 self._log_loss(epoch, float(loss), images / (time.perf_counter() - started))
             if bar.wants_note():
-                bar.note(f"epoch {epoch + 1}/{self.config.schedule.epochs} loss {float(loss):.3f}")
+                bar.note(f"epoch {epoch + 1}/{self.epochs} loss {float(loss):.3f}")
             if stop or last or (every and state.step % every == 0):
                 break
         if self.device.type == "cuda":
@@ -197,7 +203,7 @@ class _Loop:
         state.num_examples_seen += images
         self._check_finite(float(loss), "loss")
         if state.step % self.steps_per_epoch == 0:
-            bar.line(f"epoch {epoch + 1}/{self.config.schedule.epochs}  {seconds:.1f} s, {images / seconds:.0f} img/s")
+            bar.line(f"epoch {epoch + 1}/{self.epochs}  {seconds:.1f} s, {images / seconds:.0f} img/s")
 
     def _step(self, batch: Batch, epoch: int, batch_number: int) -> torch.Tensor:
         images, targets = self.augment(batch.images, batch.ids, epoch), batch.labels
@@ -228,7 +234,7 @@ class _Loop:
 
     def _evaluate_if_due(self, bar: Progress, stop: StopRequest) -> None:
         """Evaluate after every n-th epoch and after the last step; keep the best and the last model."""
-        state, every = self.state, self.config.evaluation.every_epochs
+        state, every = self.state, self.config.evaluation.every_epochs * self.stretch
         at_end = state.step == self.total_steps
         epoch, rest = divmod(state.step, self.steps_per_epoch)
         due = at_end or (every and rest == 0 and epoch and epoch % every == 0)
@@ -245,34 +251,28 @@ class _Loop:
         seconds = time.perf_counter() - started
         self._check_finite(result.loss, "evaluation loss")
         score = {"epoch": epoch + (rest > 0), "accuracy": result.accuracy, "loss": result.loss}
-        record = {"step": state.step, **score, "split": result.split, "train_seconds": round(state.train_seconds, 3)}
-        self.run_dir.log({**record, "evaluation_seconds": round(seconds, 3)})
+        times = {"train_seconds": round(state.train_seconds, 3), "evaluation_seconds": round(seconds, 3)}
+        self.run_dir.log({"step": state.step, **score, "split": result.split, **times})
         state.final, state.evaluated_step = score, state.step
         if not state.best or (score["accuracy"], -score["loss"]) > (state.best["accuracy"], -state.best["loss"]):
-            state.best = score
+            state.best, state.stale = score, 0
             self._write_model(self.run_dir.best_path, result)
             self.run_dir.write_evaluation(result.to_json())
+        else:
+            state.stale += 1
         self._write_model(self.run_dir.last_path, result)
         bar.line(
-            f"epoch {score['epoch']}/{self.config.schedule.epochs}  {result.split} accuracy {result.accuracy:.4f}  "
+            f"epoch {score['epoch']}/{self.epochs}  {result.split} accuracy {result.accuracy:.4f}  "
             f"loss {result.loss:.4f}  trained {state.train_seconds:.1f} s, evaluated {seconds:.1f} s"
         )
 
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.evaluation.patience <= self.state.stale
+
     def _write_model(self, path: Path, result: Evaluation) -> None:
-        model = self.train_step.evaluated
-        score = {"split": result.split, "num_examples": result.num_examples, "num_correct": result.num_correct}
-        card = weights.Card(
-            geometry=model.config,
-            classes=self.train_set.classes,
-            preprocessing=self.preprocessing,
-            recipe=to_json(self.config),
-            metrics={**score, "accuracy": result.accuracy, "loss": result.loss, "step": self.state.step},
-            provenance={
-                "source": "trained from scratch",
-                "kind": model.config.kind,
-                **{name: self.environment[name] for name in ("versions", "commit", "data")},
-            },
-        )
+        model, classes = transfer.merged(self.train_step.evaluated), self.train_set.classes
+        step, known = self.state.step, self.environment
+        card = model_card(self.config, model, classes, self.preprocessing, result, step, known)
         weights.save(path, model, card)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
@@ -295,10 +295,9 @@ class _Loop:
     def resume(self) -> None:
         """Take up the newest checkpoint of the run directory."""
         self._check_same_data()
-        newest = newest_checkpoint(self.run_dir.checkpoints_dir)
-        if newest is None:
-            self.run_dir.cut_metrics(0)
-            return
+        self.environment["init"] = self.run_dir.read_environment().get("init", {})
+        if (newest := newest_checkpoint(self.run_dir.checkpoints_dir)) is None:
+            return self.run_dir.cut_metrics(0)
         tensors, state = load_checkpoint(newest)
         step = self.train_step
         step.model.load_state_dict(tensors["model"])
@@ -308,7 +307,7 @@ class _Loop:
         if scaler := state.pop("scaler"):
             step.scaler.load_state_dict(scaler)
         self.state = _State(**state)
-        self.run_dir.cut_metrics(self.state.step)
+        return self.run_dir.cut_metrics(self.state.step)
 
     def _check_same_data(self) -> None:
         """Raise RunError when the data are not those that the run was started with."""
@@ -339,7 +338,7 @@ class _Loop:
         return RunResult(
             run=self.run_dir.path,
             model=self.run_dir.best_path,
-            epochs=self.config.schedule.epochs,
+            epochs=self.epochs,
             steps=state.step,
             num_examples_seen=state.num_examples_seen,
             train_seconds=state.train_seconds,
@@ -347,4 +346,5 @@ class _Loop:
             final=state.final,
             best=state.best,
             evaluation=self.run_dir.read_evaluation(),
+            baseline=self.run_dir.read_baseline(),
         )

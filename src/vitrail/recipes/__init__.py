@@ -11,6 +11,15 @@ from vitrail.errors import ConfigError
 from vitrail.recipes.cifar10 import cifar10, cifar10_cpu, cifar10_cpu_conv
 from vitrail.recipes.cifar100 import cifar100_cpu, cifar100_cpu_conv
 from vitrail.recipes.digits import digits
+from vitrail.recipes.finetune import (
+    finetune,
+    finetune_gradual,
+    finetune_sgd,
+    knn,
+    linear_probe,
+    lora,
+    reference_finetune,
+)
 from vitrail.recipes.reference import reference_scratch
 
 _RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -21,6 +30,13 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar100-cpu": cifar100_cpu,
     "cifar100-cpu-conv": cifar100_cpu_conv,
     "reference-scratch": reference_scratch,
+    "finetune": finetune,
+    "reference-finetune": reference_finetune,
+    "finetune-sgd": finetune_sgd,
+    "finetune-gradual": finetune_gradual,
+    "lora": lora,
+    "linear-probe": linear_probe,
+    "knn": knn,
 }
 _STATED: tuple[str, ...] = ("command", "hardware", "time", "expected", "source")
 

@@ -32,8 +32,8 @@ def cifar100_cpu() -> RunConfig:
 
     Command: vitrail train cifar100-cpu
     Hardware: one CPU core (AMD EPYC, AVX-512), fp32
-    Time: not measured yet
-    Expected: not measured yet
+    Time: 24 min of training
+    Expected: 47.46 % (1 seed), with 33,334 of the 50,000 training images (docs/LOG.md)
     Source: ours; Muon after Jordan et al. 2024
     """
     config = _on_cifar100(cifar10_cpu(), epochs=20)
@@ -48,8 +48,8 @@ def cifar100_cpu_conv() -> RunConfig:
 
     Command: vitrail train cifar100-cpu-conv
     Hardware: one CPU core (AMD EPYC, AVX-512), fp32
-    Time: not measured yet
-    Expected: not measured yet
+    Time: 19 min of training
+    Expected: 55.59 % (1 seed), with 33,334 of the 50,000 training images (docs/LOG.md)
     Source: ours; early convolutions after arXiv:2106.14881, Muon after Jordan et al. 2024
     """
     return _on_cifar100(cifar10_cpu_conv(), epochs=20)

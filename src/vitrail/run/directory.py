@@ -107,6 +107,10 @@ class RunDir:
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         fsio.write_bytes(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
+    def read_baseline(self) -> dict[str, Any]:
+        """What the probes reached before training; empty where they were not measured."""
+        return next((record["baseline"] for record in self.read_metrics() if "baseline" in record), {})
+
     def read_evaluation(self) -> dict[str, Any]:
         """What evaluation.json holds. Raises RunError when it is missing or damaged."""
         return self._read("evaluation.json")
@@ -142,6 +146,10 @@ def read_config(path: Path) -> RunConfig:
         ) from error
     except ValueError as error:
         raise RunError(f"{path}: is not JSON.", got=error) from error
+    if isinstance(values, dict):
+        for name in ("data", "model", "optim", "schedule"):  # of every version; newer fields have defaults
+            if name not in values:
+                raise ConfigError(f"{path}: lacks the field {name}.", expected="the config.json of an earlier run")
     return from_json(RunConfig, values, allow_missing=True)
 
 

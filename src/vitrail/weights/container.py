@@ -8,6 +8,8 @@ import argparse
 import hashlib
 import json
 import math
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +33,17 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "te
 _TOOL_PREFIXES = ("module.", "_orig_mod.")
 _SHARED_PREFIXES = ("model.", "backbone.", "visual.trunk.", "timm_model.", "student.", "teacher.")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
+_DAMAGED = (
+    safetensors.SafetensorError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    struct.error,
+)
 _SUFFIXES = (".safetensors", ".npz", ".bin", ".pth", ".pt", ".tar", ".ckpt")
 
 
@@ -186,7 +199,8 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tenso
 def _torch(file: Path) -> dict[str, Any]:
     """A pickled file, by the restricted unpickler; argparse.Namespace is let through, in which timm keeps settings."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error below
             loaded = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251  (foreign files)
     except UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
@@ -196,8 +210,10 @@ def _torch(file: Path) -> dict[str, Any]:
             expected="a dictionary of tensors",
             do="Save only the state_dict in the library that made it, best as safetensors.",
         ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
-        raise WeightsError(f"{file}: a damaged torch file.", got=str(error).splitlines()[0]) from error
+    except _DAMAGED as error:
+        raise WeightsError(
+            f"{file}: a damaged torch file.", got=(str(error) or type(error).__name__).splitlines()[0]
+        ) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{file}: holds no dictionary.", got=type(loaded).__name__, expected="a state_dict")
     _check_count(len(cast(dict[str, Any], loaded)), file)

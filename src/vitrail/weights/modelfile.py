@@ -95,6 +95,11 @@ def empty_model(geometry: ViTConfig) -> ViT:
         return ViT(geometry)
 
 
+def num_parameters(geometry: ViTConfig) -> int:
+    """Trained numbers of a model of this geometry."""
+    return sum(parameter.numel() for parameter in empty_model(geometry).parameters())
+
+
 def filled_model(geometry: ViTConfig, tensors: dict[str, torch.Tensor], device: torch.device | str) -> ViT:
     """A model with these weights, in fp32 and evaluation mode; nothing is initialised, no random number is drawn."""
     model = empty_model(geometry)

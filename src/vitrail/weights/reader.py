@@ -82,6 +82,12 @@ def load(
     return filled_model(card.geometry, read.tensors, device), card
 
 
+def load_card(source: str | Path) -> Card:
+    """What `load` would say about weights, unchanged. A vitrail file is described without reading its weights."""
+    own = is_own(source)
+    return modelfile.read_card(own) if own else _read(source).card
+
+
 def builtin_names() -> list[str]:
     """Names of the weights that come with the package, for `builtin:NAME`."""
     folder = resources.files("vitrail.weights") / "builtin"

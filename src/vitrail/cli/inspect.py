@@ -1,0 +1,81 @@
+"""Show what is in a weight file: family, geometry, classes, preprocessing, where it comes from.
+
+Takes a vitrail file, a run directory, builtin:NAME, a file or folder of another library, or a hub id.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from vitrail.cli.answer import Answer, table
+
+if TYPE_CHECKING:
+    from vitrail.weights import Card
+
+_MOST_CLASSES = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what inspect takes."""
+    parser.add_argument("source", metavar="FILE_OR_DIR_OR_ID", help="the weights")
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Read names, shapes and descriptions; no model is run."""
+    from vitrail import weights
+    from vitrail.config import to_json
+
+    if own := weights.is_own(args.source):
+        card = weights.read_card(own)
+        family, evidence, audit = "vitrail", "its own description", card.provenance.get("audit", {})
+        provenance = card.provenance
+    else:
+        _, card = weights.load(args.source)
+        provenance = dict(card.provenance)
+        family, evidence, audit = provenance.pop("family"), provenance.pop("evidence"), provenance.pop("audit")
+        provenance.pop("audit_lines")
+    geometry = to_json(card.geometry)
+    count = weights.num_parameters(card.geometry)
+    values: dict[str, Any] = {
+        "family": family,
+        "evidence": evidence,
+        "geometry": geometry,
+        "num_parameters": count,
+        "classes": list(card.classes),
+        "preprocessing": to_json(card.preprocessing),
+        "metrics": card.metrics,
+        "provenance": provenance,
+        "defaulted": provenance.get("defaulted", []),
+        "audit": audit,
+    }
+    return Answer(_text(args.source, values, card), values)
+
+
+def _text(source: str, values: dict[str, Any], card: "Card") -> str:
+    geometry, steps = card.geometry, card.preprocessing
+    told = values["provenance"]
+    names = ", ".join(card.classes[:_MOST_CLASSES]) + (", ..." if len(card.classes) > _MOST_CLASSES else "")
+    classes = "none: features" if not geometry.num_labels else f"{geometry.num_labels}: {names or 'unnamed'}"
+    resize = f"{steps.resize_mode} to {steps.resize_size or steps.decode_size}, {steps.resize_filter}"
+    rows: list[tuple[str, object]] = [
+        ("source", source),
+        ("family", f"{values['family']} ({values['evidence']})"),
+        ("model", f"{geometry.kind}, {values['num_parameters'] / 1e6:.2f} M parameters"),
+        (
+            "geometry",
+            f"width {geometry.hidden_size}, {geometry.num_hidden_layers} layers, {geometry.num_attention_heads} heads, "
+            f"MLP {geometry.intermediate_size}, patch {geometry.patch_size}, image {geometry.image_size}",
+        ),
+        (
+            "function",
+            f"pooling {geometry.pooling}, {geometry.activation}, eps {geometry.layer_norm_eps:g}, norm of "
+            f"{geometry.final_norm}, {geometry.num_registers} registers, positions {geometry.position}",
+        ),
+        ("classes", classes),
+        ("images", f"{steps.channels} {steps.image_size}; {resize}; mean {steps.mean}, std {steps.std}"),
+    ]
+    if card.metrics:
+        rows.append(("measured", ", ".join(f"{k} {v}" for k, v in card.metrics.items())))
+    rows += [(k, told[k]) for k in ("source", "container", "dtype", "sha256", "commit") if told.get(k)]
+    rows += [("defaulted", line) for line in values["defaulted"]]
+    rows += [("note", line) for line in told.get("notes", [])]
+    return table(("what", "value"), rows)

@@ -1,0 +1,142 @@
+"""Runs of the probes: before fine-tuning as its baseline, or in its place with a run directory of their own."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vitrail import weights
+from vitrail.config import Preprocessing, RunConfig
+from vitrail.data import ImageSet
+from vitrail.engine.evaluate import Evaluation, evaluate
+from vitrail.engine.setup import fingerprints, model_card
+from vitrail.engine.transfer.probe import (
+    baseline,
+    evaluation_of,
+    features,
+    fit_linear,
+    knn_probabilities,
+    put_in,
+    sample,
+)
+from vitrail.model import ViT
+from vitrail.run import RunDir, RunResult, environment
+from vitrail.run.progress import Progress
+
+# A baseline uses at most so many images of each split, and this part of the time that training will take.
+_BASELINE_IMAGES = 5000
+_BASELINE_SECONDS = 30.0
+_BASELINE_FRACTION = 0.05
+
+
+def affordable_baseline(
+    config: RunConfig,
+    model: ViT,
+    origin: dict[str, Any],
+    train_set: ImageSet,
+    held_out: ImageSet,
+    preprocessing: Preprocessing,
+    num_images: int,
+    image_seconds: float,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Measure both probes if that takes little beside the training; let a new classifier start at the linear one.
+
+    Args:
+        origin: where the weights come from, with the audit that tells whether the classifier is new.
+        num_images: that the whole run sees.
+        image_seconds: of a forward pass.
+    Returns:
+        What `baseline` returns, or nothing; and a line for people.
+    """
+    budget = max(_BASELINE_SECONDS, _BASELINE_FRACTION * 3 * image_seconds * num_images)
+    count = min(_BASELINE_IMAGES, config.probe.max_examples, int(budget / (2 * image_seconds)))
+    if count < min(10 * len(train_set.classes), len(train_set)):
+        needed = 20 * len(train_set.classes) * image_seconds
+        return {}, f"baseline       left out: it would take {needed:.0f} s; --recipe knn or linear-probe measures it"
+    found, linear = baseline(
+        model,
+        train_set,
+        held_out,
+        preprocessing,
+        count=count,
+        seed=config.seed,
+        batch_size=config.evaluation.batch_size,
+        num_neighbors=config.probe.num_neighbors,
+        on_batch=on_batch,
+    )
+    is_new = any(entry["name"] == "head.weight" for entry in origin.get("audit", {}).get("reinitialised", ()))
+    if config.probe.start_head and is_new:
+        put_in(model, linear)
+    line = (
+        f"baseline       linear probe {found['linear']:.4f}, k-NN {found['knn']:.4f} on the frozen features: "
+        f"{found['num_train']} training images, measured on {found['num_examples']} of the {found['split']} split, "
+        f"{found['seconds']:.1f} s"
+    )
+    return found, line
+
+
+def probe_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    train_set: ImageSet,
+    held_out: ImageSet,
+    preprocessing: Preprocessing,
+    model: ViT,
+    origin: dict[str, Any],
+    progress: bool,
+) -> RunResult:
+    """Fit a probe, measure it, and leave a run directory as training does.
+
+    The model file of a linear probe holds the probe as its classifier; that of k nearest neighbours is the trunk
+    alone, without classes, since votes of training images are no part of a ViT.
+    """
+    device = next(model.parameters()).device
+    known = {**environment(config, device), "data": fingerprints(train_set, held_out), "init": origin}
+    run_dir.start(config, known)
+    few = sample(train_set, config.probe.max_examples, config.seed)
+    bar = Progress(len(few) + (len(held_out) if config.probe.method == "knn" else 0), enabled=progress)
+    for line in origin.get("audit_lines", ()):
+        bar.line(line)
+    started, size = time.perf_counter(), config.evaluation.batch_size
+    try:
+        train = features(model, few, preprocessing, batch_size=size, on_batch=bar.advance)
+        if config.probe.method == "linear":
+            probe = fit_linear(train, len(train_set.classes), config.seed)
+            put_in(model, probe)
+            seconds, chosen = time.perf_counter() - started, {"penalty": probe.penalty}
+            result = evaluate(model, held_out, preprocessing, batch_size=size)
+        else:
+            test = features(model, held_out, preprocessing, batch_size=size, on_batch=bar.advance)
+            votes = knn_probabilities(train, test.rows, len(train_set.classes), config.probe.num_neighbors)
+            seconds, chosen = time.perf_counter() - started, {"num_neighbors": config.probe.num_neighbors}
+            result = evaluation_of(votes, held_out)
+            model.reset_head(0)
+    finally:
+        bar.close()
+    classes = train_set.classes if model.config.num_labels else ()
+    card = model_card(config, model, classes, preprocessing, result, 0, known)
+    for path in (run_dir.best_path, run_dir.last_path):
+        weights.save(path, model, card)
+    run_dir.write_evaluation(result.to_json())
+    return _result(run_dir, result, len(few), seconds, chosen)
+
+
+def _result(
+    run_dir: RunDir, evaluation: Evaluation, num_examples: int, seconds: float, chosen: Mapping[str, float]
+) -> RunResult:
+    score = {"epoch": 0, "accuracy": evaluation.accuracy, "loss": evaluation.loss}
+    run_dir.log({"step": 0, **score, "split": evaluation.split, "train_seconds": round(seconds, 3), **chosen})
+    return RunResult(
+        run=run_dir.path,
+        model=run_dir.best_path,
+        epochs=0,
+        steps=0,
+        num_examples_seen=num_examples,
+        train_seconds=seconds,
+        images_per_second=num_examples / seconds,
+        final=score,
+        best=score,
+        evaluation=evaluation.to_json(),
+        baseline={},
+    )
