@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vitrail import __version__
-from vitrail.cli import data, evaluate, finetune, inspect, predict, recipes, train
+from vitrail.cli import convert, data, evaluate, finetune, inspect, predict, recipes, train
 from vitrail.cli.answer import Answer
 from vitrail.cli.settings import split_settings
 from vitrail.errors import VitrailError
@@ -39,6 +39,7 @@ _VERBS: dict[str, Verb] = {
     "eval": evaluate,
     "predict": predict,
     "inspect": inspect,
+    "convert": convert,
     "data": data,
 }
 

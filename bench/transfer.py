@@ -1,0 +1,110 @@
+"""Is transfer real? Shipped weights fine-tuned on 5,000 CIFAR-10 images against training from scratch for as long.
+
+    python bench/transfer.py --data-root DIR [--weights builtin:cifar100-conv] [--seeds 3] [--out FILE]
+
+The training set is the first 500 images of each class; the measure is accuracy on all 10,000 test images, of the final
+weights: nothing is chosen on them. Training from scratch uses the recipe that the CPU figures of the README are made
+with, the same architecture, and at least as many seconds of training as fine-tuning with its probes took.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitrail import recipes
+from vitrail.config import RunConfig
+from vitrail.engine import RunResult, train
+from vitrail.engine.transfer import with_weights
+from vitrail.run import environment
+from vitrail.run.device import pick_device
+
+PER_CLASS = 500
+
+
+def subset(root: Path, target: Path) -> Path:
+    """CIFAR-10 as a folder of Parquet files, with the first images of each class for training and all for testing."""
+    table = pa.concat_tables([pq.read_table(f) for f in sorted((root / "cifar10").glob("train-*.parquet"))])
+    labels = np.array(table.column("label"))
+    chosen = np.sort(np.concatenate([np.flatnonzero(labels == k)[:PER_CLASS] for k in range(10)]))
+    target.mkdir()
+    pq.write_table(table.take(chosen), target / "train-00000-of-00001.parquet")
+    for file in (root / "cifar10").glob("test-*.parquet"):
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def measured_once(config: RunConfig, spec: Path, seed: int) -> RunConfig:
+    """The same run on the subset, measured once, at its end, on the test set."""
+    evaluation = replace(config.evaluation, split="test", every_epochs=0, patience=0)
+    return replace(config, seed=seed, data=replace(config.data, spec=str(spec)), evaluation=evaluation)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--weights", default="builtin:cifar100-conv")
+    parser.add_argument("--scratch", default="cifar10-cpu-conv", help="recipe with the architecture of the weights")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        spec = subset(args.data_root, Path(folder) / "data")
+
+        def run(config: RunConfig, name: str, seed: int) -> RunResult:
+            result = train(measured_once(config, spec, seed), Path(folder) / f"{name}-{seed}")
+            seconds = result.train_seconds + result.baseline.get("seconds", 0.0)
+            print(f"{name:12s} seed {seed}  {result.evaluation['accuracy']:.4f}  {seconds:6.1f} s", flush=True)
+            return result
+
+        def seconds_of(result: RunResult) -> float:
+            return result.train_seconds + result.baseline.get("seconds", 0.0)
+
+        probes = {name: run(with_weights(recipes.get(name), args.weights), name, 0) for name in ("knn", "linear-probe")}
+        tuned = [run(with_weights(recipes.get("finetune"), args.weights), "finetune", s) for s in range(args.seeds)]
+        scratch_recipe = recipes.get(args.scratch)
+        # Its speed depends on its length, by progressive sizes: one run tells how many epochs fill the time.
+        wanted = max(map(seconds_of, tuned))
+        epochs = 12
+        tried = run(replace(scratch_recipe, schedule=replace(scratch_recipe.schedule, epochs=epochs)), "calibrate", 0)
+        epochs = math.ceil(1.1 * epochs * wanted / tried.train_seconds)
+        longer = replace(scratch_recipe, schedule=replace(scratch_recipe.schedule, epochs=epochs))
+        scratch = [run(longer, "scratch", s) for s in range(args.seeds)]
+
+    def told(results: list[RunResult]) -> dict[str, object]:
+        scores = [r.evaluation["accuracy"] for r in results]
+        return {
+            "accuracy": scores,
+            "mean": statistics.mean(scores),
+            "stdev": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+            "seconds": [round(seconds_of(r), 1) for r in results],
+            "epochs": results[0].epochs,
+        }
+
+    known = environment(measured_once(recipes.get("finetune"), spec, 0), pick_device("cpu"))
+    answer = {
+        "weights": args.weights,
+        "num_train": 10 * PER_CLASS,
+        "num_test": 10_000,
+        "knn": told([probes["knn"]]),
+        "linear-probe": told([probes["linear-probe"]]),
+        "finetune": told(tuned),
+        "scratch": told(scratch),
+        "gain": statistics.mean(r.evaluation["accuracy"] for r in tuned)
+        - statistics.mean(r.evaluation["accuracy"] for r in scratch),
+        **{name: known[name] for name in ("versions", "commit", "cpu")},
+    }
+    print(json.dumps(answer, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(answer, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

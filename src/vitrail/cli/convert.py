@@ -1,0 +1,81 @@
+"""Write weights in the format of another library, or as a vitrail file.
+
+vitrail: one self-describing .safetensors file. huggingface: a folder that transformers opens. timm: a folder that
+timm.create_model("local-dir:FOLDER", pretrained=True) opens. What becomes of every tensor is printed.
+"""
+
+import argparse
+from typing import Any, cast
+
+from vitrail.cli.answer import Answer
+from vitrail.cli.settings import size_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what convert takes."""
+    parser.add_argument("source", metavar="SRC", help="as of inspect: any weights")
+    parser.add_argument("target", metavar="DST", help="vitrail: a new file NAME.safetensors; else a new folder")
+    parser.add_argument("--to", required=True, choices=("vitrail", "huggingface", "timm"), help="the format")
+    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="resample the positions to this size")
+    parser.add_argument("--verify", action="store_true", help="compare logits with the other library, installed")
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Read, write, and compare if asked."""
+    from vitrail import weights
+
+    model, card = weights.load(args.source, image_size=size_option(args.image_size))
+    told: dict[str, Any] = card.provenance
+    family = "vitrail" if weights.is_own(args.source) else cast(str, told["family"])
+    written = weights.write(args.target, model, card, args.to)
+    audit: dict[str, Any] = dict(told.get("audit") or _unchanged(model))
+    audit["adapted"] = [*audit["adapted"], *({"name": "", "reason": line} for line in written.adapted)]
+    audit["dropped"] = [*audit["dropped"], *({"name": n, "reason": why} for n, why in written.dropped.items())]
+    values: dict[str, Any] = {
+        **audit,
+        "source": str(args.source),
+        "family": family,
+        "to": args.to,
+        "files": [str(path) for path in written.files],
+        "lost": written.lost,
+    }
+    lines = list(
+        told.get("audit_lines") or [f"read as        {family}", f"mapped         {len(audit['mapped'])} tensors"]
+    )
+    lines += [f"rewritten      {line}" for line in written.adapted]
+    lines += [f"dropped        {name}: {why}" for name, why in written.dropped.items()]
+    lines += [f"lost           {line}" for line in written.lost]
+    if args.verify:
+        difference, against = _verified(args, model, family)
+        values["max_logit_difference"], values["verified_against"] = difference, against
+        lines.append(f"verified       logits differ by at most {difference:.1e} from those of {against}")
+    lines += [f"written        {path}" for path in written.files]
+    return Answer("\n".join(lines), values)
+
+
+def _unchanged(model: Any) -> dict[str, Any]:
+    mapped = [{"name": name, "to": name} for name in model.state_dict()]
+    return {"mapped": mapped, "adapted": [], "reinitialised": [], "dropped": [], "unknown": []}
+
+
+def _verified(args: argparse.Namespace, model: Any, family: str) -> tuple[float, str]:
+    """The largest difference of logits, and what they were compared with.
+
+    A vitrail file is compared with the source in its own library where that is possible, else read again.
+    """
+    import torch
+
+    from vitrail import weights
+    from vitrail.weights import verify
+
+    if args.to != "vitrail":
+        library = "transformers" if args.to == "huggingface" else "timm"
+        return verify.max_logit_difference(model, args.target, args.to), library
+    again, _ = weights.load(args.target)
+    library = None if args.image_size else verify.library_of(family)
+    if library:
+        name = "transformers" if library == "huggingface" else "timm"
+        return verify.max_logit_difference(again, args.source, library), name
+    images = verify.random_images(model.config)
+    with torch.inference_mode():
+        return float((model(images)["logits"] - again(images)["logits"]).abs().max()), "the model that was written"

@@ -1,0 +1,73 @@
+"""The other library's word: a model that it opens gives the same logits. The only place that imports a peer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail.errors import WeightsError
+from vitrail.model import ViT
+from vitrail.weights.families import timm
+from vitrail.weights.writer import Format, random_images
+
+# Of max(1, largest logit): fp32 kernels differ by up to 7e-6 on a B/16.
+TOLERANCE = 2e-5
+
+
+def library_of(family: str) -> Format | None:
+    """The format whose library opens weights of a family; None: there is none to ask."""
+    if family == timm.NAME:
+        return "timm"
+    return "huggingface" if "Hugging Face" in family else None
+
+
+@torch.inference_mode()
+def max_logit_difference(model: ViT, folder: str | Path, library: Format) -> float:
+    """The largest difference between a model's logits and those of the same weights in their own library.
+
+    Args:
+        model: on the CPU, in evaluation mode.
+        folder: what the library opens: a folder with config.json.
+        library: huggingface or timm.
+    Raises:
+        WeightsError: the library is missing or cannot open the folder, or the logits differ by more than TOLERANCE.
+    """
+    images = random_images(model.config)
+    ours = model(images)["logits"]
+    try:
+        theirs = (_transformers_logits if library == "huggingface" else _timm_logits)(folder, images, model)
+    except ImportError as error:
+        raise WeightsError(
+            f"{folder}: cannot be verified, {'transformers' if library == 'huggingface' else 'timm'} does not import.",
+            got=str(error).splitlines()[0],
+            do="Install it, or leave --verify out.",
+        ) from error
+    except Exception as error:  # whatever the other library raises is its answer
+        raise WeightsError(
+            f"{folder}: the other library cannot open it.", got=f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    difference = float((ours - theirs).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
+        raise WeightsError(
+            f"{folder}: the other library computes other logits.",
+            got=f"a difference of {difference:.2g}",
+            expected=f"at most {TOLERANCE} of the largest logit",
+        )
+    return difference
+
+
+def _transformers_logits(folder: str | Path, images: torch.Tensor, model: ViT) -> torch.Tensor:
+    import transformers
+
+    if model.config.num_labels:
+        loaded: Any = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+        return loaded(images).logits
+    loaded = transformers.AutoModel.from_pretrained(folder).eval()
+    return loaded(images).last_hidden_state[:, 0]
+
+
+def _timm_logits(folder: str | Path, images: torch.Tensor, model: ViT) -> torch.Tensor:
+    import timm as library
+
+    loaded: Any = library.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return loaded(images)
