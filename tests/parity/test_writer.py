@@ -123,7 +123,8 @@ def of(drawn: dict[str, Any], **changes: Any) -> ViT:
     values = dict(drawn)
     grid, width = values.pop("grid"), values["num_attention_heads"] * values.pop("head_width")
     values |= {"image_size": tuple(side * values["patch_size"] for side in grid), "hidden_size": width}
-    return random_vit(**{**values, "mlp_ratio": values.pop("mlp_units") / width, **changes})
+    ratio = values.pop("mlp_units") / width
+    return random_vit(**{**values, "mlp_ratio": ratio, **changes})
 
 
 EXAMPLES = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -142,7 +142,10 @@ def to_huggingface(preprocessing: Preprocessing, processor: str) -> tuple[dict[s
         "image_std": list(p.std),
     }
     resize = p.resize_size or p.image_size
-    if p.resize_mode == "crop" or resize != p.image_size:
+    if p.resize_mode == "crop" and height != width and min(resize) < max(height, width):
+        # A processor resizes by the shorter side alone, which would leave too little to cut out of.
+        lost.append(f"images are stretched to {height}x{width} instead of cut to this shape")
+    elif p.resize_mode == "crop" or resize != p.image_size:
         values["do_center_crop"] = True
         values["crop_size"] = {"height": height, "width": width}
         values["size"] = (

@@ -226,6 +226,7 @@ def _write_timm(target: Path, model: ViT, card: Card) -> Written:
         "class_token": g.use_class_token,
         "no_embed_class": not prefix_positions,
         "reg_tokens": g.num_registers,
+        "global_pool": _TIMM_POOLINGS[g.pooling],
         "fc_norm": g.final_norm == "pooled",
         "in_chans": g.num_channels,
         **({} if g.activation in ("gelu", "swiglu") else {"act_layer": g.activation}),

@@ -92,6 +92,7 @@ def read(source: Source, evidence: str) -> Reading:
         heads=heads,
         image_size=said_size,
         layer_norm_eps=_eps(args),
+        **_activation(args),
         pooling=pooling,
         position_resampling="bicubic_antialias",
     )
@@ -176,6 +177,16 @@ def _pooling(config: Mapping[str, Any], args: Mapping[str, Any], tensors: Mappin
             raise WeightsError("config.json: unknown global_pool.", got=said, expected=", ".join(POOLINGS))
         return POOLINGS[said]
     return "mean" if {"fc_norm.weight", "fc_norm.bias"} & tensors.keys() or "cls_token" not in tensors else "cls"
+
+
+def _activation(args: Mapping[str, Any]) -> dict[str, str]:
+    """The activation that the arguments name; nothing where they are silent or the MLP is gated."""
+    said = args.get("act_layer")
+    if said in (None, "silu"):
+        return {}
+    if said not in ("gelu", "gelu_tanh", "quick_gelu"):
+        raise WeightsError("config.json: unknown act_layer.", got=said, expected="gelu, gelu_tanh or quick_gelu")
+    return {"activation": said}
 
 
 def _eps(args: Mapping[str, Any]) -> float:
