@@ -2,7 +2,7 @@
 
 Architecture and preprocessing come from the weights, the classes from the data. Every setting of the run can be
 changed: --section.field VALUE, as --data.image-size 384 or --schedule.epochs 20; `vitrail finetune WEIGHTS --settings`
-lists them all. Recipes: finetune (the default), reference-finetune, finetune-sgd, finetune-gradual, lora,
+lists them all. Recipes: finetune (the default), finetune-cpu, reference-finetune, finetune-sgd, finetune-gradual, lora,
 linear-probe, knn.
 """
 

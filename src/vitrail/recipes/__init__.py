@@ -13,6 +13,7 @@ from vitrail.recipes.cifar100 import cifar100_cpu, cifar100_cpu_conv
 from vitrail.recipes.digits import digits
 from vitrail.recipes.finetune import (
     finetune,
+    finetune_cpu,
     finetune_gradual,
     finetune_sgd,
     knn,
@@ -31,6 +32,7 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar100-cpu-conv": cifar100_cpu_conv,
     "reference-scratch": reference_scratch,
     "finetune": finetune,
+    "finetune-cpu": finetune_cpu,
     "reference-finetune": reference_finetune,
     "finetune-sgd": finetune_sgd,
     "finetune-gradual": finetune_gradual,

@@ -45,6 +45,25 @@ def finetune() -> RunConfig:
     )
 
 
+def finetune_cpu() -> RunConfig:
+    """Small ViTs on small images on a laptop's CPU, as the weights that come with the package: Muon, five epochs.
+
+    Command: vitrail finetune builtin:cifar100-conv --data SPEC --recipe finetune-cpu
+    Hardware: two CPU cores (AMD EPYC, AVX-512), fp32
+    Time: about a minute for 5,000 images of 32 pixels
+    Expected: docs/finetune.md has the figures on 5,000 images of CIFAR-10
+    Source: ours; Muon after Jordan et al. 2024, chosen on a validation split (docs/LOG.md)
+    """
+    config = finetune()
+    return replace(
+        config,
+        augment=AugmentConfig(flip=0.5, crop_padding=4, fill="mean"),
+        optim=replace(config.optim, name="muon", muon_lr=0.02, layer_decay=1.0),
+        schedule=replace(config.schedule, epochs=5),
+        compute=ComputeConfig(),
+    )
+
+
 def reference_finetune() -> RunConfig:
     """The reference system's fine-tuning of vit-base-patch16-224 on CIFAR-10, setting for setting.
 
