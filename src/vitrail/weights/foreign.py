@@ -74,6 +74,7 @@ class Reading:
         preprocessing: from an image file to the model's input.
         defaulted: what the file does not say and the family's habit decided.
         claims: (what, value of the tensors, value of the configuration or None), to be equal.
+        table: the names of this file, where the family has several.
     """
 
     family: str
@@ -87,6 +88,7 @@ class Reading:
     classes: tuple[str, ...] = ()
     defaulted: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+    table: "KeyTable | None" = None
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,15 @@ def infer_geometry(
         WeightsError: a tensor is missing that every ViT has, or two contradict each other.
     """
     kernel = _needed(canonical, "patch_embed.proj.weight")
-    if kernel.ndim != 4:
-        raise WeightsError(
-            "patch_embed.proj.weight has the wrong shape.", got=list(kernel.shape), expected="[D, C, P, P]"
-        )
+    check_patch_kernel(kernel)
     width, channels, *patch = kernel.shape
+    norm = canonical.get("blocks.0.norm1.weight")
+    if norm is not None and norm.shape != (width,) and norm.ndim == 1:
+        raise WeightsError(
+            "patch_embed.proj.weight and blocks.0.norm1.weight tell different widths.",
+            got=f"{list(kernel.shape)} and {list(norm.shape)}",
+            expected="[D, C, P, P] and [D]",
+        )
     depth = _depth(canonical)
     ends = {name.split(".", 2)[2] for name in canonical if name.startswith("blocks.") and name.count(".") > 2}
     gated = "mlp.gate.weight" in ends
@@ -242,9 +248,14 @@ def infer_geometry(
         raise WeightsError(f"The tensors and the configuration do not fit together: {error}") from error
 
 
-def missing_tensors(canonical: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Canonical names that a model needs and a reading lacks."""
-    return sorted(expected.keys() - canonical.keys())
+def check_patch_kernel(kernel: Tensor | None) -> None:
+    """Raise WeightsError when the kernel of the patch embedding has no four axes."""
+    if kernel is not None and kernel.ndim != 4:
+        raise WeightsError(
+            "The kernel of the patch embedding, patch_embed.proj.weight, has the wrong shape.",
+            got=list(kernel.shape),
+            expected="[D, C, P, P]",
+        )
 
 
 def _needed(canonical: Mapping[str, Tensor], name: str) -> Tensor:
@@ -291,7 +302,8 @@ def _image_size(
             return (side * patch[0], side * patch[1]), prefix == num_tokens
     raise WeightsError(
         "The position embedding is no square grid, and no configuration tells its sides.",
-        got=f"pos_embed with {rows} rows, {num_tokens} tokens before the patches",
+        got=f"pos_embed with {rows} rows, and before the patches "
+        + ", ".join(n if n in canonical else f"no {n}" for n in ("cls_token", "dist_token")),
         expected="a square number of patches, or config.json with the image size",
     )
 

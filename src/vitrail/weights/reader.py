@@ -125,7 +125,7 @@ def _read(source: str | Path) -> _Read:
     family, evidence = recognise(opened)
     reading = family.read(opened, evidence)
     expected = empty_model(reading.geometry).state_dict()
-    check_explained(opened, reading, expected, family.TABLE.theirs)
+    check_explained(opened, reading, expected, (reading.table or family.TABLE).theirs)
     check_claims(reading.claims)
     audit = Audit(mapped=reading.mapped, adapted=reading.adapted, dropped=reading.dropped)
     provenance = _provenance(source, opened, reading.family, evidence, reading.defaulted)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.config.checks import pair
+from vitrail.errors import WeightsError
 from vitrail.weights.families.huggingface import class_names, common_behaviour, config_claims
 from vitrail.weights.foreign import Key, KeyTable, Reading, Source, infer_geometry, size_pair
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, from_huggingface, shorter_side
@@ -104,6 +105,8 @@ def read(source: Source, evidence: str) -> Reading:
         return _read_meta(source, evidence)
     config, prefix = source.config, _prefix(source.tensors)
     tensors, mapped = HF_TABLES[prefix].read(source.tensors)
+    if prefix == PREFIXES[0] and "reg_token" not in tensors:
+        raise WeightsError(f"The file lacks {prefix}embeddings.register_tokens.", got="a model with registers by name")
     split_gates(source.tensors, tensors, mapped, re.compile(r".*layers?\.(\d+)\.mlp\.weights_in\.(weight|bias)"))
     behaviour, defaulted = common_behaviour(config, tensors, default_eps=1e-6)
     behaviour.pop("activation") if "blocks.0.mlp.gate.weight" in tensors else None
@@ -125,6 +128,7 @@ def read(source: Source, evidence: str) -> Reading:
         mapped=mapped,
         classes=class_names(config, geometry.num_labels),
         claims=config_claims(config, geometry),
+        table=HF_TABLES[prefix],
         preprocessing=preprocessing,
         defaulted=(*defaulted, *silent),
     )
@@ -156,6 +160,7 @@ def _read_meta(source: Source, evidence: str) -> Reading:
         geometry=geometry,
         tensors=tensors,
         mapped={back[name]: ours for name, ours in mapped.items()},
+        table=META,
         preprocessing=shorter_side(max(resize, *crop), crop, IMAGENET_MEAN, IMAGENET_STD, "bicubic"),
         defaulted=(*defaulted, f"shorter side to {resize}, centre {crop[0]}x{crop[1]}, ImageNet mean and std"),
     )

@@ -168,9 +168,10 @@ def read(source: Source, evidence: str) -> Reading:
         big_vision="pos_embedding" in theirs,
         inlined_map="probe" in theirs,
     )
-    tensors, mapped = keys.read(theirs)
     heads = _heads(theirs)
-    position = "learned" if "pos_embed" in tensors else "sincos"
+    tensors, mapped = keys.read(theirs)
+    # Only big_vision has models without stored positions.
+    position = "learned" if "pos_embed" in tensors or any("MlpBlock_3" in n for n in theirs) else "sincos"
     geometry = infer_geometry(
         tensors,
         heads=heads,
@@ -211,12 +212,29 @@ def _layout(tensors: Mapping[str, Tensor], prefix: str) -> str:
 
 
 def _heads(theirs: Mapping[str, Tensor]) -> int:
-    """A, from the attention's own shape."""
-    pattern = re.compile(r"Transformer/encoderblock_\d+/MultiHeadDotProductAttention_\d/query/(kernel|bias)")
+    """A, from the attention's own shapes, which all say the same. Raises WeightsError for one that does not."""
+    pattern = re.compile(r".*MultiHeadDotProductAttention_\d/(query|key|value|out)/(kernel|bias)")
+    said: dict[tuple[int, ...], list[str]] = {}
     for name, tensor in theirs.items():
-        if (found := pattern.fullmatch(name)) and tensor.ndim == (3 if found[1] == "kernel" else 2):
-            return tensor.shape[-2]
-    raise WeightsError("The file lacks the attention's query kernels.", expected="[D, A, K]")
+        if (found := pattern.fullmatch(name)) and found[1] + found[2] != "outbias":
+            ndim = 3 if found[2] == "kernel" else 2
+            if tensor.ndim != ndim:
+                raise WeightsError(
+                    f"Tensor {name} has the wrong shape.", got=list(tensor.shape), expected=f"{ndim} axes"
+                )
+            shape = tuple(tensor.shape)
+            said.setdefault(shape[:2] if found[1] == "out" else shape[-2:], []).append(name)
+    if not said:
+        raise WeightsError("The file lacks the attention's query kernels.", expected="[D, A, K]")
+    usual = max(said, key=lambda shape: len(said[shape]))
+    if len(said) > 1:
+        odd = [name for shape, names in said.items() if shape != usual for name in names]
+        raise WeightsError(
+            f"Tensor {odd[0]} has other heads than the rest.",
+            got=list(theirs[odd[0]].shape),
+            expected=f"heads and their width {list(usual)}",
+        )
+    return usual[0]
 
 
 def _pooling(tensors: Mapping[str, Tensor]) -> str:

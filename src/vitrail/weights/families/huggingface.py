@@ -20,6 +20,7 @@ from vitrail.weights.foreign import (
     KeyTable,
     Reading,
     Source,
+    check_patch_kernel,
     infer_geometry,
     size_pair,
 )
@@ -98,8 +99,8 @@ def recognise(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str |
 def read(source: Source, evidence: str) -> Reading:
     """Read a ViT or DeiT of transformers."""
     config, prefix = source.config, _prefix(source.tensors)
-    table = _TABLES[prefix, any(n.startswith(f"{prefix}encoder.layer.") for n in source.tensors)]
-    tensors, mapped = table.read(source.tensors)
+    on_disk = any(n.startswith(f"{prefix}encoder.layer.") for n in source.tensors)
+    tensors, mapped = _TABLES[prefix, on_disk].read(source.tensors)
     dropped = {
         name: reason
         for name in source.tensors
@@ -131,6 +132,7 @@ def read(source: Source, evidence: str) -> Reading:
         preprocessing=preprocessing,
         defaulted=(*defaulted, *silent),
         claims=config_claims(config, geometry),
+        table=_table(prefix, on_disk, _HEADS[1:] if two_heads else _HEADS),
     )
 
 
@@ -154,7 +156,9 @@ def common_behaviour(
 
 def heads_of_width(tensors: Mapping[str, Tensor]) -> int:
     """D / 64, which every published ViT but the giants has. Raises WeightsError when 64 does not divide D."""
-    width = tensors["patch_embed.proj.weight"].shape[0] if "patch_embed.proj.weight" in tensors else 64
+    kernel = tensors.get("patch_embed.proj.weight")
+    check_patch_kernel(kernel)
+    width = kernel.shape[0] if kernel is not None else 64
     if width % 64:
         raise WeightsError(
             "Nothing says how many attention heads there are.",

@@ -130,7 +130,9 @@ def _fold_register_positions(
 ) -> None:
     """Positions of registers are constants of the registers: added to them, exactly."""
     positions, registers, kernel = (tensors.get(n) for n in ("pos_embed", "reg_token", "patch_embed.proj.weight"))
-    if positions is None or registers is None or kernel is None or positions.ndim != 3 or kernel.ndim != 4:
+    if positions is None or registers is None or kernel is None or kernel.ndim != 4:
+        return
+    if positions.ndim != 3 or registers.ndim != 3:  # the shapes are compared and named later
         return
     first, count, rows = int("cls_token" in tensors), registers.shape[1], positions.shape[1]
     patches = rows - first - count
@@ -203,6 +205,7 @@ def _claims(config: Mapping[str, Any], args: Mapping[str, Any], geometry: ViTCon
         ("depth", geometry.num_hidden_layers, args.get("depth")),
         ("embed_dim", geometry.hidden_size, args.get("embed_dim")),
         ("patch_size", pair(geometry.patch_size), size_pair(args.get("patch_size"))),
+        ("the class token (cls_token)", geometry.use_class_token, args.get("class_token")),
         ("in_chans", geometry.num_channels, args.get("in_chans")),
         ("num_classes", geometry.num_labels, args.get("num_classes", config.get("num_classes"))),
         ("the number of registers (reg_token)", geometry.num_registers, registers),
