@@ -206,12 +206,12 @@ def infer_geometry(
     kernel = _needed(canonical, "patch_embed.proj.weight")
     check_patch_kernel(kernel)
     width, channels, *patch = kernel.shape
-    norm = canonical.get("blocks.0.norm1.weight")
-    if norm is not None and norm.shape != (width,) and norm.ndim == 1:
+    others = {t.shape[-1] for n, t in canonical.items() if n.endswith(("norm1.bias", "norm2.bias")) and t.ndim == 1}
+    if len(others) == 1 and others != {width}:
         raise WeightsError(
-            "patch_embed.proj.weight and blocks.0.norm1.weight tell different widths.",
-            got=f"{list(kernel.shape)} and {list(norm.shape)}",
-            expected="[D, C, P, P] and [D]",
+            "The kernel of the patch embedding, patch_embed.proj.weight, has another width than every norm.",
+            got=list(kernel.shape),
+            expected=f"[{others.pop()}, C, P, P]",
         )
     depth = _depth(canonical)
     ends = {name.split(".", 2)[2] for name in canonical if name.startswith("blocks.") and name.count(".") > 2}
