@@ -202,7 +202,7 @@ class _Loop:
         state.train_seconds += seconds
         state.num_examples_seen += images
         self._check_finite(float(loss), "loss")
-        if state.step % self.steps_per_epoch == 0:
+        if state.step % (self.steps_per_epoch * self.stretch) == 0:
             bar.line(f"epoch {epoch + 1}/{self.epochs}  {seconds:.1f} s, {images / seconds:.0f} img/s")
 
     def _step(self, batch: Batch, epoch: int, batch_number: int) -> torch.Tensor:

@@ -143,7 +143,7 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"), [("nowhere/at/all", "neither a known name"), ("hf:owner/name", "not yet supported")]
+    ("spec", "words"), [("nowhere/at/all", "neither a known name"), ("hf:owner/name", "cannot be opened")]
 )
 def test_what_is_no_data_set(spec: str, words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -5,6 +5,7 @@ from pathlib import Path
 from vitrail.config import DataConfig
 from vitrail.data.sources.download import download
 from vitrail.data.sources.folders import open_folder, open_manifest
+from vitrail.data.sources.hub import open_hub
 from vitrail.data.sources.index import Encoded, Source, Split, class_index, joined, taken
 from vitrail.data.sources.named import NAMED_SETS, open_named
 from vitrail.data.sources.parquet import open_parquet, parquet_files
@@ -37,10 +38,7 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
     if spec in NAMED_SETS:
         return open_named(spec, config.root, may_download=may_download, progress=progress)
     if spec.startswith("hf:"):
-        raise DataError(
-            f"{spec}: data sets of the hub are not yet supported.",
-            do="Download its Parquet files and give their folder.",
-        )
+        return open_hub(spec)
     path = Path(spec).expanduser()
     try:
         source = _open_path(path, spec)

@@ -1,0 +1,77 @@
+"""`hf:` data sets: real ones of the datasets library, saved in a folder, opened as from the hub."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrail import data
+from vitrail.config import DataConfig
+from vitrail.data.sources import open_source
+from vitrail.errors import DataError
+
+datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two classes in Parquet, as the hub has them, with a training and a test split."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    target = tmp_path / "set" / "data"
+    target.mkdir(parents=True)
+    for split, count in (("train", 6), ("test", 4)):
+        pictures = []
+        for i in range(count):
+            stream = io.BytesIO()
+            Image.new("RGB", (8 + i, 8), (20 * i, 0, 0)).save(stream, "PNG")
+            pictures.append({"bytes": stream.getvalue(), "path": None})
+        table = datasets.Dataset.from_dict({"image": pictures, "label": [i % 2 for i in range(count)]}, features)
+        table.to_parquet(str(target / f"{split}-00000-of-00001.parquet"))
+    return tmp_path / "set"
+
+
+def test_a_data_set_of_the_hub_is_read(folder: Path) -> None:
+    splits = data.load(DataConfig(spec=f"hf:{folder}", image_size=8), ("train", "test"))
+    assert splits["train"].classes == ("cat", "dog")
+    assert splits["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert [int(image[0].mean()) for image in splits["test"].images] == [0, 20, 40, 60]
+    again = data.load(DataConfig(spec=f"hf:{folder}", image_size=8), ("train",))["train"]
+    assert again.fingerprint == splits["train"].fingerprint
+
+
+def test_names_and_sizes_without_decoding(folder: Path) -> None:
+    source = open_source(DataConfig(spec=f"hf:{folder}"))
+    assert set(source.splits) == {"train", "test"}
+    assert len(list(source.splits["test"].read(np.array([1, 3])))) == 2
+
+
+def test_streaming_is_refused() -> None:
+    with pytest.raises(DataError, match="streaming is not supported"):
+        open_source(DataConfig(spec="hf:owner/name?streaming=true"))
+
+
+def test_what_is_no_name_is_refused() -> None:
+    with pytest.raises(DataError, match="no name of a data set"):
+        open_source(DataConfig(spec="hf:name"))
+
+
+def test_a_set_without_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(str(tmp_path / "set" / "train.parquet"))
+    with pytest.raises(DataError, match="text: "):
+        open_source(DataConfig(spec=f"hf:{tmp_path / 'set'}"))
+
+
+def test_without_a_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach the hub\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match="Couldn't reach the hub") as caught:
+        open_source(DataConfig(spec="hf:owner/name@main"))
+    assert "and more" not in str(caught.value)
