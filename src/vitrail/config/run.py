@@ -142,7 +142,7 @@ class OptimConfig:
     lr: float = 1e-3
     """Peak learning rate; with muon, that of the adamw part."""
     lr_width: int = 0
-    """finetune scales a recipe's lr by lr_width / hidden size of the weights; 0: not at all."""
+    """finetune scales a recipe's lr by lr_width / hidden size of weights that are wider; 0: not at all."""
     muon_lr: float = 0.02
     """Peak learning rate of the matrices under muon."""
     weight_decay: float = 0.05

@@ -74,7 +74,7 @@ def with_weights(config: RunConfig, source: str, head: weights.Head = "match") -
         "mean": steps.mean,
         "std": steps.std,
     }
-    ratio = config.optim.lr_width / card.geometry.hidden_size if config.optim.lr_width else 1.0
+    ratio = min(1.0, config.optim.lr_width / card.geometry.hidden_size) if config.optim.lr_width else 1.0
     return dataclasses.replace(
         config,
         optim=dataclasses.replace(config.optim, lr=config.optim.lr * ratio),
