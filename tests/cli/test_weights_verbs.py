@@ -1,0 +1,314 @@
+"""inspect, convert and finetune as a user types them, on files of every family, damaged and hostile ones among them."""
+
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image
+
+import tests.support.torchvision_operators  # noqa: F401  (before transformers and timm)
+from tests.support.random_vit import random_vit
+from vitrail import weights
+from vitrail.cli import main
+from vitrail.config import Preprocessing
+from vitrail.weights import Card, builtin_names
+from vitrail.weights.families import dinov2, google, torchvision
+
+GEOMETRY: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 1, "layer_norm_eps": 1e-6}
+
+
+def vitrail_json(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
+    capsys.readouterr()
+    status = main([*args, "--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return json.loads(captured.out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """What standard error says: a few lines, no traceback, exit status 2."""
+    capsys.readouterr()
+    assert main([*args]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert captured.err.count("\n") <= 4, captured.err
+    return captured.err
+
+
+def saved(folder: Path, to: str, **changes: Any) -> Path:
+    model = random_vit(**{**GEOMETRY, **changes})
+    card = Card(
+        geometry=model.config,
+        classes=("ant", "bee", "cat", "dog", "eel")[: model.config.num_labels],
+        preprocessing=Preprocessing(image_size=(16, 16), decode_size=(16, 16)),
+    )
+    target = folder / ("model.safetensors" if to == "vitrail" else to)
+    weights.write(target, model, card, to)  # type: ignore[arg-type]
+    return target
+
+
+def a_pickled_bin(folder: Path) -> Path:
+    source = saved(folder, "huggingface")
+    tensors = safetensors.torch.load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    torch.save(tensors, source / "pytorch_model.bin")
+    return source
+
+
+def shards(folder: Path) -> Path:
+    source = saved(folder, "huggingface")
+    tensors = safetensors.torch.load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    names, where = sorted(tensors), {}
+    for part, chosen in enumerate((names[::2], names[1::2])):
+        file = f"model-{part + 1:05d}-of-00002.safetensors"
+        safetensors.torch.save_file({n: tensors[n] for n in chosen}, source / file, {"format": "pt"})
+        where |= dict.fromkeys(chosen, file)
+    (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return source
+
+
+def a_timm_file(folder: Path) -> Path:
+    return saved(folder, "timm") / "model.safetensors"
+
+
+def google_npz(folder: Path) -> Path:
+    named = google.table(1, linen=False, big_vision=False).write(random_vit(**GEOMETRY).state_dict())
+    np.savez(folder / "m.npz", **{name: tensor.numpy() for name, tensor in named.items()})
+    return folder / "m.npz"
+
+
+def a_torchvision_file(folder: Path) -> Path:
+    torch.save(torchvision.TABLE.write(random_vit(**GEOMETRY).state_dict()), folder / "vit.pth")
+    return folder / "vit.pth"
+
+
+def a_dinov2_file(folder: Path) -> Path:
+    model = random_vit(**GEOMETRY, layer_scale=0.3, use_mask_token=True, num_labels=0)
+    torch.save(dinov2.META.write(model.state_dict()), folder / "dinov2.pth")
+    return folder / "dinov2.pth"
+
+
+HONEST: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "vitrail": (lambda folder: saved(folder, "vitrail"), "vitrail"),
+    "transformers": (lambda folder: saved(folder, "huggingface"), "Hugging Face ViT"),
+    "transformers, pickled": (a_pickled_bin, "Hugging Face ViT"),
+    "transformers, shards": (shards, "Hugging Face ViT"),
+    "transformers, DINOv2": (lambda folder: saved(folder, "huggingface", num_registers=2), "DINOv2, Hugging Face"),
+    "timm": (lambda folder: saved(folder, "timm", num_registers=2), "timm"),
+    "timm, a file": (a_timm_file, "timm"),
+    "Google": (google_npz, "Google"),
+    "torchvision": (a_torchvision_file, "torchvision"),
+    "Meta": (a_dinov2_file, "DINOv2, Meta"),
+}
+
+
+@pytest.mark.parametrize(("make", "family"), HONEST.values(), ids=HONEST)
+def test_inspect_says_whose_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, make: Callable[[Path], Path], family: str
+) -> None:
+    source = make(tmp_path)
+    told = vitrail_json(capsys, "inspect", str(source))
+    assert told["family"].startswith(family)
+    assert told["geometry"]["hidden_size"] == 64
+    assert told["num_parameters"] > 10_000
+    assert {"classes", "preprocessing", "provenance"} <= told.keys()
+    assert main(["inspect", str(source)]) == 0
+    assert "width 64, 2 layers" in capsys.readouterr().out
+
+
+class Runs:
+    """A pickle that makes a folder when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return __import__("os").mkdir, (str(self.path),)
+
+
+def truncated(folder: Path) -> Path:
+    source = saved(folder, "vitrail")
+    source.write_bytes(source.read_bytes()[:5000])
+    return source
+
+
+def wrong_header(folder: Path) -> Path:
+    (folder / "m.safetensors").write_bytes(
+        (40).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[9],"data_o' + bytes(60)
+    )
+    return folder / "m.safetensors"
+
+
+def zip_bomb(folder: Path) -> Path:
+    torch.save({"a": torch.ones(3)}, folder / "honest.pt")
+    with (
+        zipfile.ZipFile(folder / "honest.pt") as honest,
+        zipfile.ZipFile(folder / "bomb.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb,
+    ):
+        for member in honest.infolist():
+            bomb.writestr(member.filename, honest.read(member))
+        bomb.writestr("a/data/99", bytes(100 << 20))
+    return folder / "bomb.pt"
+
+
+def code_in_a_pickle(folder: Path) -> Path:
+    torch.save({"a": Runs(folder / "it-ran")}, folder / "m.pt")
+    return folder / "m.pt"
+
+
+def a_bare_pickle(folder: Path) -> Path:
+    (folder / "m.pt").write_bytes(pickle.dumps(Runs(folder / "it-ran")))
+    return folder / "m.pt"
+
+
+def objects_in_npz(folder: Path) -> Path:
+    np.savez(folder / "m.npz", a=np.array([Runs(folder / "it-ran")], dtype=object))
+    return folder / "m.npz"
+
+
+def a_lying_npz(folder: Path) -> Path:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)})
+    with zipfile.ZipFile(folder / "m.npz", "w") as archive:
+        archive.writestr("a.npy", header.getvalue() + bytes(64))
+    return folder / "m.npz"
+
+
+def another_network(folder: Path) -> Path:
+    safetensors.torch.save_file({"conv1.weight": torch.ones(8, 3, 3, 3)}, folder / "m.safetensors")
+    return folder / "m.safetensors"
+
+
+def a_photograph(folder: Path) -> Path:
+    Image.new("RGB", (9, 9)).save(folder / "m.safetensors", "PNG")
+    return folder / "m.safetensors"
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "truncated": (truncated, "damaged"),
+    "wrong header": (wrong_header, "header"),
+    "zip bomb": (zip_bomb, "grow far beyond"),
+    "code in a torch file": (code_in_a_pickle, "more than tensors"),
+    "a bare pickle": (a_bare_pickle, "m.pt"),
+    "objects in npz": (objects_in_npz, "Python objects"),
+    "a lying npz": (a_lying_npz, "larger than it is"),
+    "another network": (another_network, "no weights of a ViT"),
+    "a photograph": (a_photograph, "no weight file"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_inspect_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    assert message in refused(capsys, "inspect", str(make(tmp_path)))
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_shipped_weights_are_whole(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    told = vitrail_json(capsys, "inspect", f"builtin:{name}")
+    assert (len(told["classes"]), told["metrics"]["num_examples"]) == (100, 10_000)
+    assert told["metrics"]["accuracy"] > 0.4
+    assert told["provenance"]["commit"]
+
+
+def test_files_of_the_first_format_version_load() -> None:
+    path = weights.is_own("builtin:cifar100")
+    assert path is not None
+    with safetensors.safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["vitrail"])["format_version"] == 1
+    model, card = weights.load("builtin:cifar100")
+    assert model(torch.zeros(1, 3, 32, 32))["logits"].shape == (1, len(card.classes))
+
+
+def test_shipped_weights_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "builtin:cifar100" in refused(capsys, "inspect", "builtin:imagenet")
+
+
+def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source, there, back = saved(tmp_path, "vitrail"), str(tmp_path / "hf"), str(tmp_path / "back.safetensors")
+    told = vitrail_json(capsys, "convert", str(source), there, "--to", "huggingface", "--verify")
+    assert {"mapped", "adapted", "reinitialised", "dropped", "unknown"} <= told.keys()
+    assert told["unknown"] == told["reinitialised"] == []
+    assert told["max_logit_difference"] < 1e-5
+    again = vitrail_json(capsys, "convert", there, back, "--to", "vitrail", "--verify")
+    assert again["verified_against"] == "transformers"
+    before, after = (weights.load(path)[0].state_dict() for path in (source, back))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    timm = vitrail_json(capsys, "convert", back, str(tmp_path / "timm"), "--to", "timm", "--verify")
+    assert timm["max_logit_difference"] < 1e-5
+    assert main(["convert", str(source), str(tmp_path / "x"), "--to", "timm"]) == 0
+    assert "mapped" in capsys.readouterr().out
+
+
+def test_convert_refuses_what_would_be_lost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = str(tmp_path / "hf")
+    assert "ViT + conv" in refused(capsys, "convert", "builtin:cifar100-conv", where, "--to", "huggingface")
+    source = saved(tmp_path, "vitrail")
+    assert "NAME.safetensors" in refused(capsys, "convert", str(source), where, "--to", "vitrail")
+    assert "it exists" in refused(capsys, "convert", str(source), str(source), "--to", "vitrail")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Pictures of two kinds, of mixed sizes and modes."""
+    generator = np.random.default_rng(0)
+    for name, hue in (("red", 0), ("blue", 2)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i, mode in enumerate(["RGB", "L", "RGBA", "P", "CMYK"] * 5):
+            pixels = generator.integers(0, 60, (*generator.integers(20, 90, 2), 3), dtype=np.uint8)
+            pixels[..., hue] += 180 if mode != "L" else 60 * hue
+            picture = Image.fromarray(pixels).convert(mode)
+            picture.save(tmp_path / "photos" / name / f"{i}.{'jpg' if mode in ('RGB', 'CMYK') else 'png'}")
+    return tmp_path / "photos"
+
+
+def test_photographs_to_a_model_with_one_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = vitrail_json(capsys, "finetune", "builtin:cifar100", "--data", str(photographs))
+    assert told["baseline"]["linear"] > 0.5
+    assert told["best"]["accuracy"] > 0.5
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(told["model"], tmp_path / "elsewhere" / "m.safetensors")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    shutil.rmtree(told["run"] if Path(told["run"]).is_absolute() else tmp_path / told["run"])
+    found = vitrail_json(capsys, "predict", "m.safetensors", str(photographs / "red"))
+    assert not found["errors"]
+    assert {p["label"] for p in found["predictions"]} <= {"red", "blue"}
+    assert sum(p["label"] == "red" for p in found["predictions"]) > len(found["predictions"]) / 2
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "no weights": (["finetune", "--data", "digits"], "weights to start from"),
+    "no data": (["finetune", "builtin:cifar100"], "images to learn from"),
+    "nothing there": (["finetune", "./nowhere", "--data", "digits"], "no weights here"),
+    "unknown recipe": (["finetune", "builtin:cifar100", "--data", "digits", "--recipe", "fintune"], "finetune"),
+    "resume without a run": (["finetune", "--resume"], "--run"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), WRONG.values(), ids=WRONG)
+def test_finetune_says_what_is_missing(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
+    assert message in refused(capsys, *args)
+
+
+@pytest.mark.filterwarnings("ignore:get_parser:DeprecationWarning")
+def test_settings_are_listed_with_the_values_of_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    told = vitrail_json(capsys, "finetune", "builtin:cifar100", "--settings")["settings"]
+    assert "--data.image-size" in told
+    assert "--optim.layer-decay" in told
