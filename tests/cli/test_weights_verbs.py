@@ -312,3 +312,17 @@ def test_settings_are_listed_with_the_values_of_the_weights(capsys: pytest.Captu
     told = vitrail_json(capsys, "finetune", "builtin:cifar100", "--settings")["settings"]
     assert "--data.image-size" in told
     assert "--optim.layer-decay" in told
+
+
+def test_train_starts_from_weights_of_its_architecture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    small = ["--model.hidden-size", "32", "--model.num-attention-heads", "2", "--schedule.epochs"]
+    first = vitrail_json(capsys, "train", "digits", "--run", str(tmp_path / "a"), *small, "3")
+    again = vitrail_json(
+        capsys, "train", "digits", "--run", str(tmp_path / "b"), "--init", first["model"], *small, "1",
+        "--optim.lr", "1e-7", "--schedule.warmup-fraction", "0", "--optim.ema-decay", "0",
+    )  # fmt: skip
+    assert again["best"]["accuracy"] == pytest.approx(first["best"]["accuracy"], abs=0.02)
+    assert again["baseline"]["linear"] > 0.5
+    assert "another geometry" in refused(
+        capsys, "train", "digits", "--run", str(tmp_path / "c"), "--init", first["model"], "--schedule.epochs", "1"
+    )
