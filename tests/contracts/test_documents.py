@@ -23,7 +23,7 @@ def _commands() -> list[str]:
     for path in DOCUMENTS:
         for _, block in BLOCK.findall(path.read_text(encoding="utf-8")):
             for line in block.splitlines():
-                words = line.split("  #")[0].removeprefix(".venv/bin/").strip()
+                words = re.split(r"\s#", line)[0].removeprefix(".venv/bin/").strip()
                 if words.startswith("vitrail "):
                     found.append(words)
     return found

@@ -237,11 +237,20 @@ def _write_timm(target: Path, model: ViT, card: Card) -> Written:
         del arguments["class_token"]
     elif g.activation == "swiglu":
         architecture = "vit_giant_patch14_dinov2"
+    config = _timm_config(architecture, arguments, model, card, written)
+    return _write_folder(target, written, config, timm.TABLE.write(tensors), None)
+
+
+def _timm_config(
+    architecture: str, arguments: dict[str, Any], model: ViT, card: Card, written: Written
+) -> dict[str, Any]:
+    """The config.json that `timm.create_model("local-dir:...")` reads; notes what it cannot say."""
+    g = model.config
     preprocessing, lost = to_timm(card.preprocessing)
     written.lost += lost
     if g.layer_norm_eps != _TIMM_EPS:
         written.lost.append(_other_eps(model))
-    config = {
+    return {
         "architecture": architecture,
         "num_classes": g.num_labels,
         "num_features": g.hidden_size,
@@ -256,7 +265,6 @@ def _write_timm(target: Path, model: ViT, card: Card) -> Written:
         },
         **({"label_names": list(card.classes)} if card.classes else {}),
     }
-    return _write_folder(target, written, config, timm.TABLE.write(tensors), None)
 
 
 def _other_eps(model: ViT) -> str:
