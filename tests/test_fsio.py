@@ -88,10 +88,40 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.5}
 
 
-def test_append_line(tmp_path: Path) -> None:
-    for text in ("one", "two"):
-        fsio.append_line(tmp_path / "log" / "a.jsonl", text)
-    assert (tmp_path / "log" / "a.jsonl").read_text() == "one\ntwo\n"
+def test_a_tail_replaces_what_was_torn(tmp_path: Path) -> None:
+    log = tmp_path / "log" / "a.jsonl"
+    fsio.write_tail(log, 0, b"one\n")
+    log.write_bytes(b"one\ntw")
+    fsio.write_tail(log, 4, b"two\n")
+    assert log.read_text() == "one\ntwo\n"
+
+
+def test_only_one_creates(tmp_path: Path) -> None:
+    assert fsio.create_exclusively(tmp_path / "a", b"1")
+    assert not fsio.create_exclusively(tmp_path / "a", b"2")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_a_directory_that_reads_back_otherwise_is_refused(tmp_path: Path) -> None:
+    class Lying(fsio.FileSystem):
+        def fsync(self, file: IO[Any]) -> None:
+            super().fsync(file)
+            if file.name.endswith("b.bin"):
+                Path(file.name).write_bytes(b"other")
+
+    files = {"a.bin": [b"1", b"2"], "b.bin": [b"3"]}
+    with fsio.use_file_system(Lying()), pytest.raises(SaveError, match="reading it back"):
+        fsio.write_new_dir(
+            tmp_path / "new", files, ("m", lambda digests: b"".join(d.encode() for d in digests.values()))
+        )
+    assert list(tmp_path.iterdir()) == []
+    fsio.write_new_dir(tmp_path / "new", files, ("m", lambda digests: " ".join(digests).encode()))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "new").iterdir()} == {
+        "a.bin": b"12",
+        "b.bin": b"3",
+        "m": b"a.bin b.bin",
+    }
 
 
 def test_preflight_leaves_nothing_behind(tmp_path: Path) -> None:

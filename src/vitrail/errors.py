@@ -20,6 +20,8 @@ class VitrailError(Exception):
     """
 
     exit_status = 2
+    told: bool | None = None
+    """Whether another process of the same run shows it to the user; None: there was none to ask."""
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, do: str | None = None) -> None:
         self.what, self.got, self.expected, self.do = what, got, expected, do
@@ -70,6 +72,12 @@ class SaveError(VitrailError, OSError):
     """Writing failed. Everything that was saved before is intact."""
 
     exit_status = 74
+
+
+class RankLost(VitrailError):
+    """A process of a run with several is gone or hangs. What was saved is intact, and a retry makes sense."""
+
+    exit_status = 75
 
 
 class Interrupted(VitrailError):

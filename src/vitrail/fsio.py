@@ -7,16 +7,18 @@ flushed to the disk, renamed, and the directory is flushed too. Every operation 
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from vitrail.errors import RunError, SaveError
 
+_READ_BYTES = 16 << 20
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -39,6 +41,15 @@ class FileSystem:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target)
+
+    def truncate(self, file: IO[Any], length: int) -> None:
+        file.truncate(length)
+
+    def touch(self, path: Path) -> None:
+        os.utime(path)
 
     def mkdir(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -68,19 +79,20 @@ def use_file_system(file_system: FileSystem) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def writing(path: Path, mode: str = "wb", needed_bytes: int = 0) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on leaving the block it is flushed and takes the final name.
 
     Args:
         path: final name; its directory is created when missing.
         mode: "wb", "w+b" or "w".
+        needed_bytes: what will be written, for the message of a full disk.
     Raises:
         SaveError: the disk is full, read-only or broken. The temporary file is removed and whatever stood under
             `path` before is intact.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
-    with _explained(path):
+    with _explained(path, needed_bytes):
         _file_system.mkdir(path.parent)
         try:
             with _file_system.open(temporary, mode) as file:
@@ -96,7 +108,7 @@ def writing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file atomically. Raises SaveError as `writing` does."""
-    with writing(path) as file:
+    with writing(path, needed_bytes=len(data)) as file:
         file.write(data)
 
 
@@ -105,16 +117,59 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line to a log file and hand it to the operating system at once.
+def write_tail(path: Path, start: int, data: bytes) -> None:
+    """Cut a log file off at `start` bytes and append `data`: what an earlier, torn write left there goes.
 
+    Args:
+        path: created when missing.
+        start: length of the part that is kept.
+        data: what comes after it.
     Raises:
-        SaveError: the line could not be written.
+        SaveError: it could not be written; the first `start` bytes are intact.
     """
     with _explained(path):
         _file_system.mkdir(path.parent)
-        with _file_system.open(path, "a") as file:
-            file.write(line + "\n")
+        new = not path.exists()
+        with _file_system.open(path, "ab" if new else "r+b") as file:
+            _file_system.truncate(file, start)
+            file.seek(start)
+            file.write(data)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file and its name would survive a loss of power. Raises SaveError."""
+    with _explained(path):
+        with _file_system.open(path, "r+b") as file:
+            _file_system.fsync(file)
+        _file_system.fsync_dir(path.parent)
+
+
+def create_exclusively(path: Path, data: bytes) -> bool:
+    """Create a whole file unless one of this name exists, atomically, for several processes at once.
+
+    Returns:
+        Whether this call created it.
+    Raises:
+        SaveError: it could not be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    with _explained(path):
+        _file_system.mkdir(path.parent)
+        try:
+            with _file_system.open(temporary, "wb") as file:
+                file.write(data)
+            _file_system.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            _file_system.unlink(temporary)
+    return True
+
+
+def touch(path: Path) -> None:
+    """Set the time of last change to now. Raises SaveError, also when there is no such file."""
+    with _explained(path):
+        _file_system.touch(path)
 
 
 def append_bytes(path: Path, data: bytes) -> None:
@@ -140,11 +195,88 @@ def make_dir(path: Path) -> None:
         _file_system.mkdir(path)
 
 
-def rename_dir(source: Path, target: Path) -> None:
-    """Give a finished directory its final name and flush the parent."""
+def write_new_dir(
+    final: Path, files: Mapping[str, Sequence[bytes | memoryview]], last: tuple[str, Callable[[dict[str, str]], bytes]]
+) -> None:
+    """Write a directory of files so that it appears under its final name complete or not at all.
+
+    Written under a temporary name in the same parent, each file and the directory flushed to the disk, read back and
+    compared, renamed, the parent flushed.
+
+    Args:
+        final: its name; nothing may stand there.
+        files: name to the pieces of the content, in the order of writing.
+        last: name of one more file, and what gives its content from the SHA-256 of each of `files`.
+    Raises:
+        SaveError: it could not be written, or reading it back gave something else. Nothing is left of it.
+    """
+    temporary = final.with_name(f"{final.name}.tmp-{uuid.uuid4().hex[:8]}")
+    needed = sum(memoryview(piece).nbytes for pieces in files.values() for piece in pieces)
+    written: dict[str, str] = {}
+    with _explained(final, needed):
+        _file_system.mkdir(temporary.parent)
+        if _file_system.free_bytes(temporary.parent) < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            _file_system.mkdir(temporary)
+            for name, pieces in files.items():
+                written[name] = _write_and_read_back(temporary / name, pieces)
+            name, content = last
+            _write_and_read_back(temporary / name, [content(written)])
+            _file_system.fsync_dir(temporary)
+            _file_system.replace(temporary, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                _file_system.rmtree(temporary)
+            raise
+        _file_system.fsync_dir(final.parent)
+
+
+def _write_and_read_back(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
+    """Write a file, flush it, and give its SHA-256, which it has on the disk as well. Raises OSError."""
+    digest = hashlib.sha256()
+    with _file_system.open(path, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+        _file_system.fsync(file)
+    if sha256_of(path, from_disk=True) != digest.hexdigest():
+        raise OSError(errno.EIO, "reading it back gave other bytes than were written")
+    return digest.hexdigest()
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or directory another name in the same directory and flush that. Raises SaveError."""
     with _explained(target):
         _file_system.replace(source, target)
         _file_system.fsync_dir(target.parent)
+
+
+def remove_dir(path: Path) -> None:
+    """Delete a directory that others may look for: renamed first, so that it is there whole or not at all."""
+    doomed = path.with_name(f"{path.name}.del-{uuid.uuid4().hex[:8]}")
+    with _explained(path):
+        _file_system.replace(path, doomed)
+        _file_system.fsync_dir(path.parent)
+        _file_system.rmtree(doomed)
+
+
+def sha256_of(path: Path, *, from_disk: bool = False) -> str:
+    """SHA-256 of a file, in hexadecimal; 16 MiB are in memory at a time.
+
+    Args:
+        path: to be read.
+        from_disk: ask the operating system to forget what it keeps of the file in memory, and read what the disk has.
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        if from_disk and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        digest = hashlib.sha256()
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def remove(path: Path) -> None:
@@ -190,22 +322,22 @@ def check_writable(directory: Path, needed_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn an OSError into a SaveError that names the path, the reason and the room left."""
+def _explained(path: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn an OSError into a SaveError that names the path, the reason, and the room needed and left."""
     try:
         yield
     except SaveError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        got = reason
+        got = reason = error.strerror or str(error)
         if error.errno in _FULL_DISK:
             with contextlib.suppress(OSError):
                 existing = next(parent for parent in (path, *path.parents) if parent.exists())
                 got = f"{reason}, {_file_system.free_bytes(existing) / 2**20:.1f} MiB free"
+        needed = f" for {needed_bytes / 2**20:.1f} MiB" if needed_bytes else " for it"
         raise SaveError(
             f"{path}: could not be written.",
             got=got,
-            expected="a writable place with room for it",
+            expected=f"a writable place with room{needed}",
             do="What was saved before is intact. Free some space, or choose another place.",
         ) from error

@@ -72,23 +72,26 @@ def test_settings_that_are_no_json_leave_nothing_behind(tmp_path: Path) -> None:
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 5, TENSORS, STATE, keep=1)
     assert path.name == "step-0000005"
-    assert newest_checkpoint(tmp_path) == path
-    tensors, state = load_checkpoint(path)
-    assert state == STATE
-    assert torch.equal(tensors["model"]["w"], TENSORS["model"]["w"])
-    assert torch.equal(tensors["optim"]["0.0.step"], TENSORS["optim"]["0.0.step"])
+    assert newest_checkpoint(tmp_path) == (path, [])
+    found = load_checkpoint(path)
+    assert found.state == STATE
+    assert torch.equal(found.tensors["model"]["w"], TENSORS["model"]["w"])
+    assert torch.equal(found.tensors["optim"]["0.0.step"], TENSORS["optim"]["0.0.step"])
 
 
 def test_only_the_newest_stay(tmp_path: Path) -> None:
-    for step in (5, 12_000_000, 40, 300):
+    for step in (5, 40, 300, 12_000_000):
         save_checkpoint(tmp_path, step, TENSORS, STATE, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000300", "step-12000000"]
-    assert newest_checkpoint(tmp_path) == tmp_path / "step-12000000"
+    assert newest_checkpoint(tmp_path)[0] == tmp_path / "step-12000000"
+    save_checkpoint(tmp_path, 41, TENSORS, STATE, keep=1)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["step-0000041", "step-0000300", "step-12000000"], "what is newer is not this run's to remove"
 
 
 def test_unfinished_checkpoints_are_not_seen(tmp_path: Path) -> None:
     (tmp_path / "step-0000009.tmp-abc").mkdir()
-    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path) == (None, [])
 
 
 def test_damage_is_found_and_named(tmp_path: Path) -> None:
@@ -104,5 +107,5 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
         (path / name).write_bytes(whole)
     load_checkpoint(path)
     (path / "optim.safetensors").unlink()
-    with pytest.raises(RunError, match="incomplete"):
+    with pytest.raises(RunError, match=r"optim.safetensors: No such file"):
         load_checkpoint(path)

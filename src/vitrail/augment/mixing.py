@@ -5,6 +5,7 @@ In: normalised images [B, C, H, W], labels [B]. Out: images of the same shape an
 Paper: mixup (arXiv:1710.09412), CutMix (arXiv:1905.04899), random erasing (arXiv:1708.04896)
 """
 
+from dataclasses import dataclass
 from math import log, sqrt
 
 import numpy as np
@@ -51,20 +52,58 @@ class Mix:
         Source: arXiv:1710.09412, section 2; arXiv:1905.04899, section 3.1. One proportion a batch, as both papers'
             own code does.
         """
-        check_one_each("label", labels, len(images))
-        targets = F.one_hot(labels, self.num_labels).to(images.dtype)
+        mixing = self.draw(len(images), epoch, batch_number)
+        shift = mixing.shift if mixing else 0
+        return self.apply(mixing, images, labels, images.roll(shift, 0) if shift else images, labels.roll(shift))
+
+    def draw(self, num_images: int, epoch: int, batch_number: int) -> "Mixing | None":
+        """How a batch of this length is mixed; None: not at all."""
         config = self.config
         generator = np.random.default_rng((self.seed, epoch, batch_number))
         takes_part, takes_cutmix, x, y, shift = generator.random(5).tolist()
-        if not (config.mixup or config.cutmix) or takes_part >= config.mix_probability or len(images) < 2:
-            return images, targets
-        shift = 1 + int(shift * (len(images) - 1))
+        if not (config.mixup or config.cutmix) or takes_part >= config.mix_probability or num_images < 2:
+            return None
+        shift = 1 + int(shift * (num_images - 1))
         if config.cutmix and (not config.mixup or takes_cutmix < 0.5):
-            images, proportion = _cut(images, shift, generator.beta(config.cutmix, config.cutmix), x, y)
+            return Mixing(shift, generator.beta(config.cutmix, config.cutmix), (x, y))
+        return Mixing(shift, generator.beta(config.mixup, config.mixup), None)
+
+    def apply(
+        self,
+        mixing: "Mixing | None",
+        images: Float[Tensor, "B C H W"],
+        labels: Int64[Tensor, "B"],
+        partners: Float[Tensor, "B C H W"],
+        partner_labels: Int64[Tensor, "B"],
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B L"]]:
+        """Mix images with partners that were looked up already; any part of a batch can be mixed on its own.
+
+        Args:
+            mixing: what `draw` gave for the whole batch.
+            partners: of image i of the batch, image i - mixing.shift, cyclically.
+        Raises:
+            InputError: labels are not one int64 an image.
+        """
+        check_one_each("label", labels, len(images))
+        targets = F.one_hot(labels, self.num_labels).to(images.dtype)
+        if mixing is None:
+            return images, targets
+        if mixing.centre is None:
+            proportion = mixing.proportion
+            images = torch.lerp(partners, images, proportion)
         else:
-            proportion = generator.beta(config.mixup, config.mixup)
-            images = torch.lerp(images.roll(shift, 0), images, proportion)
-        return images, torch.lerp(targets.roll(shift, 0), targets, proportion)
+            images, proportion = _cut(images, partners, mixing.proportion, *mixing.centre)
+        partner_targets = F.one_hot(partner_labels, self.num_labels).to(images.dtype)
+        return images, torch.lerp(partner_targets, targets, proportion)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How one batch is mixed: partners `shift` places off, the images' own proportion, the centre of a CutMix box."""
+
+    shift: int
+    proportion: float
+    centre: tuple[float, float] | None
 
 
 def check_one_each(name: str, values: Tensor, num_images: int) -> None:
@@ -78,7 +117,7 @@ def check_one_each(name: str, values: Tensor, num_images: int) -> None:
 
 
 def _cut(
-    images: Float[Tensor, "B C H W"], shift: int, proportion: float, x: float, y: float
+    images: Float[Tensor, "B C H W"], partners: Float[Tensor, "B C H W"], proportion: float, x: float, y: float
 ) -> tuple[Float[Tensor, "B C H W"], float]:
     """Paste a box of the partner, centred anywhere and cut off at the border; the proportion of own pixels left."""
     height, width = images.shape[2:]
@@ -86,7 +125,7 @@ def _cut(
     top, bottom = _interval(int(y * height), int(side * height), height)
     left, right = _interval(int(x * width), int(side * width), width)
     mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[:, :, top:bottom, left:right].roll(shift, 0)
+    mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 

@@ -1,7 +1,8 @@
 """The command line: `vitrail VERB ...`. One small module a verb; torch is imported only when a verb does its work.
 
 Standard output carries the answer, a table or with --json one JSON object; progress and messages go to standard
-error. Exit status: 0 done, 2 what was given is wrong, 1 a fault of ours, 74 saving failed, 130/143 interrupted.
+error. Exit status: 0 done, 2 what was given is wrong, 1 a fault of ours, 74 saving failed, 75 one of several processes
+was lost, 130/143 interrupted.
 """
 
 import argparse
@@ -57,17 +58,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     words, settings = split_settings(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
-    args.settings = settings
+    args.settings, args.words = settings, list(sys.argv[1:] if argv is None else argv)
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, the first one answers
     try:
         if settings and args.verb not in ("train", "finetune"):
             _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
         answer = _VERBS[args.verb].run(args)
+        if answer.values is None:
+            return answer.status
+        if not is_first:
+            return 0
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that the terminal cannot show
             sys.stdout.reconfigure(errors="backslashreplace")
         sys.stdout.write((json.dumps(answer.values, allow_nan=False) if args.json else answer.text) + "\n")
         sys.stdout.flush()
     except VitrailError as error:
-        sys.stderr.write(f"vitrail: {error}\n")
+        if not (not is_first if error.told is None else error.told):
+            sys.stderr.write(f"vitrail: {error}\n")
         return error.exit_status
     except KeyboardInterrupt:
         sys.stderr.write("vitrail: interrupted\n")

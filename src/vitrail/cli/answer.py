@@ -7,10 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a verb: text for people, JSON values for programs."""
+    """The result of a verb: text for people, JSON values for programs.
+
+    Without values the answer was given by a process that this one started, which ended with `status`.
+    """
 
     text: str
-    values: dict[str, Any]
+    values: dict[str, Any] | None
+    status: int = 0
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

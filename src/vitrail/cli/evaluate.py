@@ -6,12 +6,16 @@ MODEL is a run directory or a vitrail model file. An image that cannot be read c
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.settings import check_nproc, size_option
+from vitrail.cli.processes import add_process_options, launched, started_here
+from vitrail.cli.settings import size_option
 from vitrail.config import DataConfig, from_json
 from vitrail.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from vitrail.distributed import World
 
 _MOST_CLASSES = 40
 
@@ -25,15 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=500, metavar="N", help="images at a time (default: 500)")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
-    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes (only 1 so far)")
+    add_process_options(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Measure accuracy, loss, per-class figures and the confusion matrix."""
-    check_nproc(args.nproc)
     if args.batch_size < 1:
         raise ConfigError("--batch-size must be positive.", got=args.batch_size, expected="an integer >= 1")
 
+    if started_here(args):
+        return launched(args)
+
+    from vitrail.config import ParallelConfig
+    from vitrail.distributed import joined
+
+    with joined(ParallelConfig(), args.device) as world:
+        return _evaluated(args, world)
+
+
+def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
+    """Evaluate on one of the processes that share the work."""
     from vitrail import data
     from vitrail.engine import evaluate
     from vitrail.predict import Predictor
@@ -53,9 +68,17 @@ def run(args: argparse.Namespace) -> Answer:
         raise ConfigError("This model does not say what it was trained on.", do="Add --data SPEC.")
     if args.data_root is not None or not Path(config.root).is_dir():  # a model travels, the folder of its training not
         config = replace(config, root=args.data_root or "")
-    splits = data.load(config, (args.split,), classes=card.classes, preprocessing=preprocessing, progress=True)
+    splits = data.load(
+        config, (args.split,), classes=card.classes, preprocessing=preprocessing, progress=world.is_first
+    )
     result = evaluate(
-        predictor.model, splits[args.split], preprocessing, batch_size=args.batch_size, progress=True
+        predictor.model,
+        splits[args.split],
+        preprocessing,
+        batch_size=args.batch_size,
+        progress=world.is_first,
+        on_batch=lambda: world.at("evaluate", 0),
+        world=world,
     ).to_json()
     return Answer(_text(args.split, result), {"model": args.model, "data": config.spec, **result})
 

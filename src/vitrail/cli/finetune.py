@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vitrail import recipes
 from vitrail.cli.answer import Answer
-from vitrail.cli.settings import apply_settings, check_nproc, settings_help, with_data
+from vitrail.cli.processes import add_process_options
+from vitrail.cli.settings import apply_settings, settings_help, with_data
 from vitrail.cli.train import trained
 from vitrail.errors import ConfigError
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --run")
-    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes (only 1 so far)")
+    add_process_options(parser, restarts=True)
     parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
 
 
@@ -40,7 +41,6 @@ def run(args: argparse.Namespace) -> Answer:
     """Fine-tune, evaluate, and say where everything is."""
     from vitrail.run import RunDir
 
-    check_nproc(args.nproc)
     prog = f"vitrail finetune {args.weights or 'WEIGHTS'}"
     if args.resume:
         if not args.run:

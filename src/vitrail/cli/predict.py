@@ -11,7 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.settings import check_nproc, size_option
+from vitrail.cli.processes import add_process_options, launched, started_here
+from vitrail.cli.settings import size_option
 from vitrail.errors import ConfigError, DataError, ImageError
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
-    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes (only 1 so far)")
+    add_process_options(parser)
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
 
 
@@ -31,20 +32,26 @@ def run(args: argparse.Namespace) -> Answer:
     for name, value in (("--top", args.top), ("--batch-size", args.batch_size)):
         if value < 1:
             raise ConfigError(f"{name} must be positive.", got=value, expected="an integer >= 1")
-    check_nproc(args.nproc)
     files = _files([Path(path) for path in args.paths])
+    if started_here(args):
+        return launched(args)
 
+    from vitrail.config import ParallelConfig
+    from vitrail.distributed import joined
     from vitrail.predict import Prediction, Predictor
 
-    predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
-    predictions: list[Prediction] = []
-    errors: list[ImageError] = []
-    stream = predictor.stream(files, top=args.top, batch_size=args.batch_size)
-    for result in tqdm(stream, total=len(files), unit="img", leave=False, disable=None):
-        if isinstance(result, ImageError):
-            errors.append(result)
-        else:
-            predictions.append(result)
+    with joined(ParallelConfig(), args.device) as world:
+        predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
+        mine = files[world.share_of(len(files))]
+        stream = predictor.stream(mine, top=args.top, batch_size=args.batch_size)
+        bar = tqdm(stream, total=len(mine), unit="img", leave=False, disable=None if world.is_first else True)
+        found: list[Prediction | tuple[str, str]] = []
+        for result in bar:
+            world.at("predict", len(found))
+            found.append((result.reason, result.name) if isinstance(result, ImageError) else result)
+        results = [result for part in world.gather(found) for result in part]
+    errors = [ImageError(*result) for result in results if isinstance(result, tuple)]
+    predictions = [result for result in results if not isinstance(result, tuple)]
     if not predictions:
         raise DataError("None of these files is an image.", got="; ".join(map(str, errors[:3])))
 

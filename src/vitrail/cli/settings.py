@@ -55,12 +55,6 @@ def with_data(config: RunConfig, spec: str | None, root: str | None) -> RunConfi
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)) if changes else config
 
 
-def check_nproc(number: int) -> None:
-    """Raise ConfigError for more than one process."""
-    if number != 1:
-        raise ConfigError("--nproc: several processes are not supported yet.", got=number, expected=1)
-
-
 def size_option(values: Sequence[int] | None) -> int | tuple[int, int] | None:
     """`--image-size PX` or `--image-size HEIGHT WIDTH` as an image size. Raises ConfigError for any other count."""
     if not values:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vitrail import recipes
 from vitrail.cli.answer import Answer
-from vitrail.cli.settings import apply_settings, check_nproc, settings_help, with_data
+from vitrail.cli.processes import add_process_options, launched, started_here
+from vitrail.cli.settings import apply_settings, settings_help, with_data
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError
 
@@ -26,13 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --run")
-    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes (only 1 so far)")
+    add_process_options(parser, restarts=True)
     parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Train, evaluate, and say where everything is."""
-    check_nproc(args.nproc)
     config = with_data(_start(args), args.data, args.data_root)
     prog = f"vitrail train {config.recipe}".strip()
     if args.list_settings:
@@ -52,6 +52,11 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     if args.data and not args.resume and not any(word.startswith("--evaluation.split") for word in args.settings):
         config = _with_a_split_it_has(config)
 
+    if started_here(args):
+        from vitrail.run import next_free_run
+
+        named = () if args.run else ("--run", str(next_free_run(config.recipe or "run")))
+        return launched(args, *named)
     result = train(config, args.run, resume=args.resume, progress=True)
     run_path = shlex.quote(str(result.run))
     split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
@@ -67,9 +72,12 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         )
     if result.epochs:
         lines.append(f"best       epoch {best['epoch']:g} of {result.epochs}, loss {best['loss']:.4f}")
+    known = result.deterministic
+    repeats = "exactly, on " + known["same"] if known["weights"] else "not exactly: " + "; ".join(known["reasons"])
     lines += [
         f"training   {result.train_seconds:.1f} s, {result.num_examples_seen} images, "
         f"{result.images_per_second:.0f} images/s",
+        f"repeats    {repeats}",
         f"model      {result.model}",
         f"everything {result.run}",
     ]
@@ -114,9 +122,11 @@ def _start(args: argparse.Namespace) -> RunConfig:
 def _with_a_split_it_has(config: RunConfig) -> RunConfig:
     """Where the user's own data have no test split, measure on a part held out of the training set, and say so."""
     from vitrail import data
+    from vitrail.distributed import inside_launch
 
     if config.evaluation.split == "val" or "test" in data.available_splits(config.data):
         return config
     part = f"{config.data.validation_fraction:.0%} of its training images are held out"
-    sys.stderr.write(f"{config.data.spec} has no test split: {part} and measured on (--evaluation.split val)\n")
+    if not inside_launch():
+        sys.stderr.write(f"{config.data.spec} has no test split: {part} and measured on (--evaluation.split val)\n")
     return replace(config, evaluation=replace(config.evaluation, split="val"))

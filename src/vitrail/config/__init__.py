@@ -1,10 +1,9 @@
 """The settings of a model and of a run: frozen dataclasses, checked on creation, written as strict JSON. No torch."""
 
+from vitrail.config.compute import CheckpointConfig, ComputeConfig, ParallelConfig
 from vitrail.config.preprocessing import Preprocessing
 from vitrail.config.run import (
     AugmentConfig,
-    CheckpointConfig,
-    ComputeConfig,
     DataConfig,
     EvaluationConfig,
     InitConfig,
@@ -25,6 +24,7 @@ __all__ = [
     "EvaluationConfig",
     "InitConfig",
     "OptimConfig",
+    "ParallelConfig",
     "Preprocessing",
     "ProbeConfig",
     "RunConfig",

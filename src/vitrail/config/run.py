@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive, require_seed
+from vitrail.config.compute import CheckpointConfig, ComputeConfig, ParallelConfig
 from vitrail.config.preprocessing import CropRounding, ResizeFilter, ResizeMode
 from vitrail.config.vit import ArchitectureConfig, check_divisible
 
@@ -240,27 +241,6 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
-    """On what, and in which precision."""
-
-    device: str = "auto"
-    """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward pass: fp16 with gradient scaling and bf16 through autocast; the weights stay fp32. fp16 and
-    bf16 need a GPU that has them."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
-    accumulation_steps: int = 1
-    """Micro-batches per optimiser step; the batch is split, never enlarged."""
-    num_threads: int = 0
-    """CPU threads; 0: torch's own choice."""
-
-    def __post_init__(self) -> None:
-        require_positive("compute.accumulation_steps", self.accumulation_steps)
-        require_not_negative("compute.num_threads", self.num_threads)
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured, and when."""
 
@@ -307,20 +287,6 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When the whole state is saved."""
-
-    every_steps: int = 0
-    """Save after every so many steps; 0: after each epoch."""
-    keep: int = 1
-    """Newest checkpoints to keep."""
-
-    def __post_init__(self) -> None:
-        require_not_negative("checkpoint.every_steps", self.every_steps)
-        require_positive("checkpoint.keep", self.keep)
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A whole run."""
 
@@ -338,6 +304,7 @@ class RunConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         require_seed("seed", self.seed)

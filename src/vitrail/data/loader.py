@@ -14,6 +14,7 @@ from vitrail.data.dataset import ImageSet
 
 T = TypeVar("T")
 R = TypeVar("R")
+Positions = Int64[np.ndarray, "M"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def batches(
     *,
     device: torch.device,
     start: int = 0,
+    pick: Callable[[int, Positions], Positions] | None = None,
 ) -> Iterator[Batch]:
     """Cut an order of examples into batches; batch k holds order[k * batch_size : (k + 1) * batch_size].
 
@@ -44,9 +46,12 @@ def batches(
         batch_size: examples in a batch.
         device: where the tensors go.
         start: number of the first batch, to go on in the middle of an epoch.
+        pick: what this process needs of a batch, from its number and positions; None: all of it.
     """
     positions = np.arange(len(image_set)) if order is None else order
     chunks = [positions[at : at + batch_size] for at in range(start * batch_size, len(positions), batch_size)]
+    if pick:
+        chunks = [pick(start + number, chunk) for number, chunk in enumerate(chunks)]
 
     def gather(chunk: Int64[np.ndarray, " B"]) -> Batch:
         # NumPy's gather is a plain copy. Torch's splits these few hundred kB over all threads, which is many times

@@ -1,22 +1,30 @@
 """Exact evaluation: every example once, counts as integers, nothing padded, nothing dropped."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.data import ImageSet, batches
+from vitrail.distributed import World
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
 
 TOP = 5
+# Losses are summed as whole multiples of this, so that the sum does not depend on who added what first.
+_LOSS_UNIT = 2.0**-24
+
+
+class EvaluationStopped(Exception):
+    """A process was asked to stop; there is no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +98,13 @@ def evaluate(
     *,
     batch_size: int,
     progress: bool = False,
-    on_batch: Callable[[], None] | None = None,
+    on_batch: Callable[[], object] | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Measure a model on a split, in fp32, in evaluation mode.
+
+    Several processes share the examples, each once: nothing is padded, nobody waits before the end, integers are
+    summed. Every process gets the same result.
 
     Args:
         model: on its device; its mode is put back afterwards.
@@ -100,37 +112,53 @@ def evaluate(
         preprocessing: the model's own.
         batch_size: examples at a time.
         progress: show a bar on standard error.
-        on_batch: called after each batch; may raise to stop.
+        on_batch: called after each batch; a true answer stops all processes.
+        world: the processes that share the work; None: this one.
     Raises:
         DataError: there is nothing to evaluate.
+        EvaluationStopped: on_batch asked for it, here or in another process.
     """
+    world = world or World()
     num_labels, device = len(image_set.classes), next(model.parameters()).device
     if len(image_set.labels) == 0:
         raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
     confusion = torch.zeros(num_labels * num_labels, dtype=torch.int64, device=device)
-    top5_correct = torch.zeros((), dtype=torch.int64, device=device)
-    losses: list[Tensor] = []
+    # Right among the top 5, loss in units, examples without a finite loss, processes that stopped early.
+    top5_correct, loss_units, not_finite = torch.zeros(3, dtype=torch.int64, device=device).unbind()
+    stopped = False
+    mine = np.arange(world.rank, len(image_set), world.size)
     other_size = preprocessing.image_size != pair(model.config.image_size)
     was_training = model.training
     model.eval()
-    with tqdm(total=len(image_set.labels), unit="img", unit_scale=True, leave=False, disable=not progress) as bar:
-        for batch in batches(image_set, None, batch_size, device=device):
+    with tqdm(total=len(mine), unit="img", unit_scale=True, leave=False, disable=not progress) as bar:
+        for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
             logits = model(images, interpolate_pos_encoding=other_size)["logits"].float()
             confusion += torch.bincount(batch.labels * num_labels + logits.argmax(1), minlength=num_labels**2)
             top = logits.topk(min(TOP, num_labels)).indices
             top5_correct += (top == batch.labels[:, None]).sum()
-            losses.append(F.cross_entropy(logits, batch.labels, reduction="none"))
+            losses = F.cross_entropy(logits, batch.labels, reduction="none")
+            finite = losses.isfinite()
+            loss_units += (losses.where(finite, 0.0) / _LOSS_UNIT).round().long().sum()
+            not_finite += (~finite).sum()
             bar.update(len(batch.labels))
-            if on_batch:
-                on_batch()
+            if on_batch and on_batch():
+                stopped = True
+                break
     model.train(was_training)
-    rows = confusion.view(num_labels, num_labels).tolist()
+    rest = torch.stack((top5_correct, loss_units, not_finite, torch.tensor(int(stopped), device=device)))
+    *counts, top5, units, bad, stops = world.total(torch.cat((confusion, rest))).tolist()
+    if stops:
+        raise EvaluationStopped
+    num_counted = sum(counts)
+    if num_counted != len(image_set):
+        raise AssertionError(f"{num_counted} of {len(image_set)} examples were counted")
+    rows = [counts[i * num_labels : (i + 1) * num_labels] for i in range(num_labels)]
     return Evaluation(
         split=image_set.split,
         classes=image_set.classes,
         confusion=tuple(tuple(row) for row in rows),
-        num_top5_correct=int(top5_correct),
-        loss=float(torch.cat(losses).cpu().double().mean()),
+        num_top5_correct=top5,
+        loss=math.nan if bad else units * _LOSS_UNIT / num_counted,
         errors=image_set.errors,
     )

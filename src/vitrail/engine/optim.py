@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail import distributed
 from vitrail.config import OptimConfig
 from vitrail.model import ViT
 
@@ -178,8 +179,11 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave, into optimisers built from the same configuration."""
     states: list[dict[int, dict[str, Tensor]]] = [defaultdict(dict) for _ in optimizers]
+    moved = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
     for name, tensor in tensors.items():
         i, index, key = name.split(".")
-        states[int(i)][int(index)][key] = tensor
+        parameter = moved[int(i)][int(index)]
+        alike = tensor.shape == parameter.shape
+        states[int(i)][int(index)][key] = distributed.scattered(tensor, parameter) if alike else tensor
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,5 +1,6 @@
 """What a run needs around its loop: the whole geometry, room on the disk, what is known about data and model."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from vitrail import weights
 from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
 from vitrail.data import ImageSet
 from vitrail.engine.evaluate import Evaluation
-from vitrail.errors import ImageError
+from vitrail.errors import ImageError, RunError
 from vitrail.model import ViT
+from vitrail.run.device import autocast_dtype
 
 
 def model_config(architecture: ArchitectureConfig, preprocessing: Preprocessing, classes: tuple[str, ...]) -> ViTConfig:
@@ -69,9 +71,43 @@ def skipped(errors: tuple[ImageError, ...], most: int = 10) -> list[str]:
     return lines
 
 
-def needed_bytes(config: RunConfig) -> int:
-    """Room for two model files and keep + 1 checkpoints of weights, two moments and an average."""
+def check_same_data(spec: str, stored: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise RunError when the data are not those that the run was started with."""
+    for split, described in found.items():
+        if stored.get(split, {}).get("fingerprint") != described["fingerprint"]:
+            raise RunError(
+                f"{spec}: the {split} split is not the one that this run was started with.",
+                got=f"{described['num_examples']} examples, fingerprint {described['fingerprint'][:16]}",
+                expected=f"fingerprint {stored.get(split, {}).get('fingerprint', 'of no such split')[:16]}",
+                do="Put the data back as they were, or start a new run.",
+            )
+
+
+def plan(
+    config: RunConfig,
+    model: ViT,
+    train_set: ImageSet,
+    held_out: ImageSet,
+    total_steps: int,
+    device: torch.device,
+    path: Path,
+) -> str:
+    """What is about to happen, in a line."""
+    parameters = sum(p.numel() for p in model.parameters())
+    chosen = "chosen and " if config.evaluation.every_epochs and config.evaluation.split == "test" else ""
+    used = str(autocast_dtype(config.compute, device) or "fp32").removeprefix("torch.")
+    return (
+        f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {len(train_set.classes)} classes; "
+        f"{len(train_set.labels)} training images, {total_steps} steps of {config.data.batch_size}; "
+        f"{chosen}measured on {len(held_out.labels)} images of the {config.evaluation.split} split; "
+        f"{device}, {used}; {path}"
+    )
+
+
+def needed_bytes(config: RunConfig, path: Path) -> int:
+    """Room for two model files and keep + 1 checkpoints of weights, two moments and an average, less what is there."""
     with torch.device("meta"):
         model = ViT(ViTConfig(**vars(config.model), image_size=config.data.image_size))
     weights_bytes = 4 * sum(p.numel() for p in model.parameters())
-    return weights_bytes * (2 + 4 * (config.checkpoint.keep + 1))
+    there = sum(f.stat().st_size for f in path.rglob("*.safetensors")) if path.is_dir() else 0
+    return max(weights_bytes * (2 + 4 * (config.checkpoint.keep + 1)) - there, weights_bytes)

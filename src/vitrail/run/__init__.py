@@ -1,18 +1,22 @@
 """The run directory: where everything a run leaves behind lies, and the state a run goes on from."""
 
-from vitrail.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from vitrail.run.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, remove_unfinished, save_checkpoint
 from vitrail.run.directory import RunDir, check_resumable, next_free_run, read_config
-from vitrail.run.environment import environment
+from vitrail.run.environment import differences, environment, made_with
 from vitrail.run.result import RunResult
 
 __all__ = [
+    "Checkpoint",
     "RunDir",
     "RunResult",
     "check_resumable",
+    "differences",
     "environment",
     "load_checkpoint",
+    "made_with",
     "newest_checkpoint",
     "next_free_run",
     "read_config",
+    "remove_unfinished",
     "save_checkpoint",
 ]

@@ -1,12 +1,17 @@
 """A checkpoint: everything a run needs to go on, as safetensors and JSON in one directory. No pickle.
 
-A directory appears under its final name complete or not at all, and MANIFEST.json holds the SHA-256 of each file.
+    step-0000500/        model.safetensors  optim.safetensors  ema.safetensors  state.json  MANIFEST.json
+
+A directory appears under its final name complete or not at all. MANIFEST.json has size and SHA-256 of each file, what
+the state was made with, and a hash of itself; a checkpoint counts only as long as all of it holds. Its layout is
+described in docs/checkpoints.md.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,78 +19,214 @@ import safetensors.torch
 import torch
 
 from vitrail import fsio
-from vitrail.errors import RunError
+from vitrail.errors import RunError, SaveError
 
+FORMAT_VERSION = 2
+MANIFEST = "MANIFEST.json"
 _STEP_DIR = re.compile(r"step-(\d{7,})$")
+_UNFINISHED = re.compile(r"step-\d{7,}\.(tmp|del)-[0-9a-f]+$")
+# Names of safetensors' format for what a run's state is made of.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds."""
+
+    path: Path
+    tensors: dict[str, dict[str, torch.Tensor]]
+    """File name without suffix to named tensors."""
+    state: dict[str, Any]
+    """JSON values."""
+    about: dict[str, Any]
+    """What the state was made with: versions, threads, processes, device; empty in format version 1."""
 
 
 def save_checkpoint(
-    directory: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any], *, keep: int
+    directory: Path,
+    step: int,
+    tensors: dict[str, dict[str, torch.Tensor]],
+    state: dict[str, Any],
+    *,
+    keep: int,
+    about: dict[str, Any] | None = None,
 ) -> Path:
-    """Write `directory/step-NNNNNNN` and remove all but the newest `keep`.
+    """Write `directory/step-NNNNNNN`, then remove all but the newest `keep`.
+
+    A checkpoint of this step that is whole is left as it is; a damaged one is replaced. What is removed is removed
+    after the new one has been read back from the disk.
 
     Args:
         directory: the run's checkpoints folder.
         step: optimiser steps done.
-        tensors: file name without suffix to named tensors.
+        tensors: file name without suffix to named tensors, on the CPU.
         state: JSON values.
         keep: checkpoints that stay, at least 1.
+        about: what the state was made with.
     Raises:
         SaveError: it cannot be written; the earlier checkpoints are intact.
+        RunError: a tensor of the model or of the average is not finite.
     """
+    for group in ("model", "ema"):
+        for name, tensor in tensors.get(group, {}).items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise RunError(f"The {group} tensor {name} is not finite at step {step}: not saved.")
     final = directory / f"step-{step:07d}"
+    if final.exists() and damage_of(final):
+        fsio.remove_dir(final)
     if not final.exists():
-        temporary = directory / f"{final.name}.tmp-{uuid.uuid4().hex[:8]}"
-        files = {f"{name}.safetensors": safetensors.torch.save(group) for name, group in tensors.items()}
-        files["state.json"] = json.dumps(state, indent=2, allow_nan=False).encode()
-        manifest = {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-        }
-        try:
-            for name, data in files.items():
-                fsio.write_bytes(temporary / name, data)
-            fsio.write_json(temporary / "MANIFEST.json", {"format_version": 1, "step": step, "files": manifest})
-            fsio.rename_dir(temporary, final)
-        except BaseException:
-            if temporary.exists():
-                fsio.remove(temporary)
-            raise
-    for old in _checkpoints(directory)[:-keep]:
-        fsio.remove(old)
+        described = {"format_version": FORMAT_VERSION, "step": step, "about": about or {}}
+        files = {f"{name}.safetensors": _pieces(group) for name, group in tensors.items()}
+        files["state.json"] = [(json.dumps(state, indent=2, allow_nan=False) + "\n").encode()]
+        sizes = {name: sum(memoryview(piece).nbytes for piece in pieces) for name, pieces in files.items()}
+
+        def manifest(digests: dict[str, str]) -> bytes:
+            listed = {name: {"bytes": sizes[name], "sha256": digest} for name, digest in digests.items()}
+            body = {**described, "files": listed}
+            return (json.dumps({**body, "sha256": _hash(body)}, indent=2, allow_nan=False) + "\n").encode()
+
+        fsio.write_new_dir(final, files, (MANIFEST, manifest))
+    older = [path for path in _checkpoints(directory) if path.name <= final.name or len(path.name) < len(final.name)]
+    for old in older[:-keep]:
+        fsio.remove_dir(old)
     return final
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the highest step; None for a run that ended before its first one."""
-    found = _checkpoints(directory)
-    return found[-1] if found else None
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """Read a checkpoint, each file checked against its SHA-256.
+def newest_checkpoint(directory: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint with the highest step that is whole.
 
     Returns:
-        Tensors by file name without suffix, and the state.
+        Its path, None for a run that ended before its first one; and a line for each newer one that is damaged.
     Raises:
-        RunError: a file is missing or differs from what was written.
+        RunError: there are checkpoints and all of them are damaged.
     """
+    refused: list[str] = []
+    for path in reversed(_checkpoints(directory)):
+        if not (damage := damage_of(path)):
+            return path, refused
+        refused.append(f"{path.name} refused: {damage}")
+    if refused:
+        raise RunError(
+            f"{directory}: every checkpoint is damaged.",
+            got="; ".join(refused),
+            expected="at least one whole checkpoint to go on from",
+            do="Put one back from a copy, or start a new run.",
+        )
+    return None, refused
+
+
+def damage_of(path: Path) -> str:
+    """What is wrong with a checkpoint, in a few words; empty when all of it is as it was written."""
     try:
-        manifest = json.loads((path / "MANIFEST.json").read_bytes())["files"]
-        contents = {name: (path / name).read_bytes() for name in manifest}
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path}: the checkpoint is incomplete.", got=error) from error
-    for name, data in contents.items():
-        if hashlib.sha256(data).hexdigest() != manifest[name]["sha256"]:
+        manifest = _read_manifest(path)
+        for name, known in manifest["files"].items():
+            size = (path / name).stat().st_size
+            if size != known["bytes"]:
+                return f"{name} has {size} bytes instead of {known['bytes']}"
+            if fsio.sha256_of(path / name) != known["sha256"]:
+                return f"{name} has another SHA-256 than was written"
+    except OSError as error:
+        return f"{Path(error.filename or path).name}: {error.strerror}"
+    except _Damaged as error:
+        return str(error)
+    return ""
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, each file checked against its SHA-256.
+
+    Raises:
+        RunError: a file is missing or differs from what was written, or the format is newer than this version.
+    """
+    if damage := damage_of(path):
+        raise RunError(
+            f"{path}: damaged.",
+            got=damage,
+            do="Delete this checkpoint's folder and resume from an older one.",
+        )
+    manifest = _read_manifest(path)
+    tensors = {
+        Path(name).stem: safetensors.torch.load_file(path / name)
+        for name in manifest["files"]
+        if name.endswith(".safetensors")
+    }
+    return Checkpoint(path, tensors, json.loads((path / "state.json").read_bytes()), manifest.get("about", {}))
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Delete what a killed save or deletion left behind. Only the holder of the run's lock may call it."""
+    for path in directory.glob("step-*"):
+        if _UNFINISHED.match(path.name):
+            with contextlib.suppress(SaveError):
+                fsio.remove(path)
+
+
+class _Damaged(ValueError):
+    """A manifest that cannot be trusted."""
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, its own hash checked. Raises OSError, _Damaged, or RunError for a newer format."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        version, files = manifest["format_version"], manifest["files"]
+        if version > FORMAT_VERSION:
             raise RunError(
-                f"{path / name}: damaged.",
-                got="another SHA-256 than was written",
-                do="Delete this checkpoint's folder and resume from an older one.",
+                f"{path}: written in a newer format.",
+                got=f"format version {version}",
+                expected=f"at most {FORMAT_VERSION}",
+                do="Install a newer vitrail.",
             )
-    tensors = {Path(n).stem: safetensors.torch.load(data) for n, data in contents.items() if n.endswith(".safetensors")}
-    return tensors, json.loads(contents["state.json"])
+        plain = all(
+            Path(name).name == name and isinstance(known["bytes"], int) and isinstance(known["sha256"], str)
+            for name, known in files.items()
+        )
+        known = manifest.pop("sha256") if version > 1 else None
+        same = version == 1 or known == _hash(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _Damaged(f"{MANIFEST} cannot be read") from error
+    if not (plain and same and "state.json" in files):
+        raise _Damaged(f"{MANIFEST} is not as it was written")
+    return manifest
+
+
+def _hash(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _checkpoints(directory: Path) -> list[Path]:
     """Finished checkpoints, oldest step first."""
     found = [(int(match[1]), path) for path in directory.glob("step-*") if (match := _STEP_DIR.match(path.name))]
     return [path for _, path in sorted(found)]
+
+
+def _pieces(tensors: dict[str, torch.Tensor]) -> list[bytes | memoryview]:
+    """A safetensors file without a copy of the tensors: header, then the bytes of each one, the widest types first.
+
+    Source: the format's description in huggingface/safetensors; read back by that library.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {}
+    pieces: list[bytes | memoryview] = []
+    at = 0
+    for name, tensor in ordered:
+        data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + data.nbytes],
+        }
+        pieces.append(data)
+        at += data.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *pieces]

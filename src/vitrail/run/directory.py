@@ -2,12 +2,14 @@
 
 config.json          every setting of the run
 environment.json     versions, hardware, commit, data fingerprint
-metrics.jsonl        one object a step interval or evaluation
+metrics.jsonl        one object a step interval or evaluation: what a repetition repeats
+timing.jsonl         the same moments by the clock
 checkpoints/step-0000500/
 best.safetensors  last.safetensors
 evaluation.json
 """
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 from vitrail import fsio
 from vitrail.config import RunConfig, from_json, to_json
 from vitrail.errors import ConfigError, RunError
+from vitrail.run.lock import is_lock_file
+from vitrail.run.metrics import LineLog
 
 # A resumed run may change these: they say where and how fast it runs, not what it computes.
 _CHANGEABLE = (
@@ -26,6 +30,8 @@ _CHANGEABLE = (
     "evaluation.batch_size",
     "data.root",
     "data.ram_budget_mib",
+    "checkpoint.",
+    "parallel.",
 )
 
 
@@ -55,6 +61,16 @@ class RunDir:
     def last_path(self) -> Path:
         return self.path / "last.safetensors"
 
+    @functools.cached_property
+    def metrics(self) -> LineLog:
+        """What a repetition of the run repeats to the last digit."""
+        return LineLog(self.metrics_path)
+
+    @functools.cached_property
+    def timing(self) -> LineLog:
+        """What a clock said."""
+        return LineLog(self.path / "timing.jsonl")
+
     def exists(self) -> bool:
         """A run was started here."""
         return self.config_path.exists()
@@ -66,7 +82,8 @@ class RunDir:
                 f"{self.path}: holds a run already.",
                 do="Go on with --resume, or choose another directory with --run.",
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        there = self.path.exists()
+        if there and (not self.path.is_dir() or any(not is_lock_file(f.name) for f in self.path.iterdir())):
             raise RunError(
                 f"{self.path}: is not free for a run.",
                 got="a folder with other files in it" if self.path.is_dir() else "a file",
@@ -87,25 +104,21 @@ class RunDir:
         return read_config(self.config_path)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one object to metrics.jsonl."""
-        fsio.append_line(self.metrics_path, json.dumps(record, allow_nan=False))
+        """Append one object to metrics.jsonl. Raises SaveError."""
+        self.metrics.append(record)
+
+    def log_time(self, record: dict[str, Any]) -> None:
+        """Append one object to timing.jsonl. Raises SaveError."""
+        self.timing.append(record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every object of metrics.jsonl, in order; a last line that was torn by a kill is left out."""
-        if not self.metrics_path.exists():
-            return []
-        records: list[dict[str, Any]] = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        return self.metrics.read()
 
     def cut_metrics(self, step: int) -> None:
-        """Drop what was logged after `step`: a resumed run writes it again."""
-        kept = [record for record in self.read_metrics() if record["step"] <= step]
-        fsio.write_bytes(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        """Drop what was logged after `step`: a resumed run writes it again. Raises SaveError."""
+        self.metrics.cut(step)
+        self.timing.cut(step)
 
     def read_baseline(self) -> dict[str, Any]:
         """What the probes reached before training; empty where they were not measured."""
@@ -118,6 +131,12 @@ class RunDir:
     def read_environment(self) -> dict[str, Any]:
         """What environment.json holds. Raises RunError when it is missing or damaged."""
         return self._read("environment.json")
+
+    def note_resumed(self, entry: dict[str, Any]) -> None:
+        """Add to environment.json that the run went on, from where and on what."""
+        known = self.read_environment()
+        known["resumed"] = [*known.get("resumed", []), entry]
+        fsio.write_json(self.path / "environment.json", known)
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Write evaluation.json."""

@@ -15,8 +15,15 @@ from vitrail.config import RunConfig
 _LIBRARIES = ("vitrail", "torch", "numpy", "pillow", "safetensors")
 
 
-def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
-    """Describe the machine and the program, as JSON values."""
+def environment(
+    config: RunConfig, device: torch.device, *, processes: int = 1, local_batch_norm: bool = False
+) -> dict[str, Any]:
+    """Describe the machine and the program, as JSON values.
+
+    Args:
+        processes: that share the run.
+        local_batch_norm: whether each of them normalises with statistics of its own images.
+    """
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
         "commit": commit(),
@@ -24,8 +31,29 @@ def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "deterministic": _determinism(config, device),
+        "processes": processes,
+        "deterministic": _determinism(config, device, processes, local_batch_norm),
     }
+
+
+def made_with(config: RunConfig, device: torch.device, processes: int) -> dict[str, Any]:
+    """What the last bits of a run depend on besides its settings; written into every checkpoint."""
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "strategy": config.parallel.strategy if processes > 1 else "none",
+        "compile": config.compute.compile,
+    }
+
+
+def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Why a run that goes on may differ in the last bits from one that was not interrupted."""
+    if not stored:
+        return ["the checkpoint does not say what it was made with"]
+    return [f"{name}: {stored[name]} before, {now.get(name)} now" for name in stored if stored[name] != now.get(name)]
 
 
 def commit() -> str | None:
@@ -55,7 +83,7 @@ def _cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _determinism(config: RunConfig, device: torch.device) -> dict[str, Any]:
+def _determinism(config: RunConfig, device: torch.device, processes: int, local_batch_norm: bool) -> dict[str, Any]:
     """Which parts repeat exactly, and why the others may not."""
     reasons: list[str] = []
     if device.type != "cpu":
@@ -65,6 +93,18 @@ def _determinism(config: RunConfig, device: torch.device) -> dict[str, Any]:
     return {
         "order_and_augmentation": True,
         "weights": not reasons,
-        "same": "the same device, torch version and number of threads",
+        "same": "the same device, torch version, number of threads and of processes",
         "reasons": reasons,
+        "other_number_of_processes": _other_number(config, local_batch_norm),
     }
+
+
+def _other_number(config: RunConfig, local_batch_norm: bool) -> list[str]:
+    """What changes when another number of processes computes the same run, beside the order of sums."""
+    model = config.model
+    changes = ["sums over a batch are added in another order: the last bits of weights"]
+    if any((model.embedding_dropout, model.attention_dropout, model.projection_dropout, model.stochastic_depth)):
+        changes.append("dropout and stochastic depth draw for each process")
+    if local_batch_norm or model.stem_channels:
+        changes.append("batch norms of the stem take their statistics from each process's own images")
+    return changes

@@ -17,6 +17,7 @@ class RunResult:
         train_seconds: inside the training steps and their input; evaluation and saving not counted.
         final, best: {epoch, accuracy, loss} on evaluation["split"].
         evaluation: of the best model, as `vitrail eval --json`.
+        deterministic: what repeats exactly, and why the rest may not; as in environment.json.
         baseline: accuracies of the probes on the pretrained features, where they were measured.
     """
 
@@ -31,6 +32,7 @@ class RunResult:
     best: dict[str, float]
     evaluation: dict[str, Any]
     baseline: dict[str, Any]
+    deterministic: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """The object of `vitrail train --json`."""

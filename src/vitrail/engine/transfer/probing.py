@@ -126,7 +126,8 @@ def _result(
     run_dir: RunDir, evaluation: Evaluation, num_examples: int, seconds: float, chosen: Mapping[str, float]
 ) -> RunResult:
     score = {"epoch": 0, "accuracy": evaluation.accuracy, "loss": evaluation.loss}
-    run_dir.log({"step": 0, **score, "split": evaluation.split, "train_seconds": round(seconds, 3), **chosen})
+    run_dir.log({"step": 0, **score, "split": evaluation.split, **chosen})
+    run_dir.log_time({"step": 0, "train_seconds": round(seconds, 3)})
     return RunResult(
         run=run_dir.path,
         model=run_dir.best_path,
@@ -139,4 +140,5 @@ def _result(
         best=score,
         evaluation=evaluation.to_json(),
         baseline={},
+        deterministic=run_dir.read_environment()["deterministic"],
     )

@@ -1,0 +1,65 @@
+"""Where a run computes, over how many processes, and when it saves. A docstring under a field is its help."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vitrail.config.checks import require_not_negative, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """On what, and in which precision."""
+
+    device: str = "auto"
+    """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass: fp16 with gradient scaling and bf16 through autocast; the weights stay fp32. fp16 and
+    bf16 need a GPU that has them."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    accumulation_steps: int = 1
+    """Micro-batches per optimiser step; the batch is split, never enlarged."""
+    num_threads: int = 0
+    """CPU threads; 0: torch's own choice."""
+    max_skipped_steps: int = 3
+    """A step whose gradient is not finite is skipped; after this many in a row the run stops."""
+
+    def __post_init__(self) -> None:
+        require_positive("compute.accumulation_steps", self.accumulation_steps)
+        require_not_negative("compute.num_threads", self.num_threads)
+        require_positive("compute.max_skipped_steps", self.max_skipped_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the whole state is saved."""
+
+    every_steps: int = 0
+    """Save after every so many steps; 0: after each epoch."""
+    keep: int = 1
+    """Newest checkpoints to keep."""
+    asynchronous: bool = True
+    """Write beside the training, from a copy of the state in memory."""
+    on_error: Literal["stop", "retry"] = "stop"
+    """When a checkpoint cannot be saved: stop with exit status 74, or train on and try again at the next one."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("checkpoint.every_steps", self.every_steps)
+        require_positive("checkpoint.keep", self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How several processes, started with --nproc or torchrun, share the work."""
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: all weights on every process, gradients averaged; fsdp: weights, gradients and optimiser state spread over
+    the processes, for models that do not fit."""
+    silence_seconds: float = 6.0
+    """The run ends when a process has not been heard of for so long: it died, was stopped, or cannot be reached."""
+    timeout_seconds: float = 120.0
+    """The run ends when no process has finished a step or a batch for so long; start-up is not counted."""
+
+    def __post_init__(self) -> None:
+        require_positive("parallel.silence_seconds", self.silence_seconds)
+        require_positive("parallel.timeout_seconds", self.timeout_seconds)

@@ -1,0 +1,42 @@
+"""State that is spread over processes, as whole tensors and back: a checkpoint does not depend on their number."""
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on every process; those that are whole already are passed on. All processes must call it."""
+    return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+
+
+def scattered(whole: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, spread over the processes as `like` is; itself where `like` is whole.
+
+    Every process must call it with the same values.
+    """
+    if not isinstance(like, DTensor):
+        return whole
+    device = like.to_local().device
+    return distribute_tensor(whole.to(device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def is_spread(tensors: dict[str, Tensor]) -> bool:
+    """Whether any of them is spread over processes."""
+    return any(isinstance(tensor, DTensor) for tensor in tensors.values())
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor; the whole where it is not spread."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_list(tensors: list[Tensor]) -> list[Tensor]:
+    """The parts of several tensors."""
+    return [local(tensor) for tensor in tensors]
+
+
+@torch.no_grad()
+def copy_whole(target: Tensor, whole: Tensor) -> None:
+    """Fill a tensor, spread or not, with whole values that every process has."""
+    local(target).copy_(local(scattered(whole, target)))

@@ -1,0 +1,211 @@
+"""The processes of a run, and the little they say to each other.
+
+One process is the common case and costs nothing: every method then answers at once. Several are started by
+`vitrail ... --nproc N` or by torchrun, which tell each its rank through the environment.
+"""
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vitrail.config import ParallelConfig
+from vitrail.distributed import parent
+from vitrail.distributed.watch import Watch
+from vitrail.errors import ConfigError, RankLost, RunError, VitrailError
+
+T = TypeVar("T")
+# Nothing waits this long: the watch ends a run that stands still much earlier, and knows who is to blame.
+_GROUP_TIMEOUT = datetime.timedelta(hours=24)
+
+
+class World:
+    """What one process knows about all of them.
+
+    Args:
+        rank: of this process, 0 is the first.
+        size: number of processes.
+        local_rank: of this process on its machine.
+        watch: what notices that one of them is gone; None for one process.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, watch: Watch | None = None) -> None:
+        self.rank, self.size, self.local_rank, self.watch = rank, size, local_rank, watch
+        # Small words between processes go over the CPU, so that no GPU waits for them.
+        self._control: Any = dist.new_group(backend="gloo", timeout=_GROUP_TIMEOUT) if size > 1 else None
+        self._vote: tuple[Tensor, Any] | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that reports and writes."""
+        return self.rank == 0
+
+    @property
+    def backend(self) -> str:
+        """What carries gradients: gloo, nccl; none for one process."""
+        return dist.get_backend() if self.size > 1 else "none"
+
+    def share_of(self, count: int) -> slice:
+        """The part of `count` things, in their order, that is this process's: sizes differ by one at most."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def share_size(self, count: int, rank: int) -> int:
+        """How many of `count` things a process has."""
+        return count * (rank + 1) // self.size - count * rank // self.size
+
+    def at(self, phase: str, step: int) -> None:
+        """Say that work goes on, and on what."""
+        if self.watch:
+            self.watch.at(phase, step)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes of an integer or float64 tensor, exact for integers. All of them must call it."""
+        if self.size == 1:
+            return values
+        summed = values.cpu().clone()
+        dist.all_reduce(summed, group=self._control)
+        return summed
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Do something on the first process alone; all get its result, or raise its error. All of them must call it."""
+        if self.size == 1:
+            return work()
+        answer: list[Any] = [None]
+        if self.is_first:
+            try:
+                answer = [("done", work())]
+            except VitrailError as error:
+                dist.broadcast_object_list([("failed", (str(error), error.exit_status))], group=self._control)
+                raise
+        dist.broadcast_object_list(answer, group=self._control)
+        kind, value = answer[0]
+        if kind == "failed":
+            error = VitrailError(value[0])
+            error.exit_status, error.told = value[1], True
+            raise error
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes in the order of their ranks, on every one. All of them must call it."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def same_weights(self, model: nn.Module, *, buffers_alone: bool = False) -> None:
+        """Give every process the first one's weights and statistics. All of them must call it."""
+        if self.size == 1:
+            return
+        tensors = dict(model.named_buffers())
+        if not buffers_alone:
+            tensors |= dict(model.named_parameters())
+        with torch.no_grad():
+            for tensor in tensors.values():
+                on_cpu = tensor.detach().cpu()
+                dist.broadcast(on_cpu, src=0, group=self._control)
+                tensor.copy_(on_cpu)
+
+    def agreed_stop(self, signal_number: int) -> int:
+        """The signal that any process was told to stop with, the same answer on all; 0: none.
+
+        What a process says is heard at the next call, so that nobody waits for the answer. All of them must call it
+        equally often.
+        """
+        if self.size == 1:
+            return signal_number
+        heard = 0
+        if self._vote is not None:
+            said, work = self._vote
+            work.wait()
+            heard = int(said)
+        if self.watch and not signal_number:
+            signal_number = self.watch.stop_asked
+        said = torch.tensor(signal_number)
+        self._vote = said, dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
+        return heard
+
+    def spread_stop(self, signal_number: int) -> None:
+        """Tell the others at once that this process was asked to stop."""
+        if self.watch:
+            self.watch.spread_stop(signal_number)
+
+
+@contextlib.contextmanager
+def joined(config: ParallelConfig, device: str) -> Iterator[World]:
+    """Join the processes that were started together, for the length of a `with` block.
+
+    When the block is left with an error the others end too, within seconds and with the same exit status.
+
+    Raises:
+        RankLost: another process died or hangs.
+        ConfigError: the environment of the launch is not whole.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            "WORLD_SIZE says that there are several processes, but this one does not know its place.",
+            got=f"no {', '.join(missing)}",
+            expected="the environment that torchrun makes",
+            do="Start with --nproc N, or with torchrun.",
+        )
+    parent.die_with_parent()
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    on_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=_GROUP_TIMEOUT)
+    watch = Watch(rank, size, config)
+    try:
+        world = World(rank, size, local_rank, watch)
+        watch.start()
+        yield world
+        world.gather(None)  # the first to be done waits for the last: its watch would be missed
+    except BaseException as error:
+        ending = _understood(error, watch)
+        watch.abort(ending)
+        raise ending from error
+    finally:
+        watch.stop()
+        with contextlib.suppress(RuntimeError, ValueError):
+            dist.destroy_process_group()
+
+
+def _understood(error: BaseException, watch: Watch) -> BaseException:
+    """What happened, when the error is only that a partner of this process is gone."""
+    lost = isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and not isinstance(error, VitrailError) and "gloo" in str(error)
+    )
+    if not lost:
+        return error
+    reason = watch.reason_of_others(seconds=5.0)
+    if isinstance(reason, VitrailError):
+        return reason
+    sys.stderr.flush()
+    return RankLost(
+        "A process of this run is gone.",
+        got=str(error).splitlines()[0][:200],
+        do="What was saved is intact: go on with --resume. Memory that ran out is the usual reason.",
+    )
+
+
+def check_one_run_directory(world: World, visible: bool, path: object) -> None:
+    """Raise RunError unless every process sees the run directory, as a run that is resumed needs."""
+    missing = [rank for rank, seen in enumerate(world.gather(visible)) if not seen]
+    if missing:
+        raise RunError(
+            f"{path}: not every process sees this run directory.",
+            got=f"rank {missing[0]} does not",
+            expected="a directory that all machines share",
+            do="Put the run on a shared file system, or copy it to each machine.",
+        )

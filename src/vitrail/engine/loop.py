@@ -1,0 +1,357 @@
+"""The training loop: steps, evaluations and saves until the last step, the same on every process of a run.
+
+The position in a run is one integer, the number of steps done: which examples come next, how they are augmented and
+what dropout does follow from it and the seed, so that going on after an interruption is a seek, not a replay, and the
+number of processes does not matter.
+"""
+
+import math
+import shlex
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vitrail import data, distributed, weights
+from vitrail.augment import Augment, Mix
+from vitrail.config import Preprocessing, RunConfig
+from vitrail.config.vit import token_stride
+from vitrail.data import Batch, ImageSet
+from vitrail.distributed import World
+from vitrail.engine import transfer
+from vitrail.engine.evaluate import Evaluation, EvaluationStopped, evaluate
+from vitrail.engine.optim import build_optimizers
+from vitrail.engine.saving import Saving, State
+from vitrail.engine.schedule import input_scale, lr_factor, scaled_size
+from vitrail.engine.setup import check_same_data, fingerprints, model_card, plan, skipped
+from vitrail.engine.step import TrainStep
+from vitrail.errors import ConfigError, Interrupted, RunError
+from vitrail.model import ViT
+from vitrail.run import RunDir, RunResult, environment
+from vitrail.run.progress import Progress, StopRequest, stop_on_signal
+
+LOGS_PER_EPOCH = 20
+
+
+class Loop:
+    """The training loop and what it works on."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        world: World,
+        device: torch.device,
+        train_set: ImageSet,
+        held_out: ImageSet,
+        preprocessing: Preprocessing,
+        model: ViT,
+        origin: dict[str, Any],
+        progress: bool,
+    ) -> None:
+        self.config, self.run_dir, self.world, self.device = config, run_dir, world, device
+        self.progress, self.train_set, self.held_out, self.preprocessing = progress, train_set, held_out, preprocessing
+        forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
+        if config.optim.name == "muon" and distributed.is_spread(model.state_dict()):
+            raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
+        self.optimizers = build_optimizers(model, config.optim)
+        self.train_step = TrainStep(
+            model, self.optimizers, config.optim, config.compute, config.seed, world=world, forward=forward
+        )
+        self.augment = Augment(config.augment, preprocessing, seed=config.seed)
+        self.mix = Mix(config.augment, len(train_set.classes), seed=config.seed)
+        self.num_examples = len(train_set.labels)
+        self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
+        # A small training set is passed over `stretch` times for each epoch that was asked for.
+        asked = config.schedule.epochs * self.steps_per_epoch
+        self.stretch = max(1, math.ceil(config.schedule.min_steps / asked))
+        self.schedule_steps = config.schedule.steps or asked * self.stretch
+        self.epochs = math.ceil(self.schedule_steps / self.steps_per_epoch)
+        self.total_steps = min(self.schedule_steps, config.schedule.max_steps or self.schedule_steps)
+        self.warmup_steps = round(config.schedule.warmup_fraction * self.schedule_steps)
+        local = distributed.batch_norm_is_local(model, world)
+        known = environment(config, device, processes=world.size, local_batch_norm=local)
+        self.environment: dict[str, Any] = {**known, "data": fingerprints(train_set, held_out), "init": origin}
+        self.state = State()
+        self.evaluation: dict[str, Any] = {}
+
+    def run(self, saving: Saving, *, resume: bool) -> RunResult:
+        """Train until the last step, evaluating and saving on the way."""
+        self.saving = saving
+        told = self._resume() if resume else []
+        epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
+        total = epochs * self.num_examples + rest * self.config.data.batch_size
+        bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
+        for line in (*self._plan(), *told, *skipped(self.train_set.errors)):
+            bar.line(line)
+        try:
+            with stop_on_signal() as stop:
+                if self.environment["init"]:
+                    self._plan_transfer(bar, stop, total)
+                self._evaluate_if_due(bar, stop)
+                while self.state.step < self.total_steps and not self._out_of_patience():
+                    agreed = self._train_until_due(bar, stop)
+                    self._stop_if_asked(agreed)
+                    self._evaluate_if_due(bar, stop)
+                    self.saving.save(self.train_step, self.state)
+                self.saving.save(self.train_step, self.state, wait=True)
+        finally:
+            bar.close()
+        return self.world.on_first(self._result)
+
+    def _plan_transfer(self, bar: Progress, stop: StopRequest, num_images: int) -> None:
+        """Say what is about to move; once in a run, measure what the pretrained features give without moving."""
+        model, origin = self.train_step.model, self.environment["init"]
+        spread = distributed.is_spread(model.state_dict())
+        seconds = 0.0 if spread else transfer.seconds_an_image(model)
+        for line in transfer.start_lines(self.config, model, self.optimizers, origin, num_images, seconds):
+            bar.line(line)
+        if spread or not self.config.probe.baseline or self.state.step or self._has_baseline():
+            return
+        data_sets = self.train_set, self.held_out, self.preprocessing
+
+        def measure() -> None:
+            found, line = transfer.affordable_baseline(
+                self.config, model, origin, *data_sets, num_images, seconds,
+                on_batch=lambda _: self._stop_if_asked(stop.signal_number),
+            )  # fmt: skip
+            bar.line(line)
+            if found:
+                self.run_dir.log({"step": 0, "baseline": {k: v for k, v in found.items() if k != "seconds"}})
+                self.run_dir.log_time({"step": 0, "baseline_seconds": found["seconds"]})
+
+        self.world.on_first(measure)
+        self.world.same_weights(model)
+        if average := self.train_step.average:
+            average.model.load_state_dict(model.state_dict())
+
+    def _has_baseline(self) -> bool:
+        return self.world.on_first(lambda: bool(self.run_dir.read_baseline()))
+
+    def _train_until_due(self, bar: Progress, stop: StopRequest) -> int:
+        """Train to the end of the epoch, the next save, the last step or a signal, whatever comes first.
+
+        Returns:
+            The signal that a process was asked to stop with; 0: none.
+        """
+        state, batch_size, agreed = self.state, self.config.data.batch_size, 0
+        epoch, first = divmod(state.step, self.steps_per_epoch)
+        every, order = self.config.checkpoint.every_steps, data.epoch_order(self.config.seed, epoch, self.num_examples)
+        log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
+        transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
+        started, images, loss = time.perf_counter(), 0, torch.zeros(())
+        pick = self._pick if self.world.size > 1 else None
+        for batch in data.batches(self.train_set, order, batch_size, device=self.device, start=first, pick=pick):
+            if self.config.optim.freeze == "gradual":
+                self._thaw()
+            size = min(batch_size, self.num_examples - state.step % self.steps_per_epoch * batch_size)
+            self.world.at("train", state.step + 1)
+            distributed.faults.reached("train", state.step + 1, self.world.rank)
+            loss = self._step(batch, epoch, state.step % self.steps_per_epoch, size)
+            state.step += 1
+            images += size
+            bar.advance(size)
+            last = state.step == self.total_steps
+            self._note_skipped(batch, epoch, bar)
+            if (state.step % log_every == 0 or last) and not self.train_step.skipped:
+                self._log_loss(epoch, loss, images / (time.perf_counter() - started))
+            if bar.wants_note():
+                bar.note(f"epoch {epoch + 1}/{self.epochs} loss {float(loss) * self.world.size:.3f}")
+            agreed = self.world.agreed_stop(stop.signal_number)
+            if agreed or last or (every and state.step % every == 0):
+                break
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - started
+        state.train_seconds += seconds
+        state.num_examples_seen += images
+        if state.step % (self.steps_per_epoch * self.stretch) == 0:
+            bar.line(f"epoch {epoch + 1}/{self.epochs}  {seconds:.1f} s, {images / seconds:.0f} img/s")
+        return agreed
+
+    def _thaw(self) -> None:
+        """Let more layers move when it is time; processes then average more gradients."""
+        model = self.train_step.model
+        before = [parameter.requires_grad for parameter in model.parameters()]
+        transfer.to_training(model, self.config.optim, self.state.step / self.schedule_steps)
+        if self.world.size > 1 and before != [parameter.requires_grad for parameter in model.parameters()]:
+            config = self.config
+            wrapped = distributed.wrapped(model, config.parallel, self.world, compiled=config.compute.compile)
+            self.train_step.rewrap(wrapped)
+
+    def _pick(self, batch_number: int, chunk: np.ndarray) -> np.ndarray:
+        """Of a batch, this process's share, then the partners that its images are mixed with; at least one image."""
+        own, epoch = self.world.share_of(len(chunk)), self.state.step // self.steps_per_epoch
+        places = np.arange(len(chunk))[own] if own.stop > own.start else np.arange(1)
+        if mixing := self.mix.draw(len(chunk), epoch, batch_number):
+            places = np.concatenate((places, (places - mixing.shift) % len(chunk)))
+        return chunk[places]
+
+    def _step(self, batch: Batch, epoch: int, batch_number: int, size: int) -> torch.Tensor:
+        images, targets = self.augment(batch.images, batch.ids, epoch), batch.labels
+        own = self.world.share_of(size)
+        if self.config.augment.mixup or self.config.augment.cutmix:
+            if self.world.size == 1:
+                images, targets = self.mix(images, targets, epoch, batch_number)
+            else:
+                mixing, half = self.mix.draw(size, epoch, batch_number), max(1, own.stop - own.start)
+                images, targets = self.mix.apply(mixing, images[:half], targets[:half], images[half:], targets[half:])
+        scale = input_scale(self.state.step, self.schedule_steps, self.config.schedule)
+        if scale < 1:
+            side = scaled_size(self.preprocessing.image_size, scale, token_stride(self.config.model))
+            images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
+        factor = lr_factor(self.state.step, self.schedule_steps, self.warmup_steps, self.config.schedule)
+        self._last_input = images, targets
+        return self.train_step(
+            images, targets, self.state.step, factor, batch_size=size, num_own=min(len(images), own.stop - own.start)
+        )
+
+    def _note_skipped(self, batch: Batch, epoch: int, bar: Progress) -> None:
+        """Name what made a step worthless; stop the run after too many in a row. All processes agree."""
+        state = self.state
+        if self.train_step.skipped != "not finite":
+            state.skipped_in_a_row = 0 if not self.train_step.skipped else state.skipped_in_a_row
+            return
+        state.skipped_in_a_row += 1
+        where = self.train_step.where_not_finite(*self._last_input, state.step - 1)
+        ids = batch.ids[: len(self._last_input[0])].tolist()
+        said = self.world.gather((self.world.rank, where, ids))
+        found = [{"rank": rank, "where": where, "ids": ids} for rank, where, ids in said if where]
+        text = "; ".join(f"{where} (rank {rank})" for rank, where, _ in said if where) or "not found a second time"
+        bar.line(f"step {state.step} skipped, its gradient is not finite: {text}")
+        if self.world.is_first:
+            self.run_dir.log({"step": state.step, "epoch": epoch + 1, "skipped": found})
+        if state.skipped_in_a_row >= self.config.compute.max_skipped_steps:
+            ids = ", ".join(map(str, next((ids for _, where, ids in said if where), ids)[:8]))
+            raise RunError(
+                f"{state.skipped_in_a_row} steps in a row had no finite gradient; the last one was step {state.step}.",
+                got=f"{text}; images {ids}, ...",
+                expected="finite numbers",
+                do="The last checkpoint is intact. Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
+            )
+
+    def _log_loss(self, epoch: int, addend: torch.Tensor, rate: float) -> None:
+        """Log the mean loss of the whole batch. All processes must call it."""
+        loss = float(addend) if self.world.size == 1 else float(self.world.total(addend.double()))
+        self._check_finite(loss, "loss")
+        lr = self.optimizers[0].param_groups[0]["lr"]
+        if self.world.is_first:
+            self.run_dir.log({"step": self.state.step, "epoch": epoch + 1, "loss": loss, "lr": lr})
+            self.run_dir.log_time({"step": self.state.step, "images_per_second": round(rate, 1)})
+
+    def _check_finite(self, value: float, what: str) -> None:
+        """Raise RunError rather than go on, or save, after the weights have become worthless."""
+        if not math.isfinite(value):
+            raise RunError(
+                f"The {what} is {value} at step {self.state.step}.",
+                expected="a finite number",
+                do="Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
+            )
+
+    def _evaluate_if_due(self, bar: Progress, stop: StopRequest) -> None:
+        """Evaluate after every n-th epoch and after the last step; keep the best and the last model."""
+        state, every = self.state, self.config.evaluation.every_epochs * self.stretch
+        at_end = state.step == self.total_steps
+        epoch, rest = divmod(state.step, self.steps_per_epoch)
+        due = at_end or (every and rest == 0 and epoch and epoch % every == 0)
+        if not due or state.evaluated_step == state.step:
+            return
+        started = time.perf_counter()
+        if self.world.size > 1:
+            self.world.same_weights(self.train_step.evaluated, buffers_alone=True)
+        model = self.train_step.evaluated
+        try:
+            result = evaluate(
+                model, self.held_out, self.preprocessing, batch_size=self.config.evaluation.batch_size,
+                on_batch=lambda: self._heard_stop(stop), world=self.world,
+            )  # fmt: skip
+        except EvaluationStopped:
+            self._stop_if_asked(max(self.world.gather(self._heard_stop(stop))))
+            raise
+        seconds = time.perf_counter() - started
+        self._check_finite(result.loss, "evaluation loss")
+        score = {"epoch": epoch + (rest > 0), "accuracy": result.accuracy, "loss": result.loss}
+        better = not state.best or (score["accuracy"], -score["loss"]) > (state.best["accuracy"], -state.best["loss"])
+        state.final, state.evaluated_step = score, state.step
+        state.stale = 0 if better else state.stale + 1
+        state.best = score if better else state.best
+        if self.world.is_first:
+            self._keep(model, result, score, better, seconds)
+        bar.line(
+            f"epoch {score['epoch']}/{self.epochs}  {result.split} accuracy {result.accuracy:.4f}  "
+            f"loss {result.loss:.4f}  trained {state.train_seconds:.1f} s, evaluated {seconds:.1f} s"
+        )
+        if self._out_of_patience():
+            bar.line(f"no better accuracy in {state.stale} evaluations: the run ends here (evaluation.patience)")
+
+    def _heard_stop(self, stop: StopRequest) -> int:
+        """The signal that this process was asked to stop with, or that another one spread."""
+        self.world.at("evaluate", self.state.step)
+        distributed.faults.reached("evaluate", self.state.step, self.world.rank)
+        if stop:
+            self.world.spread_stop(stop.signal_number)
+        return stop.signal_number or (self.world.watch.stop_asked if self.world.watch else 0)
+
+    def _keep(self, model: ViT, result: Evaluation, score: dict[str, float], better: bool, seconds: float) -> None:
+        """Log an evaluation and write the models that it was of; the best one first."""
+        times = {"train_seconds": round(self.state.train_seconds, 3), "evaluation_seconds": round(seconds, 3)}
+        self.run_dir.log({"step": self.state.step, **score, "split": result.split})
+        self.run_dir.log_time({"step": self.state.step, **times})
+        merged, classes = transfer.merged(model), self.train_set.classes
+        card = model_card(self.config, merged, classes, self.preprocessing, result, self.state.step, self.environment)
+        if better:
+            weights.save(self.run_dir.best_path, merged, card)
+            self.run_dir.write_evaluation(result.to_json())
+        weights.save(self.run_dir.last_path, merged, card)
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.evaluation.patience <= self.state.stale
+
+    def _stop_if_asked(self, signal_number: int) -> None:
+        if signal_number:
+            self.saving.save(self.train_step, self.state, wait=True)
+            raise Interrupted(
+                f"Stopped by a signal after step {self.state.step} of {self.total_steps}; the state is saved.",
+                signal_number=signal_number,
+                do=f"Go on with: vitrail train --run {shlex.quote(str(self.run_dir.path))} --resume",
+            )
+
+    def _resume(self) -> list[str]:
+        """Take up the newest whole checkpoint of the run directory; what is to be told about it."""
+        stored = self.world.on_first(self.run_dir.read_environment)
+        check_same_data(self.config.data.spec, stored["data"], self.environment["data"])
+        self.environment["init"] = stored.get("init", {})
+        state, told = self.saving.restore(self.train_step)
+        self.state = state or State()
+        return told
+
+    def _plan(self) -> Iterator[str]:
+        model, world = self.train_step.model, self.world
+        yield plan(self.config, model, self.train_set, self.held_out, self.total_steps, self.device, self.run_dir.path)
+        if world.size > 1:
+            sizes = sorted({world.share_size(self.config.data.batch_size, rank) for rank in range(world.size)})
+            each = " or ".join(map(str, sizes))
+            yield (
+                f"{world.size} processes ({self.config.parallel.strategy}, {world.backend}): {each} of the "
+                f"{self.config.data.batch_size} images of a step on each"
+            )
+
+    def _result(self) -> RunResult:
+        state = self.state
+        return RunResult(
+            run=self.run_dir.path,
+            model=self.run_dir.best_path,
+            epochs=self.epochs,
+            steps=state.step,
+            num_examples_seen=state.num_examples_seen,
+            train_seconds=state.train_seconds,
+            images_per_second=state.num_examples_seen / state.train_seconds if state.train_seconds else 0.0,
+            final=state.final,
+            best=state.best,
+            evaluation=self.run_dir.read_evaluation(),
+            baseline=self.run_dir.read_baseline(),
+            deterministic=self.environment["deterministic"],
+        )

@@ -1,0 +1,167 @@
+"""What a run keeps: its state, saved beside the training and taken up again, exactly or with the reasons why not."""
+
+import sys
+from dataclasses import dataclass, field
+
+import torch
+
+from vitrail import distributed, fsio
+from vitrail.config import RunConfig
+from vitrail.distributed import World
+from vitrail.engine.optim import load_optimizer_tensors, optimizer_tensors
+from vitrail.engine.step import TrainStep
+from vitrail.errors import RunError, SaveError
+from vitrail.run import (
+    Checkpoint,
+    RunDir,
+    differences,
+    load_checkpoint,
+    made_with,
+    newest_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+)
+from vitrail.run.lock import RunLock
+from vitrail.run.saver import Saver, copied
+
+
+@dataclass
+class State:
+    """What changes during a run besides tensors; all of it is saved with a checkpoint."""
+
+    step: int = 0
+    num_examples_seen: int = 0
+    train_seconds: float = 0.0
+    evaluated_step: int = 0
+    stale: int = 0
+    skipped_in_a_row: int = 0
+    final: dict[str, float] = field(default_factory=dict[str, float])
+    best: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class Saving:
+    """Saves the state of a run and takes it up again.
+
+    Args:
+        config: of the run.
+        run_dir: where.
+        world: the processes of the run; the first one writes.
+        lock: the right to write there; None on the others.
+    """
+
+    def __init__(
+        self, config: RunConfig, run_dir: RunDir, world: World, lock: RunLock | None, device: torch.device
+    ) -> None:
+        self.config, self.run_dir, self.world, self.lock = config, run_dir, world, lock
+        self.about = made_with(config, device, world.size)
+        self.saver = Saver(asynchronous=config.checkpoint.asynchronous)
+        self.saved_step = -1
+
+    def save(self, train_step: TrainStep, state: State, *, wait: bool = False) -> None:
+        """Save the state, unless this step's was saved already. All processes must call it.
+
+        Args:
+            wait: until it is on the disk.
+        Raises:
+            SaveError: it, or the one before it, could not be written; earlier checkpoints are intact. With
+                checkpoint.on_error=retry only where `wait` asks for it.
+            RunError: another process has taken the run over, or weights are not finite.
+        """
+        if state.step != self.saved_step:
+            self._submit(train_step, state)
+        if wait:
+            self.saver.wait()
+
+    def _submit(self, train_step: TrainStep, state: State) -> None:
+        tensors = {
+            "model": distributed.gathered(train_step.model.state_dict()),
+            "optim": distributed.gathered(optimizer_tensors(train_step.optimizers)),
+        }
+        if train_step.average:
+            tensors["ema"] = distributed.gathered(train_step.average.tensors)
+        self.saved_step = state.step  # on all processes, which have to agree on when to gather
+        if self.lock is None:
+            return
+        self.lock.check()
+        values = {**vars(state), "scaler": train_step.scaler.state_dict()}
+        step, kept = state.step, copied(tensors)
+
+        def write() -> None:
+            for log in (self.run_dir.metrics, self.run_dir.timing):
+                log.flush_to_disk()
+            keep, about = self.config.checkpoint.keep, self.about
+            save_checkpoint(self.run_dir.checkpoints_dir, step, kept, values, keep=keep, about=about)
+
+        try:
+            self.saver.submit(write)
+        except SaveError as error:
+            if self.config.checkpoint.on_error == "stop":
+                raise
+            sys.stderr.write(f"vitrail: {error}\nvitrail: training goes on and saves again later.\n")
+
+    def restore(self, train_step: TrainStep) -> tuple[State | None, list[str]]:
+        """Take up the newest whole checkpoint of the run directory. All processes must call it.
+
+        Returns:
+            The state, None where the run ended before its first checkpoint; and what is to be told about it.
+        Raises:
+            RunError: every checkpoint is damaged, or not every process sees the run directory.
+        """
+        distributed.check_one_run_directory(self.world, self.run_dir.exists(), self.run_dir.path)
+        directory = self.run_dir.checkpoints_dir
+
+        def look() -> tuple[str, list[str]]:
+            remove_unfinished(directory)
+            newest, refused = newest_checkpoint(directory)
+            for line in refused:  # out of the way of rotation, and still there to be looked at
+                name = line.split()[0]
+                fsio.rename(directory / name, directory / f"refused-{name}")
+            return (newest.name if newest else ""), refused
+
+        name, lines = self.world.on_first(look)
+        if not name:
+            self._cut_logs(0)
+            return None, [*lines, "no checkpoint yet: the run starts again from its first step"]
+        checkpoint = load_checkpoint(directory / name)
+        self._put_back(train_step, checkpoint)
+        values = dict(checkpoint.state)
+        if scaler := values.pop("scaler"):
+            train_step.scaler.load_state_dict(scaler)
+        state = State(**values)
+        self.saved_step = state.step
+        reasons = [*differences(checkpoint.about, self.about)]
+        if self.config.compute.compile:
+            reasons.append("torch.compile may choose other kernels")
+        exact = "exactly as if it had not been interrupted" if not reasons else f"not bit-exact: {'; '.join(reasons)}"
+        lines += [f"{name} verified (SHA-256): the run goes on from step {state.step}, {exact}"]
+        self._cut_logs(state.step)
+        if self.lock is not None:
+            self.run_dir.note_resumed({"step": state.step, "exact": not reasons, "reasons": reasons, **self.about})
+        return state, lines
+
+    def _put_back(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
+        tensors = checkpoint.tensors
+        _fill(train_step.model.state_dict(), tensors["model"], checkpoint, "model")
+        load_optimizer_tensors(train_step.optimizers, tensors["optim"])
+        if train_step.average:
+            _fill(train_step.average.tensors, tensors["ema"], checkpoint, "ema")
+
+    def _cut_logs(self, step: int) -> None:
+        if self.lock is not None:
+            self.run_dir.cut_metrics(step)
+
+    def close(self) -> None:
+        """Let a save that is under way finish."""
+        self.saver.close()
+
+
+def _fill(mine: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], checkpoint: Checkpoint, group: str) -> None:
+    """Copy every stored tensor into ours; none may be missing, over, or of another shape."""
+    for name in sorted(mine.keys() | stored.keys()):
+        ours, theirs = (tuple(t[name].shape) if name in t else "nothing" for t in (mine, stored))
+        if ours != theirs:
+            raise RunError(
+                f"{checkpoint.path}: tensor {name} of the {group} is not that of this run.", got=theirs, expected=ours
+            )
+    for name, tensor in stored.items():
+        distributed.copy_whole(mine[name], tensor)

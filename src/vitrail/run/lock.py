@@ -1,0 +1,189 @@
+"""One writer a run directory, also on file systems that cannot lock, and after the death of the writer.
+
+Locks are files `.lock-N` in the run directory, N counting up. The holder is whoever made the highest one, and it says
+in it who it is. Taking over means creating the next number, which the file system lets one process do; the file stays
+when the run is over, marked as released, so that a number is never used twice. A holder counts as gone when its
+process is (on the same machine), or when it has not touched its file for a minute (on another one).
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vitrail import fsio
+from vitrail.errors import RunError, SaveError
+
+HEARTBEAT_SECONDS = 5.0
+LEASE_SECONDS = 60.0
+_LOCK_FILE = re.compile(r"\.lock-(\d+)$")
+
+
+class RunLock:
+    """The right to write a run directory. Use `held`.
+
+    Args:
+        directory: of the run.
+        path: the lock file that this process made.
+    """
+
+    def __init__(self, directory: Path, path: Path) -> None:
+        self.directory, self.path = directory, path
+        self._over = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="run lock", daemon=True)
+        self._heart.start()
+
+    def check(self) -> None:
+        """Raise RunError when another process has taken over, as after this one slept for longer than the lease."""
+        if (highest := _highest(self.directory)) is None or highest != self.path:
+            raise RunError(
+                f"{self.directory}: another process has taken this run over.",
+                got="none" if highest is None else f"{highest.name}: {_who(_content(highest))}",
+                expected=f"{self.path.name}, of this process",
+                do="Let the other one finish, or stop it and resume.",
+            )
+
+    def release(self) -> None:
+        """Let others write; saves nothing else."""
+        self._over.set()
+        self._heart.join()
+        with contextlib.suppress(SaveError):
+            if _highest(self.directory) == self.path:
+                fsio.write_json(self.path, {"released": True})
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(SaveError):
+                fsio.touch(self.path)
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[RunLock]:
+    """Hold the lock of a run directory for the length of a `with` block. The directory is created when missing.
+
+    Raises:
+        RunError: another process that is alive writes there.
+        SaveError: the lock file cannot be written.
+    """
+    lock = RunLock(directory, _acquired(directory))
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def is_lock_file(name: str) -> bool:
+    """Whether a file of a run directory is a lock of this kind."""
+    return _LOCK_FILE.match(name) is not None
+
+
+def _acquired(directory: Path) -> Path:
+    """Make the next lock file. Raises RunError while its holder is alive."""
+    content = json.dumps(_myself()).encode()
+    while True:
+        highest = _highest(directory)
+        if highest is not None and (holder := _content(highest)) and not _gone(highest, holder):
+            raise RunError(
+                f"{directory}: another process is writing this run.",
+                got=_who(holder),
+                expected="one writer",
+                do="Wait for it or stop it; its run can be resumed. Or choose another directory with --run.",
+            )
+        mine = directory / f".lock-{_number(highest) + 1}"
+        if not fsio.create_exclusively(mine, content):
+            continue
+        if _highest(directory) != mine:  # this one came late: numbers had been made and removed in between
+            fsio.remove(mine)
+            continue
+        for old in _locks(directory)[:-1]:
+            with contextlib.suppress(SaveError):
+                fsio.remove(old)
+        return mine
+
+
+def _locks(directory: Path) -> list[Path]:
+    found = [path for path in directory.glob(".lock-*") if is_lock_file(path.name)]
+    return sorted(found, key=_number)
+
+
+def _highest(directory: Path) -> Path | None:
+    found = _locks(directory)
+    return found[-1] if found else None
+
+
+def _number(path: Path | None) -> int:
+    match = _LOCK_FILE.match(path.name) if path else None
+    return int(match[1]) if match else 0
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Who holds a lock; empty when it was released, removed or cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {} if content.get("released") else content
+
+
+def _myself() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "process_started": _process_started(os.getpid()),
+    }
+
+
+def _who(holder: dict[str, Any]) -> str:
+    return f"process {holder.get('pid')} on {holder.get('host')}"
+
+
+def _gone(path: Path, holder: dict[str, Any]) -> bool:
+    if holder.get("machine") == _machine():
+        return _process_started(holder["pid"]) != holder.get("process_started")
+    return _silent_for(path) > LEASE_SECONDS
+
+
+def _machine() -> str:
+    """Names a boot of a machine and what its process numbers mean (containers number their own)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()} without /proc"
+
+
+def _process_started(pid: int) -> str | None:
+    """When a process of this machine started, so that a later one with its number is told apart; None: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "unknown"
+
+
+def _silent_for(path: Path) -> float:
+    """Seconds since the holder touched its file, by the clock of the file system: hosts may disagree about the time."""
+    probe = path.with_name(f"{path.name}.probe-{os.getpid()}")
+    try:
+        fsio.write_bytes(probe, b"")
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return LEASE_SECONDS + 1
+    finally:
+        with contextlib.suppress(SaveError):
+            fsio.remove(probe)

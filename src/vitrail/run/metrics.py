@@ -1,0 +1,63 @@
+"""Log files of a run: one JSON object a line, appended whole or cut off again.
+
+metrics.jsonl holds what a repetition of the run repeats to the last digit; timing.jsonl what a clock said.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vitrail import fsio
+
+
+class LineLog:
+    """A file of JSON lines that is only ever as long as what was written whole.
+
+    Args:
+        path: the file; it may not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._length = sum(len(line) for line in _whole_lines(path))
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one object and hand it to the operating system.
+
+        Raises:
+            SaveError: it could not be written; the next call cuts off what was torn.
+        """
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        fsio.write_tail(self.path, self._length, line)
+        self._length += len(line)
+
+    def flush_to_disk(self) -> None:
+        """Wait until everything would survive a loss of power. Raises SaveError."""
+        if self._length:
+            fsio.flush_to_disk(self.path)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every whole object, in order."""
+        return [json.loads(line) for line in _whole_lines(self.path)]
+
+    def cut(self, step: int) -> None:
+        """Drop what was logged after `step`: a resumed run writes it again. Raises SaveError."""
+        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+        fsio.write_bytes(self.path, b"".join(kept))
+        self._length = sum(map(len, kept))
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """Lines up to the first that was torn by a kill."""
+    if not path.exists():
+        return []
+    whole: list[bytes] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        whole.append(line)
+    return whole
