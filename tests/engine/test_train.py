@@ -217,7 +217,7 @@ def test_resume_refuses_settings_that_change_the_result() -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     config = tiny_run(optim={"name": "sgd", "lr": 1e12}, schedule={"warmup_fraction": 0.0})
-    with pytest.raises(RunError, match=r"loss is (nan|inf)"):
+    with pytest.raises(RunError, match="3 steps in a row had no finite gradient"):
         vitrail.train(config, tmp_path / "run")
 
 

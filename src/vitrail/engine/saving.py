@@ -55,10 +55,10 @@ class Saving:
         self.config, self.run_dir, self.world, self.lock = config, run_dir, world, lock
         self.about = made_with(config, device, world.size)
         self.saver = Saver(asynchronous=config.checkpoint.asynchronous)
-        self.saved_step = -1
+        self._saved = (-1, -1)
 
     def save(self, train_step: TrainStep, state: State, *, wait: bool = False) -> None:
-        """Save the state, unless this step's was saved already. All processes must call it.
+        """Save the state, unless it was saved already. All processes must call it.
 
         Args:
             wait: until it is on the disk.
@@ -67,7 +67,7 @@ class Saving:
                 checkpoint.on_error=retry only where `wait` asks for it.
             RunError: another process has taken the run over, or weights are not finite.
         """
-        if state.step != self.saved_step:
+        if self._saved != (state.step, state.evaluated_step):
             self._submit(train_step, state)
         if wait:
             self.saver.wait()
@@ -79,7 +79,7 @@ class Saving:
         }
         if train_step.average:
             tensors["ema"] = distributed.gathered(train_step.average.tensors)
-        self.saved_step = state.step  # on all processes, which have to agree on when to gather
+        self._saved = state.step, state.evaluated_step  # on all processes, which have to agree on when to gather
         if self.lock is None:
             return
         self.lock.check()
@@ -128,7 +128,7 @@ class Saving:
         if scaler := values.pop("scaler"):
             train_step.scaler.load_state_dict(scaler)
         state = State(**values)
-        self.saved_step = state.step
+        self._saved = state.step, state.evaluated_step
         reasons = [*differences(checkpoint.about, self.about)]
         if self.config.compute.compile:
             reasons.append("torch.compile may choose other kernels")

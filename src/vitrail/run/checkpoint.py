@@ -20,22 +20,13 @@ import torch
 
 from vitrail import fsio
 from vitrail.errors import RunError, SaveError
+from vitrail.model.tensor_file import tensor_file
 
 FORMAT_VERSION = 2
 MANIFEST = "MANIFEST.json"
-_STEP_DIR = re.compile(r"step-(\d{7,})$")
-_UNFINISHED = re.compile(r"step-\d{7,}\.(tmp|del)-[0-9a-f]+$")
-# Names of safetensors' format for what a run's state is made of.
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+# The number after the step: a second checkpoint of it, as before and after an evaluation.
+_STEP_DIR = re.compile(r"step-(\d{7,})(?:-(\d+))?$")
+_UNFINISHED = re.compile(r"step-[\d-]{7,}\.(tmp|del)-[0-9a-f]+$")
 
 
 @dataclass(frozen=True)
@@ -62,8 +53,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `directory/step-NNNNNNN`, then remove all but the newest `keep`.
 
-    A checkpoint of this step that is whole is left as it is; a damaged one is replaced. What is removed is removed
-    after the new one has been read back from the disk.
+    A whole checkpoint of this step and state is left as it is; one of another state gets a successor with a number
+    behind the step; a damaged one is replaced. What is removed is removed after the new one has been read back.
 
     Args:
         directory: the run's checkpoints folder.
@@ -80,13 +71,17 @@ def save_checkpoint(
         for name, tensor in tensors.get(group, {}).items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise RunError(f"The {group} tensor {name} is not finite at step {step}: not saved.")
-    final = directory / f"step-{step:07d}"
+    values = (json.dumps(state, indent=2, allow_nan=False) + "\n").encode()
+    final, attempt = directory / f"step-{step:07d}", 0
+    while final.exists() and not damage_of(final) and (final / "state.json").read_bytes() != values:
+        attempt += 1
+        final = directory / f"step-{step:07d}-{attempt}"
     if final.exists() and damage_of(final):
         fsio.remove_dir(final)
     if not final.exists():
         described = {"format_version": FORMAT_VERSION, "step": step, "about": about or {}}
-        files = {f"{name}.safetensors": _pieces(group) for name, group in tensors.items()}
-        files["state.json"] = [(json.dumps(state, indent=2, allow_nan=False) + "\n").encode()]
+        files = {f"{name}.safetensors": tensor_file(group) for name, group in tensors.items()}
+        files["state.json"] = [values]
         sizes = {name: sum(memoryview(piece).nbytes for piece in pieces) for name, pieces in files.items()}
 
         def manifest(digests: dict[str, str]) -> bytes:
@@ -95,8 +90,8 @@ def save_checkpoint(
             return (json.dumps({**body, "sha256": _hash(body)}, indent=2, allow_nan=False) + "\n").encode()
 
         fsio.write_new_dir(final, files, (MANIFEST, manifest))
-    older = [path for path in _checkpoints(directory) if path.name <= final.name or len(path.name) < len(final.name)]
-    for old in older[:-keep]:
+    found = _checkpoints(directory)
+    for old in found[: found.index(final) + 1][:-keep]:
         fsio.remove_dir(old)
     return final
 
@@ -205,28 +200,9 @@ def _hash(body: dict[str, Any]) -> str:
 
 def _checkpoints(directory: Path) -> list[Path]:
     """Finished checkpoints, oldest step first."""
-    found = [(int(match[1]), path) for path in directory.glob("step-*") if (match := _STEP_DIR.match(path.name))]
-    return [path for _, path in sorted(found)]
-
-
-def _pieces(tensors: dict[str, torch.Tensor]) -> list[bytes | memoryview]:
-    """A safetensors file without a copy of the tensors: header, then the bytes of each one, the widest types first.
-
-    Source: the format's description in huggingface/safetensors; read back by that library.
-    """
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, Any] = {}
-    pieces: list[bytes | memoryview] = []
-    at = 0
-    for name, tensor in ordered:
-        data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [at, at + data.nbytes],
-        }
-        pieces.append(data)
-        at += data.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text, *pieces]
+    found = [
+        (int(match[1]), int(match[2] or 0), path)
+        for path in directory.glob("step-*")
+        if (match := _STEP_DIR.match(path.name))
+    ]
+    return [path for *_, path in sorted(found)]

@@ -122,7 +122,9 @@ class RunDir:
 
     def read_baseline(self) -> dict[str, Any]:
         """What the probes reached before training; empty where they were not measured."""
-        return next((record["baseline"] for record in self.read_metrics() if "baseline" in record), {})
+        found = next((record["baseline"] for record in self.read_metrics() if "baseline" in record), {})
+        times = (record["baseline_seconds"] for record in self.timing.read() if "baseline_seconds" in record)
+        return {**found, "seconds": next(times, 0.0)} if found else {}
 
     def read_evaluation(self) -> dict[str, Any]:
         """What evaluation.json holds. Raises RunError when it is missing or damaged."""

@@ -18,6 +18,7 @@ from vitrail import fsio
 from vitrail.config import Preprocessing, ViTConfig, from_json, to_json
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.model import ViT, fixed_positions
+from vitrail.model.tensor_file import tensor_file, tensors_sha256
 
 FORMAT_VERSION = 2
 BEST_MODEL = "best.safetensors"
@@ -67,7 +68,10 @@ def save(path: str | Path, model: ViT, card: Card) -> None:
         described[part.name] = to_json(value) if dataclasses.is_dataclass(value) else value
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"format": "pt", "vitrail": json.dumps(described, allow_nan=False)}
-    fsio.write_bytes(Path(path), safetensors.torch.save(tensors, metadata))
+    pieces = tensor_file(tensors, metadata)
+    with fsio.writing(Path(path), needed_bytes=sum(memoryview(piece).nbytes for piece in pieces)) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT, Card]:
@@ -80,12 +84,21 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT
     """
     path = model_path(source)
     card = read_card(path)
-    tensors = safetensors.torch.load_file(path, device=str(device))
+    tensors = safetensors.torch.load_file(path)
     expected = empty_model(card.geometry).state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         got, want = (tuple(t[name].shape) if name in t else "nothing" for t in (tensors, expected))
         if got != want:
             raise WeightsError(f"{path}: tensor {name} does not fit the geometry in the file.", got=got, expected=want)
+    with safetensors.safe_open(path, "pt") as file:
+        written = (file.metadata() or {}).get("sha256")
+    if written is not None and written != tensors_sha256(tensors):  # files of version 1 and 2 may have none
+        raise WeightsError(
+            f"{path}: damaged.",
+            got="another SHA-256 of the weights than was written",
+            expected=written[:16],
+            do="Take the file from its source again.",
+        )
     return filled_model(card.geometry, tensors, device), card
 
 

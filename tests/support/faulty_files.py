@@ -1,0 +1,128 @@
+"""File systems that fail, or kill the process, at one operation; and one that remembers all of them."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from vitrail import fsio
+
+OPERATIONS = ("open", "fsync", "replace", "fsync_dir", "link", "truncate", "touch", "mkdir", "unlink", "rmtree")
+
+
+class _File:
+    """A file whose writes are operations too."""
+
+    def __init__(
+        self, file: IO[Any], before: Callable[[str, "_File", Any], None], after: Callable[[str], None]
+    ) -> None:
+        self._file, self._before, self._after = file, before, after
+
+    def write(self, data: Any) -> int:
+        self._before("write", self, data)
+        written = self._file.write(data)
+        self._file.flush()
+        self._after("write")
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "_File":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class Counting(fsio.FileSystem):
+    """Counts the operations that change anything, and lets something happen before or after one of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.names: list[str] = []
+
+    def before(self, name: str, file: Any = None, data: Any = None) -> None:
+        self.count += 1
+        self.names.append(name)
+
+    def after(self, name: str) -> None:
+        pass
+
+    def open(self, path: Path, mode: str) -> IO[Any]:
+        self.before("open")
+        file = super().open(path, mode)
+        self.after("open")
+        return _File(file, self.before, self.after)  # type: ignore[return-value]
+
+    def fsync(self, file: IO[Any]) -> None:
+        self._through("fsync", super().fsync, file)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._through("replace", super().replace, source, target)
+
+    def fsync_dir(self, path: Path) -> None:
+        self._through("fsync_dir", super().fsync_dir, path)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._through("link", super().link, source, target)
+
+    def truncate(self, file: IO[Any], length: int) -> None:
+        self._through("truncate", super().truncate, file, length)
+
+    def mkdir(self, path: Path) -> None:
+        self._through("mkdir", super().mkdir, path)
+
+    def unlink(self, path: Path) -> None:
+        self._through("unlink", super().unlink, path)
+
+    def rmtree(self, path: Path) -> None:
+        for child in sorted(path.iterdir()):
+            self._through("unlink", super().unlink, child)
+        self._through("rmdir", lambda: os.rmdir(path))
+
+    def _through(self, name: str, operation: Callable[..., None], *arguments: Any) -> None:
+        self.before(name)
+        operation(*arguments)
+        self.after(name)
+
+
+class Dying(Counting):
+    """The process is gone before or after operation number `at`, half of it written if it writes; -1: never."""
+
+    def __init__(self, at: int, after: bool) -> None:
+        super().__init__()
+        self.at, self.dies_after = at, after
+
+    def before(self, name: str, file: Any = None, data: Any = None) -> None:
+        super().before(name)
+        if self.count - 1 == self.at and not self.dies_after:
+            if file is not None:
+                file._file.write(data[: len(data) // 2])
+                file._file.flush()
+            os._exit(9)
+
+    def after(self, name: str) -> None:
+        if self.count - 1 == self.at and self.dies_after:
+            os._exit(9)
+
+
+class FailingAt(Counting):
+    """Operation number `at` fails with an errno, once; a write half done when `short`."""
+
+    def __init__(self, at: int, code: int, *, short: bool = False) -> None:
+        super().__init__()
+        self.at, self.code, self.short, self.failed = at, code, short, ""
+
+    def before(self, name: str, file: Any = None, data: Any = None) -> None:
+        super().before(name)
+        if self.count - 1 == self.at:
+            self.failed = name
+            if self.short and file is not None:
+                file._file.write(data[: len(data) // 2])
+            raise OSError(self.code, os.strerror(self.code))
+
+
+def full_disk() -> int:
+    return errno.ENOSPC

@@ -1,0 +1,135 @@
+"""What the processes of a fork server are made to do."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import vitrail
+from tests.support.faulty_files import Dying
+from tests.support.runs import tiny_run
+from vitrail import data, fsio, weights
+from vitrail.config import ParallelConfig
+from vitrail.distributed import joined
+from vitrail.engine import evaluate
+from vitrail.model import ViT
+from vitrail.run import lock
+
+
+def train_tiny(run: str, resume: bool = False, sections: dict[str, dict[str, Any]] | None = None) -> None:
+    """A run of the digits with a tiny model."""
+    torch.set_num_threads(1)
+    path = Path(run)
+    vitrail.train(tiny_run(**(sections or {})), path, resume=resume and (path / "config.json").exists())
+
+
+def train_and_stop(run: str, at_step: int, resume: bool, sections: dict[str, dict[str, Any]]) -> None:
+    """The same, asked to stop by a signal in one of its steps."""
+    from vitrail.engine.loop import Loop
+
+    step = Loop._step
+
+    def signalled(self: Loop, *args: Any) -> torch.Tensor:
+        if self.state.step + 1 == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    Loop._step = signalled  # type: ignore[method-assign]
+    train_tiny(run, resume=resume, sections=sections)
+
+
+def train_and_die(run: str, at: int, after: bool, sections: dict[str, dict[str, Any]], resume: bool = False) -> None:
+    """The same; the process is gone at one operation of the file system. Without dying: writes how many there are."""
+    torch.set_num_threads(1)
+    dying = Dying(at, after)
+    with fsio.use_file_system(dying):
+        vitrail.train(tiny_run(**sections), Path(run), resume=resume)
+    (Path(run).parent / "operations").write_text(str(dying.count))
+
+
+def log_batches(run: str, sections: dict[str, dict[str, Any]], log: str) -> None:
+    """Train, and write down which images each rank had in which step, and what became of them."""
+    from vitrail.engine.loop import Loop
+
+    torch.set_num_threads(1)
+    step = Loop._step
+
+    def noted(self: Loop, batch: data.Batch, epoch: int, number: int, size: int) -> torch.Tensor:
+        own = self.world.share_of(size)
+        count = own.stop - own.start
+        total = step(self, batch, epoch, number, size)
+        record = {"step": self.state.step, "rank": self.world.rank, "ids": batch.ids[:count].tolist()}
+        images = self._last_input[0][:count].double().flatten(1).sum(1).tolist()
+        with open(f"{log}.{self.world.rank}", "a") as file:
+            file.write(json.dumps({**record, "images": images}) + "\n")
+        return total
+
+    Loop._step = noted  # type: ignore[method-assign]
+    train_tiny(run, sections=sections)
+
+
+def evaluate_shards(cases: list[tuple[int, int]], out: str) -> None:
+    """Evaluate splits of several lengths over the processes; rank 0 writes what came out."""
+    torch.set_num_threads(1)
+    with joined(ParallelConfig(), "cpu") as world:
+        found: list[dict[str, Any]] = []
+        for count, batch_size in cases:
+            model, image_set, steps = tiny_evaluation(count)
+            result = evaluate(model, image_set, steps, batch_size=batch_size, world=world)
+            found.append(result.to_json())
+        if world.is_first:
+            Path(out).write_text(json.dumps(found))
+
+
+def tiny_evaluation(count: int) -> tuple[ViT, data.ImageSet, vitrail.Preprocessing]:
+    """A random tiny model, and so many random images to evaluate it on."""
+    generator = np.random.default_rng(count)
+    steps = vitrail.Preprocessing(image_size=(4, 4), decode_size=(4, 4), channels="L", mean=(0.5,), std=(0.5,))
+    torch.manual_seed(0)
+    geometry = vitrail.ViTConfig(
+        image_size=4, patch_size=2, num_channels=1, num_labels=3, hidden_size=8, num_hidden_layers=1,
+        num_attention_heads=1,
+    )  # fmt: skip
+    image_set = data.ImageSet(
+        split="test", classes=("a", "b", "c"), images=generator.integers(0, 256, (count, 1, 4, 4), dtype=np.uint8),
+        labels=generator.integers(0, 3, count), ids=np.arange(count), names=[str(i) for i in range(count)], errors=(),
+        fingerprint="",
+    )  # fmt: skip
+    return ViT(geometry), image_set, steps
+
+
+def hold_lock(directory: str, log: str) -> None:
+    """Try to write a run directory; note when, if this process may."""
+    from vitrail.errors import RunError
+
+    path = Path(directory)
+    try:
+        with lock.held(path):
+            entry = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(entry, f"in {os.getpid()}\n".encode())
+            _pause(0.002)
+            os.write(entry, f"out {os.getpid()}\n".encode())
+    except RunError:
+        pass
+
+
+def _pause(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def save_model_and_checkpoint(directory: str, at: int, after: bool) -> None:
+    """Replace a model file and add a checkpoint to a run directory that has one; die at an operation of it."""
+    from tests.support.checkpoints import STATE, model_and_card, tensors
+    from vitrail.run import save_checkpoint
+
+    dying = Dying(at, after)
+    with fsio.use_file_system(dying):
+        weights.save(Path(directory) / "best.safetensors", *model_and_card(2))
+        save_checkpoint(Path(directory) / "checkpoints", 10, tensors(10), STATE | {"step": 10}, keep=1)
+    (Path(directory) / "operations").write_text(str(dying.count))
