@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import vitrail
+from tests.support.runs import tiny_run
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, RunError
 from vitrail.run import RunDir, load_checkpoint, newest_checkpoint, save_checkpoint
@@ -109,3 +111,26 @@ def test_damage_is_found_and_named(tmp_path: Path) -> None:
     (path / "optim.safetensors").unlink()
     with pytest.raises(RunError, match=r"optim.safetensors: No such file"):
         load_checkpoint(path)
+
+
+def test_the_best_one_stays_as_well_when_asked(tmp_path: Path) -> None:
+    tensors = {"model": {"w": torch.zeros(2)}}
+    for step in (10, 20, 30):
+        save_checkpoint(tmp_path, step, tensors, {"step": step}, keep=1, best_step=10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000010", "step-0000030"]
+    save_checkpoint(tmp_path, 40, tensors, {"step": 40}, keep=1, best_step=30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000030", "step-0000040"]
+
+
+def test_the_best_checkpoint_of_a_run_has_epoch_accuracy_weights_and_optimiser(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    sections = {"checkpoint": {"keep_best": True}, "evaluation": {"every_epochs": 1}, "optim": {"lr": 3e-2}}
+    result = vitrail.train(tiny_run(**sections, schedule={"epochs": 4}), run.path)
+    kept = [load_checkpoint(path) for path in sorted(run.checkpoints_dir.iterdir())]
+    best = next(c for c in kept if c.state["step"] == c.state["best_step"])
+    assert best.state["best"] == result.best
+    assert {"epoch", "accuracy", "loss"} <= best.state["best"].keys()
+    model, _ = vitrail.load(run.best_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(best.tensors["model"][name], tensor)
+    assert any(name.endswith("exp_avg") or "momentum" in name for name in best.tensors["optim"])

@@ -133,3 +133,57 @@ def save_model_and_checkpoint(directory: str, at: int, after: bool) -> None:
         weights.save(Path(directory) / "best.safetensors", *model_and_card(2))
         save_checkpoint(Path(directory) / "checkpoints", 10, tensors(10), STATE | {"step": 10}, keep=1)
     (Path(directory) / "operations").write_text(str(dying.count))
+
+
+def train_with_fault(run: str, fault: str, sections: dict[str, dict[str, Any]], resume: bool = False) -> None:
+    """The same, with VITRAIL_FAULT set; the moment at which the fault begins goes to a file beside the run."""
+    import time
+
+    from vitrail.distributed import faults
+
+    reached = faults.reached
+
+    def noted(phase: str, step: int, rank: int) -> None:
+        if fault.startswith(f"{phase}:{step}:{rank}:"):
+            Path(f"{run}.fault").write_text(str(time.time()))
+        reached(phase, step, rank)
+
+    os.environ["VITRAIL_FAULT"] = fault
+    faults.reached = noted  # type: ignore[assignment]
+    train_tiny(run, resume=resume, sections=sections)
+
+
+def train_with_nan(
+    run: str, rank: int, layer: str, step: int, backward: bool, sections: dict[str, dict[str, Any]]
+) -> None:
+    """The same; on one rank a layer's output, or its gradient, is NaN in one step."""
+    from vitrail.engine.loop import Loop
+
+    call = Loop._step
+
+    def spoilt(self: Loop, *args: Any) -> torch.Tensor:
+        if self.world.rank != rank or self.state.step + 1 != step:
+            return call(self, *args)
+
+        def hook(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+            if not backward:
+                return output * torch.nan
+            output.register_hook(lambda grad: grad * torch.nan)
+            return None
+
+        handle = dict(self.train_step.model.named_modules())[layer].register_forward_hook(hook)
+        try:
+            return call(self, *args)
+        finally:
+            if not hasattr(self, "_spoilt"):
+                self._spoilt = handle  # stays for the second computation, which names the layer
+
+    note = Loop._note_skipped
+
+    def noted(self: Loop, *args: Any) -> None:
+        note(self, *args)
+        if handle := self.__dict__.pop("_spoilt", None):
+            handle.remove()
+
+    Loop._step, Loop._note_skipped = spoilt, noted  # type: ignore[method-assign]
+    train_tiny(run, sections=sections)

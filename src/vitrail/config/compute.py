@@ -38,6 +38,8 @@ class CheckpointConfig:
     """Save after every so many steps; 0: after each epoch."""
     keep: int = 1
     """Newest checkpoints to keep."""
+    keep_best: bool = False
+    """Keep the checkpoint of the best evaluation as well, with its optimiser state."""
     asynchronous: bool = True
     """Write beside the training, from a copy of the state in memory."""
     on_error: Literal["stop", "retry"] = "stop"

@@ -3,11 +3,13 @@
 A thread in each process says once a second through the store of torch.distributed that it is alive, what it works on
 and for how long. Each looks at its predecessor: silence means that it died, or was stopped. The first looks at all: if
 none has finished a step or a batch for too long, the run hangs. Whoever finds something writes down why, once, and
-all of them end; a process that hangs in a collective call cannot be woken in another way.
+all of them end; a process that hangs in a collective call cannot be woken in another way. A second thread watches the
+first: the store lives in one process, and when that one is stopped, asking it takes forever.
 """
 
 import faulthandler
 import json
+import math
 import os
 import signal
 import socket
@@ -44,12 +46,16 @@ class Watch:
         self._since = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._guard = threading.Thread(target=self._guard_store, name="watch of the store", daemon=True)
+        self._turns = 0
         self._heard: dict[int, tuple[int, float]] = {}
+        self._first: dict[str, Any] | None = None
         self._stop_spread = 0
 
     def start(self) -> None:
         """Begin to say that this process lives, and to listen."""
         self._thread.start()
+        self._guard.start()
 
     def stop(self) -> None:
         """End the thread; the others no longer hear of this process."""
@@ -99,6 +105,7 @@ class Watch:
         count = 0
         while not self._over.wait(BEAT_SECONDS):
             count += 1
+            self._turns = count
             try:
                 self._beat(count)
                 if self._store.check([self._key(_ABORT)]):
@@ -121,6 +128,22 @@ class Watch:
                 if not self._over.wait(2.0):
                     self._end(error, told=first["rank"] != self.rank)
                 return
+
+    def _guard_store(self) -> None:
+        """End this process when the store has not answered for too long, counted while this process itself ran."""
+        # The other thread waits for up to three seconds for the main thread to end with its own words.
+        most = math.ceil((self.config.silence_seconds + 3.5) / BEAT_SECONDS)
+        seen, same = -1, 0
+        while not self._over.wait(BEAT_SECONDS):
+            same = same + 1 if self._turns == seen else 0
+            seen = self._turns
+            if same < most:
+                continue
+            host = self._first
+            if host is not None and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                _kill(host)
+            text = "The process that all of this run speak through does not answer: it was stopped, or is cut off."
+            self._end(RankLost(text, do="What was saved is intact: go on with --resume."), told=self.rank != 1)
 
     def _beat(self, count: int) -> None:
         phase, step = self._place
@@ -177,7 +200,12 @@ class Watch:
 
     def _said_by(self, rank: int) -> dict[str, Any] | None:
         key = self._key(f"beat/{rank}")
-        return json.loads(self._store.get(key)) if self._store.check([key]) else None
+        if not self._store.check([key]):
+            return None
+        said = json.loads(self._store.get(key))
+        if rank == 0 and self.rank != 0:
+            self._first = said
+        return said
 
     def _abort_once(self, reason: dict[str, Any]) -> dict[str, Any]:
         """Write the reason down unless there is one; the one that stands."""

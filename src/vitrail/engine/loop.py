@@ -253,7 +253,8 @@ class Loop:
         better = not state.best or (score["accuracy"], -score["loss"]) > (state.best["accuracy"], -state.best["loss"])
         state.final, state.evaluated_step = score, state.step
         state.stale = 0 if better else state.stale + 1
-        state.best = score if better else state.best
+        if better:
+            state.best, state.best_step = score, state.step
         if self.world.is_first:
             self._keep(model, result, score, better, seconds)
         bar.line(

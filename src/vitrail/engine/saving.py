@@ -33,6 +33,7 @@ class State:
     num_examples_seen: int = 0
     train_seconds: float = 0.0
     evaluated_step: int = 0
+    best_step: int = 0
     stale: int = 0
     skipped_in_a_row: int = 0
     final: dict[str, float] = field(default_factory=dict[str, float])
@@ -89,8 +90,10 @@ class Saving:
         def write() -> None:
             for log in (self.run_dir.metrics, self.run_dir.timing):
                 log.flush_to_disk()
-            keep, about = self.config.checkpoint.keep, self.about
-            save_checkpoint(self.run_dir.checkpoints_dir, step, kept, values, keep=keep, about=about)
+            wanted, about = self.config.checkpoint, self.about
+            best_step = values["best_step"] if wanted.keep_best else None
+            folder = self.run_dir.checkpoints_dir
+            save_checkpoint(folder, step, kept, values, keep=wanted.keep, about=about, best_step=best_step)
 
         try:
             self.saver.submit(write)

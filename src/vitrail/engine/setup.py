@@ -105,9 +105,10 @@ def plan(
 
 
 def needed_bytes(config: RunConfig, path: Path) -> int:
-    """Room for two model files and keep + 1 checkpoints of weights, two moments and an average, less what is there."""
+    """Room for two model files and all checkpoints of weights, two moments and an average, less what is there."""
     with torch.device("meta"):
         model = ViT(ViTConfig(**vars(config.model), image_size=config.data.image_size))
     weights_bytes = 4 * sum(p.numel() for p in model.parameters())
     there = sum(f.stat().st_size for f in path.rglob("*.safetensors")) if path.is_dir() else 0
-    return max(weights_bytes * (2 + 4 * (config.checkpoint.keep + 1)) - there, weights_bytes)
+    checkpoints = config.checkpoint.keep + config.checkpoint.keep_best + 1
+    return max(weights_bytes * (2 + 4 * checkpoints) - there, weights_bytes)

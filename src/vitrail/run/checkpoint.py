@@ -50,8 +50,9 @@ def save_checkpoint(
     *,
     keep: int,
     about: dict[str, Any] | None = None,
+    best_step: int | None = None,
 ) -> Path:
-    """Write `directory/step-NNNNNNN`, then remove all but the newest `keep`.
+    """Write `directory/step-NNNNNNN`, then remove all but the newest `keep`, and the one of the best step.
 
     A whole checkpoint of this step and state is left as it is; one of another state gets a successor with a number
     behind the step; a damaged one is replaced. What is removed is removed after the new one has been read back.
@@ -63,6 +64,7 @@ def save_checkpoint(
         state: JSON values.
         keep: checkpoints that stay, at least 1.
         about: what the state was made with.
+        best_step: whose newest checkpoint stays as well; None: none does.
     Raises:
         SaveError: it cannot be written; the earlier checkpoints are intact.
         RunError: a tensor of the model or of the average is not finite.
@@ -91,8 +93,10 @@ def save_checkpoint(
 
         fsio.write_new_dir(final, files, (MANIFEST, manifest))
     found = _checkpoints(directory)
+    of_best = [path for path in found if best_step is not None and _step_of(path) == best_step][-1:]
     for old in found[: found.index(final) + 1][:-keep]:
-        fsio.remove_dir(old)
+        if old not in of_best:
+            fsio.remove_dir(old)
     return final
 
 
@@ -196,6 +200,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _hash(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _step_of(path: Path) -> int:
+    match = _STEP_DIR.match(path.name)
+    return int(match[1]) if match else -1
 
 
 def _checkpoints(directory: Path) -> list[Path]:

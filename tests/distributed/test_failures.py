@@ -1,0 +1,209 @@
+"""A process of a run dies, stands still, is told to stop or computes nonsense: the others end, or go on, alike."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vitrail
+from tests.support.fork_server import ROOT, ForkServer
+from tests.support.same_run import differences
+from vitrail.run import RunDir
+
+SECTIONS: dict[str, dict[str, Any]] = {
+    "data": {"batch_size": 128},
+    "optim": {"ema_decay": 0.9},
+    "schedule": {"epochs": 2, "max_steps": 16},
+    "evaluation": {"every_epochs": 1},
+    "checkpoint": {"every_steps": 3},
+    "parallel": {"silence_seconds": 2.0, "timeout_seconds": 2.0},
+}  # fmt: skip
+JOBS = "tests.support.jobs"
+MOST_SECONDS = 10.0
+LAYERS = ("patch_embed.proj", "blocks.0.attn.qkv", "blocks.1.mlp.fc2", "head")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, server: ForkServer) -> Path:
+    """The run of two processes that nothing happened to."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    assert server.run(f"{JOBS}:train_tiny", {"run": str(path), "sections": SECTIONS}, ranks=2).statuses == [0, 0]
+    return path
+
+
+def _goes_on(server: ForkServer, run: Path, whole: Path) -> None:
+    arguments = {"run": str(run), "resume": True, "sections": SECTIONS}
+    assert server.run(f"{JOBS}:train_tiny", arguments, ranks=2).statuses == [0, 0]
+    assert differences(whole, run) == []
+
+
+def _fails(server: ForkServer, run: Path, fault: str) -> tuple[list[int | None], float, str]:
+    """Statuses, seconds from the fault to the end of the last process, and what they said."""
+    log = run.with_suffix(".log")
+    arguments = {"run": str(run), "fault": fault, "sections": SECTIONS}
+    ended = server.run(f"{JOBS}:train_with_fault", arguments, ranks=2, log=log)
+    seconds = time.time() - float(Path(f"{run}.fault").read_text())
+    return ended.statuses, seconds, log.read_text(errors="replace")
+
+
+def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, rank: int, action: str) -> None:
+    run = tmp_path / f"{place.replace(':', '-')}-{rank}-{action}"
+    statuses, seconds, said = _fails(server, run, f"{place}:{rank}:{action}")
+    assert seconds < MOST_SECONDS, (action, seconds)
+    other = statuses[1 - rank]
+    if action == "term":
+        assert statuses == [143, 143]
+        assert "the state is saved" in said
+    elif action in ("kill", "stop"):
+        assert statuses[rank] == -signal.SIGKILL, "a stopped process is killed by the others"
+        assert other == 75
+        assert any(text in said for text in ("of this run is gone", "does not answer", f"rank {rank} (process "))
+    elif action == "hang":
+        assert statuses == [75, 75]
+        assert "Nothing went on for 2 s" in said or "silent" in said
+        assert "faults.py" in said, "the place where it stands is named"
+    else:
+        assert statuses[rank] == 1
+        assert other in (1, 75)
+    _goes_on(server, run, whole)
+
+
+@pytest.mark.parametrize(
+    ("place", "rank", "action"),
+    [
+        ("train:1", 1, "kill"), ("train:8", 0, "kill"), ("train:8", 0, "stop"), ("evaluate:12", 1, "stop"),
+        ("train:8", 1, "hang"), ("evaluate:12", 1, "term"), ("train:16", 0, "exit"),
+    ],
+)  # fmt: skip
+@pytest.mark.timeout(300)
+def test_a_fault_of_one_process_ends_all_within_seconds(
+    server: ForkServer, whole: Path, tmp_path: Path, place: str, rank: int, action: str
+) -> None:
+    _check_fault(server, tmp_path, whole, place, rank, action)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_faults_at_sixty_random_places(server: ForkServer, whole: Path, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for _ in range(60):
+        place = f"train:{draw.randint(1, 16)}" if draw.random() < 0.8 else "evaluate:12"
+        with contextlib.suppress(FileExistsError):
+            _check_fault(
+                server, tmp_path / str(draw.random()), whole, place, draw.randint(0, 1),
+                draw.choice(("kill", "stop", "hang", "term", "exit")),
+            )  # fmt: skip
+
+
+# ---- numbers that are not finite ---------------------------------------------------------------------------------
+
+
+def _check_nan(server: ForkServer, run: Path, rank: int, layer: str, step: int, backward: bool, strategy: str) -> None:
+    sections = SECTIONS | {"parallel": {"strategy": strategy}}
+    arguments = {
+        "run": str(run), "rank": rank, "layer": layer, "step": step, "backward": backward, "sections": sections,
+    }  # fmt: skip
+    ended = server.run(f"{JOBS}:train_with_nan", arguments, ranks=2, log=run.with_suffix(".log"))
+    assert ended.statuses == [0, 0], run.with_suffix(".log").read_text()
+    found = [record for record in RunDir(run).read_metrics() if "skipped" in record]
+    assert [record["step"] for record in found] == [step], "found in that step, and in no other"
+    named = found[0]["skipped"]
+    assert [entry["rank"] for entry in named] == [rank]
+    assert named[0]["where"] == f"the output of {layer}" if not backward else "gradient" in named[0]["where"]
+    assert len(named[0]["ids"]) == 64
+    for path in run.glob("*.safetensors"):
+        model, _ = vitrail.load(path)
+        assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("rank", "layer", "step", "backward"), [(1, LAYERS[1], 5, False), (0, LAYERS[2], 9, True)])
+def test_nan_on_one_process_is_skipped_on_all_and_named(
+    server: ForkServer, tmp_path: Path, rank: int, layer: str, step: int, backward: bool, strategy: str
+) -> None:
+    _check_nan(server, tmp_path / "run", rank, layer, step, backward, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_nan_at_a_hundred_random_places(server: ForkServer, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for number in range(100):
+        place = draw.randint(0, 1), draw.choice(LAYERS), draw.randint(1, 16), draw.random() < 0.5
+        _check_nan(server, tmp_path / str(number), *place, draw.choice(("ddp", "fsdp")))
+
+
+# ---- the command line: a launcher and its processes --------------------------------------------------------------
+
+COMMAND = [
+    sys.executable, "-m", "vitrail", "train", "digits", "--nproc", "2", "--schedule.epochs", "3",
+    "--checkpoint.every-steps", "5",
+]  # fmt: skip
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}", **more}
+
+
+def _processes_of(run: Path) -> list[int]:
+    """Numbers of the living processes whose command line names this run."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if str(run).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.timeout(300)
+def test_processes_end_with_their_launcher(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--run", str(run), "--compute.num-threads", "1"]
+    launcher = subprocess.Popen(
+        [*COMMAND, *arguments, "--schedule.epochs", "300"], env=_environment(), stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 120
+    while len(RunDir(run).read_metrics()) < 8 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(_processes_of(run)) == 3
+    launcher.kill()
+    launcher.wait()
+    killed = time.monotonic()
+    while _processes_of(run) and time.monotonic() - killed < 30:
+        time.sleep(0.05)
+    assert time.monotonic() - killed < MOST_SECONDS
+    assert _processes_of(run) == []
+    stop = ["--resume", "--schedule.max-steps", "60"]
+    again = subprocess.run(
+        [*COMMAND[:6], "2", "--run", str(run), *stop, "--json"], env=_environment(), capture_output=True, check=False
+    )
+    assert again.returncode == 0, again.stderr.decode()[-2000:]
+    assert json.loads(again.stdout)["steps"] >= 8
+
+
+@pytest.mark.timeout(300)
+def test_a_restart_goes_on_by_itself(tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    for path, more, fault in ((whole, [], ""), (run, ["--max-restarts", "1"], "train:23:1:kill")):
+        command = [*COMMAND, "--compute.num-threads", "1", "--run", str(path), "--json", *more]
+        ended = subprocess.run(command, env=_environment(VITRAIL_FAULT=fault), capture_output=True, check=False)
+        assert ended.returncode == 0, ended.stderr.decode()[-2000:]
+        assert json.loads(ended.stdout)["best"]["accuracy"] > 0
+    assert differences(whole, run) == []
+    assert [entry["step"] for entry in RunDir(run).read_environment()["resumed"]] == [20]
