@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from vitrail.augment import cpu, geometry, mixing, policies
+from vitrail.augment import geometry, mixing, policies
 from vitrail.augment.colour import ColourMatrix, normalise
 from vitrail.augment.random import Draw, uniform
 from vitrail.config import AugmentConfig, Preprocessing
@@ -33,8 +33,6 @@ def prepare(images: UInt8[Tensor, "B C h w"], preprocessing: Preprocessing) -> F
     """
     check_images(images, preprocessing)
     mean, std, _ = _statistics(preprocessing, images.device)
-    if tuple(images.shape[2:]) == preprocessing.image_size:
-        return normalise(images, mean, std, out=cpu.outputs.empty(tuple(images.shape), images.device))
     return geometry.resize(normalise(images, mean, std), preprocessing.image_size)
 
 

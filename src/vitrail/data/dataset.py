@@ -120,6 +120,7 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
         # Images that are kept at another size are resized whole: there is nothing to cut out of their edge.
         resize_size=pair(config.resize_size) if config.resize_size and decode_size == pair(config.image_size) else None,
         crop_rounding=config.crop_rounding,
+        fast_decoding=config.fast_decoding,
         channels=config.channels,
         mean=mean,
         std=std,

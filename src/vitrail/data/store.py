@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from vitrail import fsio
 from vitrail.config import Preprocessing, to_json
-from vitrail.data.decode import fit, load_image
+from vitrail.data.decode import load_image
+from vitrail.data.fit import fit
 from vitrail.data.locations import decoded_cache
 from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
@@ -34,7 +35,7 @@ _CACHE_VERSION = 1
 # Records in one task of a thread: enough to hide its cost, few enough to bound what waits in memory.
 _TASK_RECORDS = 64
 _MAX_THREADS = 32
-DECODING = ("decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "channels")
+DECODING = ("decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "channels")
 """What of a preprocessing decides the decoded pixels."""
 
 
