@@ -216,19 +216,6 @@ def test_crops_stay_inside_and_have_their_area(
     assert (right - left) * (bottom - top) == pytest.approx(area * height * width, rel=1e-3)
 
 
-def test_large_outputs_reuse_their_memory_only_when_nobody_holds_it() -> None:
-    images = photo(4, 32, 32)
-    first = geometry.resize(images, (256, 256))
-    kept, address = first[1:2].clone(), first.data_ptr()
-    view = first[1:2]
-    del first
-    second = geometry.resize(images.flip(0), (256, 256))
-    assert second.data_ptr() != address
-    assert torch.equal(view, kept)
-    del view
-    assert address in {geometry.resize(images, (256, 256)).data_ptr() for _ in range(2)}
-
-
 def test_random_crop_of_torchvision_has_the_same_places() -> None:
     """RandomCrop with padding p draws among 2 p + 1 places on each axis, as shift_and_flip takes them."""
     crop = transforms.RandomCrop(32, padding=4)

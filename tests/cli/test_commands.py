@@ -190,3 +190,18 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     (checkpoint,) = (run / "checkpoints").iterdir()
     step = int(checkpoint.name.removeprefix("step-"))
     assert main(["train", "--run", str(run), "--resume", "--schedule.max-steps", str(step + 3)]) == 0
+
+
+def test_data_pack_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    packed = vitrail_json(capsys, "data", "pack", "digits", str(tmp_path / "packed"), "--channels", "L")
+    assert packed["decode_size"] == [8, 8]
+    assert packed["splits"]["test"] == {"num_examples": 359, "errors": []}
+    info = vitrail_json(capsys, "data", "info", str(tmp_path / "packed"))
+    assert info["splits"]["train"]["num_examples"] == 1438
+    checked = vitrail_json(capsys, "data", "check", str(tmp_path / "packed"))
+    assert checked["splits"]["test"]["num_examples"] == 359
+    assert main(["data", "check", "digits"]) == 0
+    assert "359 images read" in capsys.readouterr().out
+    assert main(["data", "pack", "digits"]) == 2
+    assert "DST" in capsys.readouterr().err
+    assert main(["data", "pack", "digits", str(tmp_path / "packed")]) == 2

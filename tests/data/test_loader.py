@@ -2,13 +2,14 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vitrail.data import Batch, ImageSet, batches, epoch_order
+from vitrail.data import Batch, ImageSet, Timed, batches, epoch_order
 from vitrail.data.loader import one_ahead
 
 CPU = torch.device("cpu")
@@ -134,3 +135,18 @@ def test_gpu_loader_can_be_left_early() -> None:
     walker = batches(image_set(50), None, 8, device=torch.device("cuda"))
     next(walker)
     walker.close()  # type: ignore[attr-defined]
+
+
+def test_timed_counts_the_waiting_alone() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.05)
+            yield number
+
+    timed, seen = Timed(slow()), []
+    for number in timed:
+        seen.append(number)
+        time.sleep(0.1)
+    assert seen == [0, 1, 2]
+    assert 0.15 <= timed.waited_s < 0.4
+    assert 0.1 < timed.waited < 0.7

@@ -208,4 +208,4 @@ def test_few_records_wait_in_memory(cache: Path) -> None:
     for chunk in store._decoded_chunks(split, SETTINGS, None):
         done += len(chunk.kept)
     assert done == number
-    assert max(ahead) <= 64 * (2 * store._num_cores() + 3)
+    assert max(ahead) <= 64 * (2 * store.num_threads() + 3)

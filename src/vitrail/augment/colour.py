@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vitrail.augment import cpu
+
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the luminance (ITU-R BT.601)."""
 
@@ -87,14 +89,15 @@ class ColourMatrix:
 
 
 def normalise(
-    images: UInt8[Tensor, "B C h w"],
-    mean: Float[Tensor, "C"],
-    std: Float[Tensor, "C"],
-    out: Float[Tensor, "B C h w"] | None = None,
+    images: UInt8[Tensor, "B C h w"], mean: Float[Tensor, "C"], std: Float[Tensor, "C"]
 ) -> Float[Tensor, "B C h w"]:
-    """Bring pixels from [0, 255] to [0, 1], subtract `mean`, divide by `std`; written to `out` where that is given."""
-    scale = (1 / (255 * std)).view(-1, 1, 1)
-    return torch.mul(images, scale, out=out).add_((-mean / std).view(-1, 1, 1))
+    """Bring pixels from [0, 255] to [0, 1], subtract `mean`, divide by `std`."""
+    scale, shift = (1 / (255 * std)).view(-1, 1, 1), (-mean / std).view(-1, 1, 1)
+
+    def one_chunk(start: int, stop: int) -> Tensor:
+        return images[start:stop].to(torch.float32).mul_(scale).add_(shift)
+
+    return cpu.in_chunks(one_chunk, tuple(images.shape), images.device)
 
 
 @lru_cache(maxsize=8)

@@ -10,58 +10,19 @@ In: normalised float images [B, C, h, w] and parameters [B]. Out: float images [
 Paper: "Spatial Transformer Networks" (arXiv:1506.02025), section 3.2, for sampling through a matrix
 """
 
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from math import prod
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from vitrail.augment import cpu
+
 Fill = Literal["black", "mean", "reflect"]
 
 MAX_BILINEAR_REDUCTION = 1.5
 """Bilinear sampling reads 2x2 pixels and starts to alias where more of them fall into one output pixel."""
-_CHUNK_BYTES = 2 << 20
-"""On a CPU, images are sampled so many output bytes at a time: temporaries then stay in the cache."""
-_REUSE_FROM_BYTES, _REUSE_UP_TO_BYTES = 1 << 20, 512 << 20
-_MAX_KEPT_OUTPUTS = 2
-
-
-class _Outputs:
-    """Memory of large CPU outputs, handed out again once nobody holds a tensor on it.
-
-    The C library returns large buffers to the system when they are freed; getting the pages back costs several times
-    the resampling itself. A tensor made by `torch.from_numpy` holds a reference to its array for as long as any view
-    of it lives, so the reference count tells whether the memory is free.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
-        self._lock = threading.Lock()
-
-    def empty(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """An uninitialised float32 tensor; other devices than the CPU keep their memory themselves."""
-        size = prod(shape)
-        if device.type != "cpu":
-            return torch.empty(shape, device=device)
-        if not _REUSE_FROM_BYTES <= 4 * size <= _REUSE_UP_TO_BYTES:
-            return torch.empty(shape)
-        with self._lock:
-            for position in range(len(self._arrays)):
-                # Two references: the list's and the argument's own.
-                if self._arrays[position].size >= size and sys.getrefcount(self._arrays[position]) == 2:
-                    return torch.from_numpy(self._arrays[position][:size]).view(shape)
-            array = np.empty(size, np.float32)
-            self._arrays = [*self._arrays[len(self._arrays) >= _MAX_KEPT_OUTPUTS :], array]
-            return torch.from_numpy(array[:]).view(shape)
-
-
-outputs = _Outputs()
 
 
 def identity(num_images: int, device: torch.device) -> Float[Tensor, "B 3 3"]:
@@ -182,11 +143,13 @@ def resize(images: Float[Tensor, "B C h w"], size: tuple[int, int]) -> Float[Ten
     """Resize to (height, width), bilinear, antialiased where it shrinks; the same tensor when it has that size."""
     if tuple(images.shape[2:]) == size:
         return images
+    if cpu.is_faster_by_axes(images, size):
+        return cpu.resize_by_axes(images, size)
 
     def one_chunk(start: int, stop: int) -> Tensor:
         return F.interpolate(images[start:stop], size, mode="bilinear", align_corners=False, antialias=True)
 
-    return _in_chunks(one_chunk, (*images.shape[:2], *size), images.device)
+    return cpu.in_chunks(one_chunk, (*images.shape[:2], *size), images.device)
 
 
 def prefilter(
@@ -218,6 +181,7 @@ def resample(
     fill: Fill,
     fill_values: Float[Tensor, "C"],
     is_inside: bool = False,
+    is_upright: bool = False,
 ) -> Float[Tensor, "B C H W"]:
     """Sample each image once through its matrix, bilinear, stretched to `size`.
 
@@ -230,7 +194,10 @@ def resample(
         source_size: (height, width) that the matrices are in; `images` may be a prefiltered, smaller version.
         size: (height, width) of the output.
         is_inside: every point is known to lie inside, so there is nothing to fill.
+        is_upright: every matrix scales, mirrors and shifts alone, so that columns and rows can be sampled in turn.
     """
+    if is_upright and fill != "reflect" and cpu.is_faster_by_axes(images, size):
+        return cpu.sample_by_axes(images, matrices, source_size, size, None if is_inside else fill_values)
     across, down = _grid_parts(matrices, source_size, size)
     height, width = images.shape[2:]
     is_reflected = fill == "reflect"
@@ -262,7 +229,7 @@ def resample(
             align_corners=is_reflected,
         )
 
-    return _in_chunks(one_chunk, (*images.shape[:2], *size), images.device)
+    return cpu.in_chunks(one_chunk, (*images.shape[:2], *size), images.device)
 
 
 def _grid_parts(
@@ -282,23 +249,3 @@ def _grid_parts(
         part[:, 0] /= half_width
         part[:, 1] /= half_height
     return across.unsqueeze(2), down.unsqueeze(3)
-
-
-def _in_chunks(
-    compute: Callable[[int, int], Tensor], shape: tuple[int, ...], device: torch.device
-) -> Float[Tensor, "B C H W"]:
-    """Compute images start to stop at a time into one output; on anything but a CPU, all at once."""
-    if device.type != "cpu" or shape[0] == 0:
-        return compute(0, shape[0])
-    out = outputs.empty(shape, device)
-    for start, stop in _chunks(shape):
-        out[start:stop] = compute(start, stop)
-    return out
-
-
-def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    num_threads = torch.get_num_threads()
-    per_thread = max(1, _CHUNK_BYTES // (4 * prod(shape[1:]) * num_threads))
-    length = per_thread * num_threads
-    for start in range(0, shape[0], length):
-        yield start, min(start + length, shape[0])

@@ -33,8 +33,6 @@ def prepare(images: UInt8[Tensor, "B C h w"], preprocessing: Preprocessing) -> F
     """
     check_images(images, preprocessing)
     mean, std, _ = _statistics(preprocessing, images.device)
-    if tuple(images.shape[2:]) == preprocessing.image_size:
-        return normalise(images, mean, std, out=geometry.outputs.empty(tuple(images.shape), images.device))
     return geometry.resize(normalise(images, mean, std), preprocessing.image_size)
 
 
@@ -235,6 +233,7 @@ class Augment:
             fill=config.fill,
             fill_values=self._fill_values(pixels.device),
             is_inside=not (self._has_affine or slots or config.crop_padding),
+            is_upright=not (self._has_affine or slots),
         )
 
     def _affine(self, draws: dict[int, Tensor], size: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
-"""Look at a data set, or fetch a named one.
+"""Look at a data set, fetch a named one, or decode it once and for all.
 
-`vitrail data info SPEC` says what is in it without training; `vitrail data download NAME` fetches and verifies it.
+`vitrail data info SPEC` says what is in it; `vitrail data check SPEC` reads all of it and names what is wrong;
+`vitrail data download NAME` fetches and verifies it; `vitrail data pack SPEC DST` writes its decoded images.
 """
 
 import argparse
@@ -9,15 +10,22 @@ from typing import Any
 
 from vitrail.cli.answer import Answer, table
 from vitrail.config import DataConfig
+from vitrail.errors import ConfigError
 
 _MOST_CLASSES = 40
 _IMBALANCED = 10
+_MOST_DETAILS = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the two actions."""
-    parser.add_argument("action", choices=("info", "download"), metavar="{info,download}")
+    parser.add_argument("action", choices=("info", "check", "download", "pack"), metavar="{info,check,download,pack}")
     parser.add_argument("spec", metavar="SPEC", help="a named set, a folder, a Parquet file or a manifest")
+    parser.add_argument("target", nargs="?", default="", metavar="DST", help="the new folder (pack)")
+    parser.add_argument("--image-size", type=int, default=224, metavar="N", help="side of the packed images (pack)")
+    parser.add_argument("--channels", choices=("RGB", "L"), default="RGB", help="colour or grey (pack)")
+    parser.add_argument("--resize-mode", choices=("crop", "squash"), default="crop", help="(pack)")
+    parser.add_argument("--fast-decoding", action="store_true", help="as data.fast-decoding (pack)")
     parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or go")
 
 
@@ -28,8 +36,49 @@ def run(args: argparse.Namespace) -> Answer:
     if args.action == "download":
         path = data.download(args.spec, Path(args.data_root) if args.data_root else None, progress=True)
         return Answer(f"{args.spec} is in {path}", {"name": args.spec, "path": str(path)})
+    if args.action == "check":
+        found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
+        return Answer(_problems(found), found)
+    if args.action == "pack":
+        return _pack(args)
     found = data.summary(DataConfig(spec=args.spec, root=args.data_root))
     return Answer(_text(found), found)
+
+
+def _pack(args: argparse.Namespace) -> Answer:
+    from vitrail import data
+
+    if not args.target:
+        raise ConfigError("vitrail data pack needs a folder to write.", do=f"vitrail data pack {args.spec} DST")
+    config = DataConfig(
+        spec=args.spec,
+        root=args.data_root,
+        image_size=args.image_size,
+        channels=args.channels,
+        resize_mode=args.resize_mode,
+        fast_decoding=args.fast_decoding,
+    )
+    packed = data.pack(config, Path(args.target), progress=True)
+    size = "x".join(map(str, packed["decode_size"]))
+    lines = [f"{args.target}: {packed['num_bytes'] / 2**20:.1f} MiB of {size}; use it as --data {args.target}"]
+    for name, split in packed["splits"].items():
+        unreadable = f", {len(split['errors'])} of them unreadable" if split["errors"] else ""
+        lines.append(f"{name}: {split['num_examples']} images{unreadable}")
+    return Answer("\n".join(lines), packed)
+
+
+def _problems(found: dict[str, Any]) -> str:
+    """What is wrong with a data set, at most a few of each kind."""
+    splits: dict[str, dict[str, Any]] = found["splits"]
+    lines = [f"{name}: {split['num_examples']} images read" for name, split in splits.items()]
+    lines += found["warnings"] or ["nothing is wrong with them"]
+    details = [f"{name}: unreadable: {e['path']}: {e['error']}" for name, s in splits.items() for e in s["errors"]]
+    details += [f"{name}: the same: {', '.join(g)}" for name, s in splits.items() for g in s["duplicates"]]
+    details += [f"in several splits: {', '.join(group)}" for group in found["leaks"]]
+    details += [f"in several classes: {', '.join(group)}" for group in found["conflicts"]]
+    if len(details) > _MOST_DETAILS:
+        details[_MOST_DETAILS:] = [f"... {_MOST_DETAILS} of {len(details)}; all of them with --json"]
+    return "\n".join([*lines, *details])
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -33,6 +33,9 @@ class Preprocessing:
     shorter side to the smaller of both. None: straight to decode_size, only the pixels that are kept being computed."""
     crop_rounding: CropRounding = "half-even"
     """Where an odd margin goes, with resize_size: half-even as torchvision and timm, floor as transformers."""
+    fast_decoding: bool = False
+    """A JPEG of at least twice the size needed is decoded at a half, quarter or eighth of it (exact in the DCT, not in
+    Pillow's filter); RGB images are resized by torch's vector code, within two levels of Pillow's."""
     channels: Literal["RGB", "L"] = "RGB"
     """Colour, or one channel of luminance (ITU-R 601)."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

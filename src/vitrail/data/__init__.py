@@ -4,10 +4,12 @@
 single file, the same one that `load` takes.
 """
 
+from vitrail.data.check import check
 from vitrail.data.dataset import ImageSet, available_splits, load, preprocessing_for, summary
 from vitrail.data.decode import Limits, decode_image, load_image
-from vitrail.data.loader import Batch, batches
+from vitrail.data.loader import Batch, Timed, batches
 from vitrail.data.order import epoch_order
+from vitrail.data.pack import pack
 from vitrail.data.sources import download
 
 __all__ = [
@@ -15,12 +17,15 @@ __all__ = [
     "Batch",
     "ImageSet",
     "Limits",
+    "Timed",
     "batches",
+    "check",
     "decode_image",
     "download",
     "epoch_order",
     "load",
     "load_image",
+    "pack",
     "preprocessing_for",
     "summary",
 ]

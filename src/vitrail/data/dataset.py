@@ -11,8 +11,8 @@ from vitrail.config import DataConfig, Preprocessing
 from vitrail.config.checks import pair
 from vitrail.data.decode import image_header
 from vitrail.data.order import epoch_order, hold_out
-from vitrail.data.sources import NAMED_SETS, Source, Split, class_index, joined, open_source, taken
-from vitrail.data.store import Decoded, decode_split
+from vitrail.data.sources import NAMED_SETS, Source, Split, class_index, joined, open_source, pack_preprocessing, taken
+from vitrail.data.store import DECODING, Decoded, decode_split
 from vitrail.errors import DataError, ImageError
 
 _SPLITS = ("train", "val", "test")
@@ -77,6 +77,7 @@ def load(
             do="Put the images of each class into a folder of its own.",
         )
     preprocessing = preprocessing or preprocessing_for(config)
+    _check_packed_as(source, preprocessing)
     label_map = _label_map(source, classes) if classes is not None else np.arange(len(source.classes))
     result: dict[str, ImageSet] = {}
     for name, (split, ids) in _chosen(source, config, splits).items():
@@ -107,7 +108,9 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
     decode_size = pair(config.decode_size)
     if not all(decode_size):
         named = NAMED_SETS.get(config.spec)
-        decode_size = native_size or (named.native_size if named else pair(config.image_size))
+        packed = None if named else pack_preprocessing(config.spec)
+        own_size = named.native_size if named else packed and packed.decode_size
+        decode_size = native_size or own_size or pair(config.image_size)
     mean, std = (_for_channels(values, 3 if config.channels == "RGB" else 1) for values in (config.mean, config.std))
     return Preprocessing(
         image_size=pair(config.image_size),
@@ -117,6 +120,7 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
         # Images that are kept at another size are resized whole: there is nothing to cut out of their edge.
         resize_size=pair(config.resize_size) if config.resize_size and decode_size == pair(config.image_size) else None,
         crop_rounding=config.crop_rounding,
+        fast_decoding=config.fast_decoding,
         channels=config.channels,
         mean=mean,
         std=std,
@@ -199,6 +203,22 @@ def _label_map(source: Source, classes: Sequence[str]) -> Int64[np.ndarray, "L"]
         ],
         dtype=np.int64,
     )
+
+
+def _check_packed_as(source: Source, wanted: Preprocessing) -> None:
+    """Raise DataError where images were packed in another way than they are wanted."""
+    if source.packed_as is None:
+        return
+    for name in DECODING:
+        have, want = getattr(source.packed_as, name), getattr(wanted, name)
+        if have != want:
+            flag = name.replace("_", "-")
+            raise DataError(
+                f"{source.name} was packed with another {flag}.",
+                got=have,
+                expected=want,
+                do=f"Pack it again with --{flag}, or use the data it was packed from.",
+            )
 
 
 def _image_set(

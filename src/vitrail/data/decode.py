@@ -28,6 +28,7 @@ from PIL import (
 )
 
 from vitrail.config import Preprocessing
+from vitrail.data.fit import fit, size_needed
 from vitrail.errors import ImageError
 
 # What transparent pixels are laid over. White: the paper on which drawings and product shots with alpha are made.
@@ -36,8 +37,6 @@ BACKGROUND = (255, 255, 255)
 # Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB).
 _MAX_PROFILE_BYTES = 4 << 20
 
-# Longest side after resizing, in units of the side that is kept.
-_LONGEST = 64
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,6 +46,8 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPING = (5, 6, 7, 8)
+"""Orientations that make width of height."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,34 +116,14 @@ def load_image(
 
     Args:
         source: the encoded bytes, or the path of the file.
-        preprocessing: decode_size, resize_mode, resize_filter and channels are used.
+        preprocessing: all that concerns decoding is used.
         name: how messages call the image; default: the path.
         limits: largest file and largest image.
     Raises:
         ImageError: as `decode_image`.
     """
-    return fit(_decode(source, name, limits), preprocessing)
-
-
-def fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"]:
-    """Convert the channels and resize to `decode_size`; an image that has that size is not resampled.
-
-    resize_mode "crop" scales the image until it covers the size, the other side rounded down, and takes the centre.
-    Without a resize_size only the kept pixels are computed, so a very long image costs no more than another one.
-    """
-    if image.mode != preprocessing.channels:
-        image = image.convert(preprocessing.channels)
-    height, width = preprocessing.decode_size
-    if preprocessing.resize_size is not None:
-        image = _resized_then_cropped(image, preprocessing, preprocessing.resize_size)
-    elif (image.width, image.height) != (width, height):
-        box = (0.0, 0.0, float(image.width), float(image.height))
-        if preprocessing.resize_mode == "crop":
-            box = _centre_box(image.width, image.height, width, height)
-        resampling = Image.Resampling[preprocessing.resize_filter.upper()]
-        image = image.resize((width, height), resampling, box=box)
-    pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if pixels.ndim == 3 else pixels[None]
+    at_least = size_needed(preprocessing) if preprocessing.fast_decoding else None
+    return fit(_decode(source, name, limits, at_least), preprocessing)
 
 
 def image_header(source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT) -> ImageHeader:
@@ -155,41 +136,17 @@ def image_header(source: bytes | Path, *, name: str | None = None, limits: Limit
     return ImageHeader(kind, image.mode, image.height, image.width)
 
 
-def _resized_then_cropped(
-    image: Image.Image, preprocessing: Preprocessing, resize_size: tuple[int, int]
+def _decode(
+    source: bytes | Path, name: str | None, limits: Limits, at_least: tuple[int, int] | None = None
 ) -> Image.Image:
-    """Resize the whole image, then cut the centre out: pixel for pixel what timm, torchvision and transformers do."""
-    resize_height, resize_width = resize_size
-    if preprocessing.resize_mode == "crop":
-        side, short = min(resize_size), min(image.size)
-        resize_width, resize_height = (side if n == short else int(side * n / short) for n in image.size)
-    resampling = Image.Resampling[preprocessing.resize_filter.upper()]
-    height, width = preprocessing.decode_size
-    if max(resize_width / width, resize_height / height) > _LONGEST:  # a strip: not worth its memory
-        return image.resize((width, height), resampling, box=_centre_box(image.width, image.height, width, height))
-    image = image.resize((resize_width, resize_height), resampling)
-    left, top = (resize_width - width) / 2, (resize_height - height) / 2
-    x, y = (int(left), int(top)) if preprocessing.crop_rounding == "floor" else (round(left), round(top))
-    return image.crop((x, y, x + width, y + height))
-
-
-def _centre_box(width: int, height: int, new_width: int, new_height: int) -> tuple[float, float, float, float]:
-    """The part of the source that remains after scaling to cover the new size and cropping the centre."""
-    scale = max(new_width / width, new_height / height)
-    scaled_width = max(new_width, int(width * scale + 1e-6))
-    scaled_height = max(new_height, int(height * scale + 1e-6))
-    left, top = round((scaled_width - new_width) / 2), round((scaled_height - new_height) / 2)
-    step_x, step_y = width / scaled_width, height / scaled_height
-    right, bottom = min(width, (left + new_width) * step_x), min(height, (top + new_height) * step_y)
-    return left * step_x, top * step_y, right, bottom
-
-
-def _decode(source: bytes | Path, name: str | None, limits: Limits) -> Image.Image:
-    """The upright 8-bit RGB image."""
+    """The upright 8-bit RGB image; a JPEG may be decoded at a fraction of its size that has `at_least` (w, h)."""
     image, kind, label = _open(source, name, limits)
     try:
+        orientation = _orientation(image.info.get("exif", b""))
+        if at_least and kind == "JPEG":
+            image.draft(None, (at_least[1], at_least[0]) if orientation in _SWAPPING else at_least)
         image.load()
-        upright = _TRANSPOSITIONS.get(_orientation(image.info.get("exif", b"")))
+        upright = _TRANSPOSITIONS.get(orientation)
         rgb = _to_rgb(image, sixteen_bit=kind == "PNG" and image.info["depth"] == 16)
         return rgb.transpose(upright) if upright is not None else rgb
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, MemoryError, ...

@@ -1,6 +1,7 @@
 """Decoded examples -> batches of tensors on the device, in a given order."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -63,6 +64,30 @@ def batches(
         return Batch(*(part.to(device, non_blocking=device.type == "cuda") for part in parts))
 
     yield from one_ahead(gather, chunks) if device.type == "cuda" else map(gather, chunks)
+
+
+class Timed(Iterator[T]):
+    """An iterator that counts the seconds that its user waited for it.
+
+    Args:
+        items: what is iterated over.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items, self._start = iter(items), time.perf_counter()
+        self.waited_s = 0.0
+
+    def __next__(self) -> T:
+        asked = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self.waited_s += time.perf_counter() - asked
+
+    @property
+    def waited(self) -> float:
+        """The share of the time since the start that went into waiting, in [0, 1]."""
+        return self.waited_s / max(time.perf_counter() - self._start, 1e-9)
 
 
 def one_ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from vitrail import fsio
 from vitrail.config import Preprocessing, to_json
-from vitrail.data.decode import fit, load_image
+from vitrail.data.decode import load_image
+from vitrail.data.fit import fit
 from vitrail.data.locations import decoded_cache
-from vitrail.data.sources import Encoded, Split
+from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
 
 # Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
@@ -34,6 +35,8 @@ _CACHE_VERSION = 1
 # Records in one task of a thread: enough to hide its cost, few enough to bound what waits in memory.
 _TASK_RECORDS = 64
 _MAX_THREADS = 32
+DECODING = ("decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "channels")
+"""What of a preprocessing decides the decoded pixels."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def decode_split(
         SaveError: the cache file cannot be written.
     """
     shape = (len(split), preprocessing.num_channels, *preprocessing.decode_size)
+    if split.packed and (len(split.packed.rows) == len(split.packed.pixels) or math.prod(shape) <= ram_budget_bytes):
+        return _unpacked(split.packed)
     chunks = _decoded_chunks(split, preprocessing, title if progress else None)
     if math.prod(shape) <= ram_budget_bytes:
         return _in_memory(chunks, shape)
@@ -81,6 +86,16 @@ def _in_memory(chunks: Iterator["_Chunk"], shape: tuple[int, ...]) -> Decoded:
     return Decoded(pixels, np.array(kept, dtype=np.int64), tuple(errors), hashlib.sha256(pixels.data).hexdigest())
 
 
+def _unpacked(packed: Packed) -> Decoded:
+    """What was decoded before: as it is mapped where all of it is wanted, else copied."""
+    check_whole(packed)
+    errors = tuple(packed.errors[position] for position in sorted(packed.errors))
+    if len(packed.rows) == len(packed.pixels):
+        return Decoded(packed.pixels, packed.kept, errors, packed.pixels_sha256)
+    pixels = np.take(packed.pixels, packed.rows, axis=0)
+    return Decoded(pixels, packed.kept, errors, hashlib.sha256(pixels.data).hexdigest())
+
+
 # ---- decoding ----------------------------------------------------------------------------------------------------
 
 
@@ -97,22 +112,23 @@ def _decoded_chunks(split: Split, preprocessing: Preprocessing, title: str | Non
     Pillow decodes and resizes without the interpreter lock, so photographs use all cores. Of tiny images one core
     does more than 10,000 a second; worker processes would not have started before CIFAR is done.
     """
-    num_threads = min(_MAX_THREADS, _num_cores())
+    workers = num_threads()
     bar = tqdm(total=len(split), unit="image", desc=title, disable=title is None)
-    with ThreadPoolExecutor(num_threads) as pool, bar:
+    with ThreadPoolExecutor(workers) as pool, bar:
         waiting: deque[Future[_Chunk]] = deque()
         for start, records in _tasks(split):
             names = split.names[start : start + len(records)]
             waiting.append(pool.submit(_decode_records, records, names, start, preprocessing))
-            if len(waiting) > 2 * num_threads:
+            if len(waiting) > 2 * workers:
                 yield _finished(waiting.popleft(), bar)
         while waiting:
             yield _finished(waiting.popleft(), bar)
 
 
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def num_threads() -> int:
+    """One thread a core that this process may use, up to a limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MAX_THREADS, cores)
 
 
 def _finished(future: "Future[_Chunk]", bar: "tqdm[Any]") -> _Chunk:
@@ -155,8 +171,7 @@ def _decode_records(records: list[Encoded], names: Sequence[str], start: int, pr
 def _cache_key(split: Split, preprocessing: Preprocessing, listing: str) -> str:
     digest = hashlib.sha256()
     settings = to_json(preprocessing)
-    used = ("decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "channels")
-    relevant = {name: settings[name] for name in used}
+    relevant = {name: settings[name] for name in DECODING}
     digest.update(json.dumps([_CACHE_VERSION, PIL.__version__, listing, relevant], sort_keys=True).encode())
     for name in split.names:
         digest.update(name.encode(errors="surrogateescape") + b"\0")

@@ -140,7 +140,8 @@ class Loop:
         transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
         started, images, loss = time.perf_counter(), 0, torch.zeros(())
         pick = self.inputs.pick(epoch)
-        for batch in data.batches(self.train_set, order, batch_size, device=self.device, start=first, pick=pick):
+        waits = data.Timed(data.batches(self.train_set, order, batch_size, device=self.device, start=first, pick=pick))
+        for batch in waits:
             if self.config.optim.freeze == "gradual":
                 self._thaw()
             size = min(batch_size, self.num_examples - state.step % self.steps_per_epoch * batch_size)
@@ -153,9 +154,10 @@ class Loop:
             last = state.step == self.total_steps
             self._note_skipped(batch, epoch, bar)
             if (state.step % log_every == 0 or last) and not self.train_step.skipped:
-                self._log_loss(epoch, loss, images / (time.perf_counter() - started))
+                self._log_loss(epoch, loss, images / (time.perf_counter() - started), waits.waited)
             if bar.wants_note():
-                bar.note(f"epoch {epoch + 1}/{self.epochs} loss {float(loss) * self.world.size:.3f}")
+                said = f"epoch {epoch + 1}/{self.epochs} loss {float(loss) * self.world.size:.3f}"
+                bar.note(f"{said}, data wait {waits.waited:.1%}")
             agreed = self.world.agreed_stop(stop.signal_number)
             if agreed or last or (every and state.step % every == 0):
                 break
@@ -209,14 +211,15 @@ class Loop:
                 do="The last checkpoint is intact. Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
             )
 
-    def _log_loss(self, epoch: int, addend: torch.Tensor, rate: float) -> None:
+    def _log_loss(self, epoch: int, addend: torch.Tensor, rate: float, waited: float) -> None:
         """Log the mean loss of the whole batch. All processes must call it."""
         loss = float(addend) if self.world.size == 1 else float(self.world.total(addend.double()))
         self._check_finite(loss, "loss")
         lr = self.optimizers[0].param_groups[0]["lr"]
         if self.world.is_first:
             self.run_dir.log({"step": self.state.step, "epoch": epoch + 1, "loss": loss, "lr": lr})
-            self.run_dir.log_time({"step": self.state.step, "images_per_second": round(rate, 1)})
+            times = {"images_per_second": round(rate, 1), "data_wait": round(waited, 4)}
+            self.run_dir.log_time({"step": self.state.step, **times})
 
     def _check_finite(self, value: float, what: str) -> None:
         """Raise RunError rather than go on, or save, after the weights have become worthless."""

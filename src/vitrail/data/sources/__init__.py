@@ -6,20 +6,24 @@ from vitrail.config import DataConfig
 from vitrail.data.sources.download import download
 from vitrail.data.sources.folders import open_folder, open_manifest
 from vitrail.data.sources.hub import open_hub
-from vitrail.data.sources.index import Encoded, Source, Split, class_index, joined, taken
+from vitrail.data.sources.index import Encoded, Packed, Source, Split, class_index, joined, taken
 from vitrail.data.sources.named import NAMED_SETS, open_named
+from vitrail.data.sources.packed import check_whole, is_pack, open_pack, pack_preprocessing
 from vitrail.data.sources.parquet import open_parquet, parquet_files
 from vitrail.errors import DataError
 
 __all__ = [
     "NAMED_SETS",
     "Encoded",
+    "Packed",
     "Source",
     "Split",
+    "check_whole",
     "class_index",
     "download",
     "joined",
     "open_source",
+    "pack_preprocessing",
     "taken",
 ]
 
@@ -58,6 +62,8 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
 
 def _open_path(path: Path, spec: str) -> Source | None:
     if path.is_dir():
+        if is_pack(path):
+            return open_pack(path, spec)
         shards = parquet_files(path)
         return open_parquet(shards, spec, path) if shards else open_folder(path, spec)
     if path.is_file():

@@ -10,10 +10,39 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from vitrail.errors import DataError
+from vitrail.config import Preprocessing
+from vitrail.errors import DataError, ImageError
 
 Encoded = bytes | Path | UInt8[np.ndarray, "..."]
 """One record: the bytes of an image file, its path, or pixels [H, W] or [H, W, 3] that need no decoding."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Pixels that were decoded before.
+
+    Args:
+        path: the file they are mapped from.
+        pixels: those of the whole file.
+        rows: of the file, one for each readable example.
+        kept: position in the split of each of `rows`.
+        errors: by position, why the others could not be read.
+        pixels_sha256: of the whole file, in hexadecimal.
+    """
+
+    path: Path
+    pixels: UInt8[np.ndarray, "N C H W"]
+    rows: Int64[np.ndarray, "n"]
+    kept: Int64[np.ndarray, "n"]
+    errors: dict[int, ImageError]
+    pixels_sha256: str
+
+    def taken(self, positions: Int64[np.ndarray, "M"]) -> "Packed":
+        """Of some ascending positions of the split."""
+        chosen = np.isin(self.kept, positions)
+        kept = np.searchsorted(positions, self.kept[chosen])
+        errors = {place: self.errors[int(at)] for place, at in enumerate(positions) if int(at) in self.errors}
+        return Packed(self.path, self.pixels, self.rows[chosen], kept, errors, self.pixels_sha256)
 
 
 @dataclass(frozen=True)
@@ -24,11 +53,13 @@ class Split:
         labels: class of each example, as index into the classes of the source.
         names: the file, or the record's place in its shard, of each example.
         read: yields the records at the given ascending positions, in that order.
+        packed: their decoded pixels, where the source has these.
     """
 
     labels: Int64[np.ndarray, "N"]
     names: Sequence[str]
     read: Callable[[Int64[np.ndarray, "M"]], Iterator[Encoded]]
+    packed: Packed | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +76,7 @@ class Source:
         listing: SHA-256 over names, sizes and modification times of all files, in hexadecimal.
         num_bytes: size of all files.
         num_ignored: files that are no examples, as notes beside the images.
+        packed_as: how the images were decoded, where that was done before.
     """
 
     name: str
@@ -53,6 +85,7 @@ class Source:
     listing: str
     num_bytes: int = 0
     num_ignored: int = 0
+    packed_as: Preprocessing | None = None
 
 
 def listing_of(files: Iterable[tuple[str, int, int]]) -> str:
@@ -103,7 +136,8 @@ def taken(split: Split, positions: Int64[np.ndarray, "M"]) -> Split:
     def read(inner: Int64[np.ndarray, "K"]) -> Iterator[Encoded]:
         return split.read(positions[inner])
 
-    return Split(split.labels[positions], [split.names[int(position)] for position in positions], read)
+    names = [split.names[int(position)] for position in positions]
+    return Split(split.labels[positions], names, read, split.packed and split.packed.taken(positions))
 
 
 def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the training set") -> int:

@@ -70,6 +70,7 @@ def with_weights(config: RunConfig, source: str, head: weights.Head = "match") -
         "resize_filter": steps.resize_filter,
         "resize_size": steps.resize_size or 0,
         "crop_rounding": steps.crop_rounding,
+        "fast_decoding": steps.fast_decoding,
         "channels": steps.channels,
         "mean": steps.mean,
         "std": steps.std,

@@ -1,0 +1,117 @@
+"""Read a whole data set before training on it: damaged files, duplicates, leaks between splits, imbalance."""
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vitrail.config import DataConfig
+from vitrail.data.decode import decode_image
+from vitrail.data.sources import Encoded, Source, Split, open_source
+from vitrail.data.store import num_threads
+from vitrail.errors import ImageError
+
+IMBALANCED = 10
+"""The largest class has more than so many times the images of the smallest: worth a warning."""
+
+
+def check(config: DataConfig, *, progress: bool = False) -> dict[str, Any]:
+    """Decode every image and compare all pixels.
+
+    Two images are duplicates when their upright RGB pixels are equal, whatever their files are called and contain.
+
+    Returns:
+        name, classes, splits (num_examples, per_class, imbalance, errors, duplicates: groups of names), leaks (groups
+        of split:name that several splits share), conflicts (groups of split:name with different classes), warnings,
+        is_clean.
+    Raises:
+        DataError: there is no such data set.
+    """
+    source = open_source(config)
+    places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    splits: dict[str, dict[str, Any]] = {}
+    in_order = [name for name in ("train", "val", "test") if name in source.splits]
+    for name, split in ((name, source.splits[name]) for name in in_order):
+        errors: list[dict[str, str]] = []
+        for position, found in enumerate(_hashes(split, f"{source.name} {name}" if progress else None)):
+            if isinstance(found, ImageError):
+                errors.append({"path": found.name, "error": found.reason})
+            else:
+                places[found].append((name, position))
+        counts = np.bincount(split.labels, minlength=len(source.classes))
+        splits[name] = {
+            "num_examples": len(split),
+            "per_class": {c: int(n) for c, n in zip(source.classes, counts, strict=True)},
+            "imbalance": float(counts.max(initial=0) / max(counts[counts > 0].min(initial=len(split) or 1), 1)),
+            "errors": errors,
+            "duplicates": [],
+        }
+    groups = [group for group in places.values() if len(group) > 1]
+    for group in groups:
+        for name in splits:
+            here = [source.splits[name].names[position] for split, position in group if split == name]
+            if len(here) > 1:
+                splits[name]["duplicates"].append(here)
+    leaks = [_named(source, group) for group in groups if len({split for split, _ in group}) > 1]
+    mixed = [g for g in groups if len({int(source.splits[split].labels[position]) for split, position in g}) > 1]
+    answer = {
+        "name": source.name,
+        "classes": list(source.classes),
+        "splits": splits,
+        "leaks": leaks,
+        "conflicts": [_named(source, group) for group in mixed],
+        "num_ignored_files": source.num_ignored,
+    }
+    warnings = _warnings(answer)
+    return {**answer, "warnings": warnings, "is_clean": not warnings}
+
+
+def _named(source: Source, group: list[tuple[str, int]]) -> list[str]:
+    return [f"{split}:{source.splits[split].names[position]}" for split, position in group]
+
+
+def _warnings(answer: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, split in answer["splits"].items():
+        if split["errors"]:
+            lines.append(f"{name}: {len(split['errors'])} images cannot be read")
+        if split["duplicates"]:
+            extra = sum(len(group) - 1 for group in split["duplicates"])
+            lines.append(f"{name}: {extra} images are there more than once")
+        if split["imbalance"] > IMBALANCED:
+            lines.append(f"{name}: the largest class has {split['imbalance']:.0f} times the images of the smallest")
+        empty = [label for label, count in split["per_class"].items() if not count]
+        if empty:
+            lines.append(f"{name}: {len(empty)} classes have no images: {', '.join(empty[:5])}")
+    if answer["leaks"]:
+        lines.append(f"{len(answer['leaks'])} images are in more than one split: what is measured there is too good")
+    if answer["conflicts"]:
+        lines.append(f"{len(answer['conflicts'])} images are in more than one class")
+    return lines
+
+
+def _hashes(split: Split, title: str | None) -> Iterator[bytes | ImageError]:
+    """The hash of each image's pixels, or what is wrong with it, in order; decoded in threads."""
+    workers = num_threads()
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(split), desc=title, disable=title is None) as bar:
+        waiting: deque[Future[bytes | ImageError]] = deque()
+        for record, name in zip(split.read(np.arange(len(split))), split.names, strict=True):
+            waiting.append(pool.submit(_hash, record, name))
+            if len(waiting) > 8 * workers:
+                bar.update()
+                yield waiting.popleft().result()
+        for future in waiting:
+            bar.update()
+            yield future.result()
+
+
+def _hash(record: Encoded, name: str) -> bytes | ImageError:
+    try:
+        pixels = record if isinstance(record, np.ndarray) else decode_image(record, name=name)
+    except ImageError as error:
+        return error
+    return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).digest()

@@ -1,0 +1,105 @@
+"""Packed data sets: the same examples as the source, found again as a SPEC, refused when damaged or mismatched."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.folders import image_folder
+from vitrail import data
+from vitrail.config import DataConfig
+from vitrail.data import store
+from vitrail.errors import DataError
+
+SPLITS = ("train", "val", "test", "all")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DataConfig:
+    """Two classes of noise; one training image and one test image cannot be read."""
+    folder = image_folder(tmp_path / "photos", {"train/cat": 9, "train/dog": 6, "test/cat": 3, "test/dog": 4})
+    (folder / "train" / "cat" / "img2.png").write_text("no image")
+    (folder / "test" / "dog" / "img1.png").write_text("no image")
+    return DataConfig(spec=str(folder), image_size=4, validation_fraction=0.3)
+
+
+@pytest.fixture
+def packed(config: DataConfig, tmp_path: Path) -> DataConfig:
+    data.pack(config, tmp_path / "packed")
+    return replace(config, spec=str(tmp_path / "packed"))
+
+
+def test_a_pack_holds_what_its_source_holds(config: DataConfig, packed: DataConfig) -> None:
+    """Also where a validation split is held out, and with the same unreadable files: a run can go on with the pack."""
+    source, pack = data.load(config, SPLITS), data.load(packed, SPLITS)
+    for split in SPLITS:
+        ours, theirs = pack[split], source[split]
+        assert np.array_equal(ours.images, theirs.images)
+        assert np.array_equal(ours.ids, theirs.ids)
+        assert list(ours.names) == list(theirs.names)
+        assert ours.fingerprint == theirs.fingerprint
+        assert [error.name for error in ours.errors] == [error.name for error in theirs.errors]
+    assert [error.reason for error in pack["test"].errors] == [error.reason for error in source["test"].errors]
+
+
+def test_a_whole_split_is_mapped_and_not_decoded(packed: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_decoded_chunks", lambda *_: pytest.fail("decoded again"))
+    loaded = data.load(packed, ("train", "test"))
+    assert isinstance(loaded["test"].images.base, np.memmap) or isinstance(loaded["test"].images, np.memmap)
+    loaded["test"].images[0] = 0  # copy on write: the file stays as it is
+    del loaded
+    assert data.load(packed, ("test",))["test"].images[0].any()
+
+
+def test_what_is_held_out_fits_into_no_memory(
+    config: DataConfig, packed: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(DataConfig, "__post_init__", lambda self: None)
+    small = data.load(replace(packed, ram_budget_mib=0), ("train", "val"))
+    assert small["val"].fingerprint == data.load(config, ("train", "val"))["val"].fingerprint
+
+
+def test_its_decode_size_is_known_and_other_decoding_is_refused(packed: DataConfig) -> None:
+    assert data.preprocessing_for(replace(packed, image_size=8)).decode_size == (4, 4)
+    for changes in ({"channels": "L"}, {"resize_mode": "squash"}, {"decode_size": 6}):
+        with pytest.raises(DataError, match="packed with another"):
+            data.load(replace(packed, **changes), ("train",))
+
+
+def test_one_channel(config: DataConfig, tmp_path: Path) -> None:
+    grey = replace(config, channels="L")
+    data.pack(grey, tmp_path / "grey")
+    pack = data.load(replace(grey, spec=str(tmp_path / "grey")), ("all", "test"))
+    source = data.load(grey, ("all", "test"))
+    assert [pack[s].fingerprint for s in pack] == [source[s].fingerprint for s in source]
+
+
+def test_nothing_is_overwritten(config: DataConfig, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DataError, match="exists"):
+        data.pack(config, tmp_path / "there")
+
+
+@pytest.mark.parametrize("file", ["train.pixels", "test.json", "vitrail-pack.json"])
+def test_damage_is_found(packed: DataConfig, file: str) -> None:
+    path = Path(packed.spec) / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x80
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged|packed in another"):
+        data.load(packed, ("train", "test"))
+
+
+def test_a_short_file_and_another_version_are_refused(packed: DataConfig) -> None:
+    index = Path(packed.spec) / "vitrail-pack.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format_version": 99}))
+    with pytest.raises(DataError, match="another format"):
+        data.load(packed, ("train",))
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"format_version": 1}))
+    pixels = Path(packed.spec) / "train.pixels"
+    pixels.write_bytes(pixels.read_bytes()[:-1])
+    with pytest.raises(DataError, match="damaged"):
+        data.load(packed, ("train",))
