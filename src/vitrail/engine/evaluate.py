@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from vitrail.augment import prepare
@@ -100,6 +101,7 @@ def evaluate(
     progress: bool = False,
     on_batch: Callable[[], object] | None = None,
     world: World | None = None,
+    runtime: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
     """Measure a model on a split, in fp32, in evaluation mode.
 
@@ -114,6 +116,7 @@ def evaluate(
         progress: show a bar on standard error.
         on_batch: called after each batch; a true answer stops all processes.
         world: the processes that share the work; None: this one.
+        runtime: images [B, C, H, W] to fp32 logits [B, L], in place of the model (vitrail.runtime); None: the model.
     Raises:
         DataError: there is nothing to evaluate.
         EvaluationStopped: on_batch asked for it, here or in another process.
@@ -133,7 +136,9 @@ def evaluate(
     with tqdm(total=len(mine), unit="img", unit_scale=True, leave=False, disable=not progress) as bar:
         for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
-            logits = model(images, interpolate_pos_encoding=other_size)["logits"].float()
+            logits = (
+                runtime(images) if runtime else model(images, interpolate_pos_encoding=other_size)["logits"].float()
+            )
             confusion += torch.bincount(batch.labels * num_labels + logits.argmax(1), minlength=num_labels**2)
             top = logits.topk(min(TOP, num_labels)).indices
             top5_correct += (top == batch.labels[:, None]).sum()
