@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.results_file import save
 
+ROOT = Path(__file__).resolve().parent.parent
 PATHS = f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT)!r}]\n"
 CLI = PATHS + "from vitrail.cli import main\nsys.exit(main(sys.argv[1:]))"
 # A model of the same geometry for both: two layers, width 64, patch 8, images of 32 x 32, random weights.
