@@ -1,9 +1,9 @@
 """Images to ranked labels, with the preprocessing and the class names that travel in the model file."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from vitrail.data import load_image
 from vitrail.errors import ImageError, InputError, WeightsError
 from vitrail.model import ViT
 from vitrail.run.device import pick_device
+from vitrail.runtime import Chosen, EngineOptions, choose, find_batch_size
 
 ImageLike = str | Path | Image.Image | np.ndarray
 _LOSSLESS_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -57,6 +58,8 @@ class Predictor:
         model: a model file, a run directory, or a (model, card) pair as `vitrail.load` gives.
         device: auto, cpu, cuda, ...
         image_size: another input side in pixels, or (height, width); None: the model's own.
+        options: which engine, which arithmetic, how many tokens are merged; None: the fastest exact one.
+        on_wait: told what takes a while: a translation, a measurement.
     Raises:
         WeightsError: the model cannot be read.
         ConfigError: no such device, or an image size that the patch does not divide.
@@ -68,7 +71,11 @@ class Predictor:
         *,
         device: str = "auto",
         image_size: int | tuple[int, int] | None = None,
+        options: EngineOptions | None = None,
+        on_wait: Callable[[str], object] = lambda _: None,
     ) -> None:
+        self.options, self.on_wait = options or EngineOptions(), on_wait
+        self._chosen: Chosen | None = None
         self.device = pick_device(device)
         loaded, self.card = model if isinstance(model, tuple) else weights.load(model)
         if not self.card.geometry.num_labels:
@@ -80,6 +87,40 @@ class Predictor:
         if image_size is not None:
             check_divisible(image_size, self.card.geometry, "image-size")
             self.preprocessing = self.preprocessing.resized(pair(image_size))
+
+    def chosen(
+        self, num_images: int, *, batch_size: int = 0, default_batch_size: int = 64, alone: bool = True
+    ) -> Chosen:
+        """What runs the model, decided once: by the first call, with that many images to be done.
+
+        Args:
+            num_images: how many there are.
+            batch_size: images at a time; 0: measured where there is much to do, else the default.
+            default_batch_size: that default.
+            alone: False where several processes share the work.
+        Raises:
+            ConfigError: the engine that was asked for is not installed, or not for this device.
+        """
+        if self._chosen is None:
+            size = self.preprocessing.image_size
+            found = choose(self.model, size, self.options, num_images=num_images, alone=alone, on_wait=self.on_wait)
+            if not batch_size:
+                name = f"{found.engine} {found.precision} {found.merge}"
+                batch_size = (
+                    default_batch_size
+                    if not alone
+                    else find_batch_size(
+                        found.runtime,
+                        name,
+                        self.model,
+                        size,
+                        num_images=num_images,
+                        default=default_batch_size,
+                        on_wait=self.on_wait,
+                    )
+                )
+            self._chosen = replace(found, batch_size=batch_size)
+        return self._chosen
 
     def __call__(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5) -> list[Prediction]:
         """Classify images.
@@ -99,15 +140,16 @@ class Predictor:
         return results
 
     def stream(
-        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 64
+        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 0
     ) -> Iterator[Prediction | ImageError]:
         """Classify many images one after the other, in their order; an unreadable one yields its error.
 
         Args:
             images: paths, PIL images or uint8 arrays.
             top: how many classes to rank, at most all.
-            batch_size: images in one forward pass.
+            batch_size: images in one forward pass; 0: measured where there is much to do, else 64.
         """
+        batch_size = batch_size or self.chosen(len(images)).batch_size
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(images), batch_size):
                 chunk = images[start : start + batch_size]
@@ -127,8 +169,7 @@ class Predictor:
     @torch.inference_mode()
     def _classify(self, pixels: UInt8[np.ndarray, "B C h w"], top: int) -> list[tuple[Ranked, ...]]:
         images = prepare(torch.from_numpy(pixels).to(self.device), self.preprocessing)
-        other_size = self.preprocessing.image_size != pair(self.model.config.image_size)
-        probabilities = self.model(images, interpolate_pos_encoding=other_size)["logits"].float().softmax(1)
+        probabilities = self.chosen(len(pixels)).runtime(images).softmax(1)
         if not bool(probabilities.isfinite().all()):
             raise WeightsError("The model answers with numbers that are not finite.", do="Train it again.")
         best = probabilities.topk(min(top, len(self.labels)))

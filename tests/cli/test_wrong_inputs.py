@@ -126,7 +126,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "model is text": (_model_is_text, "no weight file"),
     "classes beyond the model": (_classes_beyond_the_model, "ten"),
     "unknown split": (["eval", "MODEL", "--split", "tset"], "invalid choice"),
-    "zero batch": (["eval", "MODEL", "--batch-size", "0"], "must be positive"),
+    "negative batch": (["eval", "MODEL", "--batch-size", "-1"], "must not be negative"),
     "eval size not divisible": (["eval", "MODEL", "--image-size", "9"], "multiple of the patch"),
     "settings given to eval": (["eval", "MODEL", "--optim.lr", "1"], "takes no settings"),
     "text as image": (_text_as_image, "x.jpg"),

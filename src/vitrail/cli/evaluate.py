@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
 from vitrail.config import DataConfig, from_json
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SPEC", help="default: the data the model was trained on")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default: test")
-    parser.add_argument("--batch-size", type=int, default=500, metavar="N", help="images at a time (default: 500)")
+    add_engine_options(parser, "500")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
     add_process_options(parser)
@@ -34,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Measure accuracy, loss, per-class figures and the confusion matrix."""
-    if args.batch_size < 1:
-        raise ConfigError("--batch-size must be positive.", got=args.batch_size, expected="an integer >= 1")
-
+    check_engine_options(args)
     if started_here(args):
         return launched(args)
 
@@ -53,7 +52,13 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     from vitrail.engine import evaluate
     from vitrail.predict import Predictor
 
-    predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
+    predictor = Predictor(
+        args.model,
+        device=args.device,
+        image_size=size_option(args.image_size),
+        options=engine_options(args),
+        on_wait=say if world.is_first else lambda _: None,
+    )
     card, preprocessing = predictor.card, predictor.preprocessing
     if not card.classes:
         raise InputError(
@@ -71,16 +76,23 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     splits = data.load(
         config, (args.split,), classes=card.classes, preprocessing=preprocessing, progress=world.is_first
     )
+    image_set = splits[args.split]
+    chosen = predictor.chosen(len(image_set), batch_size=args.batch_size, default_batch_size=500, alone=world.size == 1)
+    if world.is_first:
+        say(engine_line(chosen))
     result = evaluate(
         predictor.model,
-        splits[args.split],
+        image_set,
         preprocessing,
-        batch_size=args.batch_size,
+        batch_size=chosen.batch_size,
+        runtime=chosen.runtime,
         progress=world.is_first,
         on_batch=lambda: world.at("evaluate", 0),
         world=world,
     ).to_json()
-    return Answer(_text(args.split, result), {"model": args.model, "data": config.spec, **result})
+    return Answer(
+        _text(args.split, result), {"model": args.model, "data": config.spec, **result, "engine": chosen.to_json()}
+    )
 
 
 def _trained_on(recipe: dict[str, Any]) -> DataConfig:

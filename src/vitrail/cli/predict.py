@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vitrail.cli.answer import Answer, table
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
 from vitrail.errors import ConfigError, DataError, ImageError
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a run directory or a model file")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    add_engine_options(parser, "64")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
     add_process_options(parser)
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
@@ -29,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Rank the classes for every image; name every file that is none."""
-    for name, value in (("--top", args.top), ("--batch-size", args.batch_size)):
-        if value < 1:
-            raise ConfigError(f"{name} must be positive.", got=value, expected="an integer >= 1")
+    if args.top < 1:
+        raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
+    check_engine_options(args)
     files = _files([Path(path) for path in args.paths])
     if started_here(args):
         return launched(args)
@@ -41,9 +42,18 @@ def run(args: argparse.Namespace) -> Answer:
     from vitrail.predict import Prediction, Predictor
 
     with joined(ParallelConfig(), args.device) as world:
-        predictor = Predictor(args.model, device=args.device, image_size=size_option(args.image_size))
+        predictor = Predictor(
+            args.model,
+            device=args.device,
+            image_size=size_option(args.image_size),
+            options=engine_options(args),
+            on_wait=say if world.is_first else lambda _: None,
+        )
         mine = files[world.share_of(len(files))]
-        stream = predictor.stream(mine, top=args.top, batch_size=args.batch_size)
+        chosen = predictor.chosen(len(mine), batch_size=args.batch_size, alone=world.size == 1)
+        if world.is_first:
+            say(engine_line(chosen))
+        stream = predictor.stream(mine, top=args.top, batch_size=chosen.batch_size)
         bar = tqdm(stream, total=len(mine), unit="img", leave=False, disable=None if world.is_first else True)
         found: list[Prediction | tuple[str, str]] = []
         for result in bar:
@@ -61,6 +71,7 @@ def run(args: argparse.Namespace) -> Answer:
             for p in predictions
         ],
         "errors": [{"path": error.name, "error": error.reason} for error in errors],
+        "engine": chosen.to_json(),
     }
     rows = [
         (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{r.label} {r.probability:.4f}" for r in p.top[1:]))

@@ -15,6 +15,11 @@ def decoded_cache() -> Path:
     return _cache_home() / "decoded"
 
 
+def engine_cache() -> Path:
+    """Where models are kept that were translated for another engine."""
+    return _cache_home() / "engines"
+
+
 def _cache_home() -> Path:
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "vitrail"

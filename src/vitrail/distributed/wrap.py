@@ -6,12 +6,11 @@ fit; a block's weights are together only while it computes.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.config import ParallelConfig
@@ -36,6 +35,9 @@ def wrapped(model: ViT, config: ParallelConfig, world: World, *, compiled: bool)
                 got="fsdp",
                 expected="ddp",
             )
+        from torch.distributed.device_mesh import init_device_mesh  # takes long; one process never needs it
+        from torch.distributed.fsdp import fully_shard
+
         mesh = init_device_mesh(device.type, (world.size,))
         for block in model.blocks:
             if compiled:
@@ -59,8 +61,9 @@ def accumulating(forward: nn.Module, *, last: bool) -> Iterator[None]:
         with contextlib.nullcontext() if last else forward.no_sync():
             yield
     else:
-        if isinstance(forward, FSDPModule):
-            forward.set_requires_gradient_sync(last)
+        fsdp = sys.modules.get("torch.distributed.fsdp")  # a module that it wrapped had it imported
+        if fsdp is not None and isinstance(forward, fsdp.FSDPModule):
+            forward.set_requires_gradient_sync(last)  # type: ignore[operator]
         yield
 
 

@@ -101,6 +101,7 @@ def evaluate(
     progress: bool = False,
     on_batch: Callable[[], object] | None = None,
     world: World | None = None,
+    runtime: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
     """Measure a model on a split, in fp32, in evaluation mode.
 
@@ -115,6 +116,7 @@ def evaluate(
         progress: show a bar on standard error.
         on_batch: called after each batch; a true answer stops all processes.
         world: the processes that share the work; None: this one.
+        runtime: images [B, C, H, W] to fp32 logits [B, L], in place of the model (vitrail.runtime); None: the model.
     Raises:
         DataError: there is nothing to evaluate.
         EvaluationStopped: on_batch asked for it, here or in another process.
@@ -131,7 +133,8 @@ def evaluate(
     with tqdm(total=len(mine), unit="img", unit_scale=True, leave=False, disable=not progress) as bar:
         for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
-            counts.add(model(images, interpolate_pos_encoding=other_size)["logits"].float(), batch.labels)
+            logits = runtime(images) if runtime else model(images, interpolate_pos_encoding=other_size)["logits"]
+            counts.add(logits.float(), batch.labels)
             bar.update(len(batch.labels))
             if on_batch and on_batch():
                 counts.stopped = True

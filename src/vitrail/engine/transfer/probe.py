@@ -9,14 +9,11 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
@@ -24,6 +21,9 @@ from vitrail.config.checks import pair
 from vitrail.data import ImageSet, batches, epoch_order
 from vitrail.engine.evaluate import TOP, Evaluation
 from vitrail.model import ViT
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # Inverse strength of the L2 penalty on standardised features; chosen on a fifth of the training images.
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
@@ -134,6 +134,8 @@ def knn_probabilities(train: Features, rows: Rows, num_labels: int, num_neighbor
         return np.exp(-distances / 0.07)  # the temperature of DINO's k-NN (arXiv:2104.14294, section 4.1)
 
     count = min(num_neighbors, len(train.labels))
+    from sklearn.neighbors import KNeighborsClassifier  # takes seconds to import
+
     neighbours: Any = cast(Any, KNeighborsClassifier)(count, metric="cosine", weights=weighted, algorithm="brute")
     neighbours.fit(train.rows, train.labels)
     found = np.asarray(neighbours.predict_proba(rows))
@@ -205,7 +207,10 @@ def _choose_penalty(rows: Rows, labels: Labels, seed: int) -> float:
     return PENALTIES[int(np.argmax(scores))]
 
 
-def _regression(rows: Rows, labels: Labels, penalty: float) -> LogisticRegression:
+def _regression(rows: Rows, labels: Labels, penalty: float) -> "LogisticRegression":
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     with warnings.catch_warnings():  # a probe that is nearly converged serves
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=penalty, max_iter=_MOST_ITERATIONS).fit(rows, labels)

@@ -1,0 +1,184 @@
+"""Inference of ViT-B/16 at 224: every engine beside timm, transformers and the plain reference, and what speed costs.
+
+    python bench/inference.py [--rounds 7] [--seconds 1] [--data-root DIR]
+
+Three tables: images per second at batch 1 and 8, contenders taking turns; the accuracy of a trained model under each
+fast form, on CIFAR-100's test images; peak memory, each contender in a process of its own. About seven minutes on two
+quiet cores. What is not installed is left out, and said.
+"""
+
+import argparse
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tests.support.torchvision_operators  # noqa: F401  (before timm and transformers)
+from bench.reference.plain import PlainViT
+from bench.results_file import save
+from vitrail import data, weights
+from vitrail.bench import compare, in_fresh_process
+from vitrail.config import DataConfig, ViTConfig
+from vitrail.config.checks import pair
+from vitrail.engine import evaluate
+from vitrail.model import ViT
+from vitrail.runtime import Translated, merged_logits, start, torch_runtime
+from vitrail.runtime.engines import missing
+from vitrail.runtime.measure import rates_of
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_LABELS = 1000
+SIZE = (224, 224)
+MERGED = (8, 16, 20)
+TRAINED = ("builtin:cifar100", "builtin:cifar100-conv")
+TRAINED_MERGED = (2, 4)
+PEERS = ("timm", "transformers")
+Run = Callable[[Tensor], Tensor]
+
+
+@functools.cache
+def ours() -> ViT:
+    torch.manual_seed(0)
+    return ViT(ViTConfig.named("B/16", num_labels=NUM_LABELS)).eval()
+
+
+def reference() -> Run:
+    return PlainViT(NUM_LABELS).eval()
+
+
+def timm_model() -> Run:
+    timm: Any = importlib.import_module("timm")
+    return timm.create_model("vit_base_patch16_224", num_classes=NUM_LABELS).eval()
+
+
+def transformers_model() -> Run:
+    transformers: Any = importlib.import_module("transformers")
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=NUM_LABELS)).eval()
+    return lambda images: model(images).logits
+
+
+def translated(engine: str, *, int8: bool = False) -> Run:
+    return start(engine, Translated(ours(), SIZE, int8=int8).file())
+
+
+def merging(count: int) -> Run:
+    return functools.partial(merged_logits, ours(), count=count)
+
+
+def contenders() -> dict[str, Callable[[], Run]]:
+    """Name to what builds it; only what is installed."""
+    peers = {"timm": timm_model, "transformers": transformers_model}
+    found: dict[str, Callable[[], Run]] = {n: make for n, make in peers.items() if importlib.util.find_spec(n)}
+    found["reference"] = reference
+    found["ours torch"] = lambda: torch_runtime(ours(), SIZE)
+    for engine in ("onnx", "openvino"):
+        if not missing(engine):
+            found[f"ours {engine}"] = functools.partial(translated, engine)
+    if not missing("onnx"):
+        found["ours int8"] = functools.partial(translated, "onnx", int8=True)
+    for count in MERGED:
+        found[f"ours merge {count}"] = functools.partial(merging, count)
+    absent = ({*peers} - {*found}) | {e for e in ("onnx", "openvino") if missing(e)}
+    print("not installed:", ", ".join(sorted(absent)) or "nothing")
+    return found
+
+
+def speed(runs: dict[str, Run], batch: int, rounds: int, seconds: float) -> tuple[dict[str, Any], str]:
+    images = torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+
+    def work(run: Run) -> int:
+        with torch.inference_mode():
+            run(images)
+        return batch
+
+    works = {name: functools.partial(work, run) for name, run in runs.items()}
+    result = compare(works, unit="images", rounds=rounds, seconds=seconds)
+    peers = [name for name in PEERS if name in runs] or ["reference"]
+    base = result.fastest(peers)
+    return result.to_json(base), f"batch {batch}, against the faster peer\n\n{result.table(base)}"
+
+
+def accuracy(name: str, root: str) -> tuple[dict[str, Any], list[str]]:
+    """Accuracy of a trained model and its speed, in each form."""
+    model, card = weights.load(name)
+    size = pair(model.config.image_size)
+    image_set = data.load(
+        DataConfig(spec="cifar100", root=root), ("test",), classes=card.classes, preprocessing=card.preprocessing
+    )["test"]
+    forms: dict[str, Run] = {"torch fp32": torch_runtime(model, size)}
+    if not missing("onnx"):
+        forms["onnx fp32"] = start("onnx", Translated(model, size).file())
+        forms["onnx int8"] = start("onnx", Translated(model, size, int8=True).file())
+    for count in TRAINED_MERGED:
+        forms[f"merge {count}"] = torch_runtime(model, size, count)
+    rates = rates_of(forms, Translated(model, size), 1 / 64)
+    rows: dict[str, Any] = {}
+    for form, run in forms.items():
+        result = evaluate(model, image_set, card.preprocessing, batch_size=250, runtime=run)
+        rows[form] = {"num_correct": result.num_correct, "accuracy": result.accuracy, "speed": rates[form]}
+    plain = rows["torch fp32"]
+    lines = [
+        f"| {name} | {form} | {row['num_correct']} | {100 * row['accuracy']:.2f} % "
+        f"| {100 * (row['accuracy'] - plain['accuracy']):+.2f} | {row['speed'] / plain['speed']:.2f} |"
+        for form, row in rows.items()
+    ]
+    return {"num_examples": result.num_examples, "forms": rows}, lines
+
+
+def memory(names: list[str]) -> dict[str, float]:
+    """Peak MiB of a process that builds one contender and runs batch 8 twice."""
+    code = (
+        f"import json, sys; sys.path[:0] = [{str(ROOT)!r}]\n"
+        "from bench import inference\nimport torch\n"
+        "from vitrail.bench import peak_memory_mib\n"
+        "run = inference.contenders()[sys.argv[1]]()\n"
+        "with torch.inference_mode():\n"
+        "    for _ in range(2): run(torch.zeros(8, 3, 224, 224))\n"
+        "print(json.dumps({'mib': peak_memory_mib()}))\n"
+    )
+    return {name: in_fresh_process(code, name)[0]["mib"] for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--data-root", default="", help="where cifar100/ lies")
+    parser.add_argument("--skip", nargs="*", default=(), choices=("speed", "accuracy", "memory"))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    made = contenders()
+    answer: dict[str, Any] = {}
+    tables: list[str] = []
+    if "speed" not in args.skip:
+        runs = {name: make() for name, make in made.items()}
+        for batch in (1, 8):
+            answer[f"batch {batch}"], table = speed(runs, batch, args.rounds, args.seconds)
+            tables.append(table)
+        del runs
+    if "accuracy" not in args.skip:
+        lines = ["| model | form | right | accuracy | points | speed |", "|---|---|---|---|---|---|"]
+        for name in TRAINED:
+            answer[name], rows = accuracy(name, args.data_root)
+            lines += rows
+        tables.append("CIFAR-100 test images; speed against torch fp32\n\n" + "\n".join(lines))
+    if "memory" not in args.skip:
+        peaks = answer["peak_memory_mib"] = memory(list(made))
+        tables.append(
+            "\n".join(["| contender | peak MiB |", "|---|---|", *(f"| {n} | {v:.0f} |" for n, v in peaks.items())])
+        )
+    text = "\n\n".join(tables) + "\n"
+    path = save("inference", answer, out=args.out)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Programs that run a model: torch, ONNX Runtime, OpenVINO; each a function from images to logits."""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitrail.config.checks import pair
+from vitrail.errors import ConfigError
+from vitrail.model import ViT
+from vitrail.runtime.merging import merged_logits
+
+Engine = Literal["torch", "onnx", "openvino"]
+Runtime = Callable[[Float[Tensor, "B C H W"]], Float[Tensor, "B L"]]
+"""Normalised fp32 images, any number of them, to fp32 logits on the same device."""
+
+_PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+
+
+def missing(engine: str) -> tuple[str, ...]:
+    """Packages that an engine needs and that are not installed."""
+    return tuple(name for name in _PACKAGES.get(engine, ()) if importlib.util.find_spec(name) is None)
+
+
+def check_installed(engine: str) -> None:
+    """Raise ConfigError unless everything is there that the engine needs."""
+    if absent := missing(engine):
+        raise ConfigError(
+            f"--engine {engine} needs packages that are not installed.",
+            got=f"no {' and no '.join(absent)}",
+            do='Install them with: pip install "vitrail[export]"',
+        )
+
+
+def torch_runtime(model: ViT, image_size: tuple[int, int], merge: int = 0) -> Runtime:
+    """The model itself, or with `merge` tokens fewer after each layer."""
+    interpolate = image_size != pair(model.config.image_size)
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        return merged_logits(model, images, merge, interpolate=interpolate).float()
+
+    return run
+
+
+def start(engine: str, file: bytes) -> Runtime:
+    """Start ONNX Runtime or OpenVINO on a translated model, on the CPU with as many threads as torch has.
+
+    Raises:
+        ConfigError: the engine is not installed.
+    """
+    check_installed(engine)
+    return _onnx_runtime(file) if engine == "onnx" else _openvino(file)
+
+
+def _onnx_runtime(file: bytes) -> Runtime:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"pixel_values": images.contiguous().numpy()})[0])
+
+    return run
+
+
+def _openvino(file: bytes) -> Runtime:
+    openvino: Any = importlib.import_module("openvino")
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bf16 where the processor has it
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(file), "CPU", settings)
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+    return cast(Runtime, run)

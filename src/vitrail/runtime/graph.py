@@ -1,0 +1,284 @@
+"""A ViT as an ONNX graph, written node by node from its geometry and weights; no tracing.
+
+In: a `ViT` and an image size. Out: the bytes of an ONNX file, images [B, C, H, W] (any B) to logits [B, L].
+The nodes are those of the standard (opset 20); with int8, products with weights and attention are ONNX Runtime's own.
+
+What is constant for one image size becomes a constant: class, distillation and register tokens with their positions are
+rows of one table that is added to the patches, behind as many rows of zeros.
+
+Paper: arXiv:2010.11929, section 3.1; the names of nodes and weights are those of vitrail.model.vit.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from vitrail.config.checks import pair
+from vitrail.config.vit import token_stride
+from vitrail.errors import ConfigError
+from vitrail.model import ViT
+from vitrail.model.mlp import SwiGLU, gelu_tanh, quick_gelu
+from vitrail.model.pooling import AttentionPooling
+from vitrail.model.vit import MLP, Attention, Block, LayerScale
+
+OPSET = 20
+_MICROSOFT = "com.microsoft"
+_MAX_BYTES = 2_000_000_000
+"""A protobuf message holds 2 GiB; what is larger needs files beside it, which we do not write."""
+
+
+def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False) -> bytes:
+    """Translate a model.
+
+    Args:
+        model: in fp32; its dropout and stochastic depth are left out, as in evaluation mode.
+        image_size: height and width of the input; positions are resampled to it as the model itself would.
+        int8: weights rounded to 8 bits with a scale for each output, activations to 8 bits with a scale that is
+            measured in each product (W8A8, "dynamic"); attention scores stay fp32. Only ONNX Runtime reads such a file.
+    Raises:
+        ConfigError: more than 2 GB of weights.
+    """
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if size > _MAX_BYTES:
+        raise ConfigError(
+            "The model is too large for one ONNX file.",
+            got=f"{size / 1e9:.1f} GB of weights",
+            expected=f"at most {_MAX_BYTES / 1e9:.0f} GB",
+            do="Use --engine torch.",
+        )
+    graph = _Graph(int8)
+    with torch.no_grad():
+        logits = _vit(graph, model, image_size)
+    config = model.config
+    features = config.hidden_size * (2 if config.pooling == "cls_mean" else 1)
+    proto = helper.make_graph(
+        [*graph.nodes, helper.make_node("Identity", [logits], ["logits"])],
+        "vit",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", config.num_channels, *image_size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", config.num_labels or features])],
+        graph.constants,
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    if int8:
+        opsets.append(helper.make_opsetid(_MICROSOFT, 1))
+    # The version of the file's form that came with this set of operators: older readers know it.
+    whole = helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="vitrail")
+    onnx.checker.check_model(whole)
+    return whole.SerializeToString()
+
+
+class _Graph:
+    """Nodes in the order in which they run, and the constants that they use."""
+
+    def __init__(self, int8: bool) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.int8 = int8
+
+    def node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output, whose name is returned; an input "" is left out."""
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name, domain=domain, **attributes))
+        return name
+
+    def constant(self, value: torch.Tensor | np.ndarray | list[int]) -> str:
+        """Add a constant: fp32 numbers of the model, or int64 shapes and axes."""
+        if isinstance(value, list):
+            array = np.array(value, np.int64)
+        else:
+            array = value.detach().float().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(array.copy(order="C"), name))
+        return name
+
+    def linear(self, x: str, layer: nn.Linear) -> str:
+        if self.int8:
+            return self._linear_int8(x, layer)
+        x = self.node("MatMul", x, self.constant(layer.weight.T))
+        bias = layer._parameters["bias"]
+        return x if bias is None else self.node("Add", x, self.constant(bias))
+
+    def _linear_int8(self, x: str, layer: nn.Linear) -> str:
+        """Weights as symmetric int8 with a scale for each output, activations as uint8 with a scale of the moment."""
+        weight = layer.weight.detach().float()
+        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+        codes = (weight / scale[:, None]).round().to(torch.int8)
+        inputs = [x, self.constant(codes.T.contiguous().numpy()), self.constant(scale), ""]
+        if (bias := layer._parameters["bias"]) is not None:
+            inputs.append(self.constant(bias))
+        return self.node("DynamicQuantizeMatMul", *inputs, domain=_MICROSOFT)
+
+    def norm(self, x: str, layer: nn.Module) -> str:
+        if isinstance(layer, nn.Identity):
+            return x
+        assert isinstance(layer, nn.LayerNorm)
+        weight, bias = self.constant(layer.weight), self.constant(layer.bias)
+        return self.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=layer.eps)
+
+    def slice(self, x: str, start: int, stop: int, axis: int) -> str:
+        return self.node("Slice", x, *(self.constant([value]) for value in (start, stop, axis)))
+
+    def number(self, value: float) -> str:
+        return self.constant(np.array(value, np.float32))
+
+    def token(self, x: str, number: int) -> str:
+        """One token of each image: [B, N, D] to [B, D]."""
+        return self.node("Gather", x, self.constant(np.array(number, np.int64)), axis=1)
+
+    def over_tokens(self, kind: str, x: str) -> str:
+        """ReduceMean or ReduceMax over the tokens: [B, N, D] to [B, D]."""
+        return self.node(kind, x, self.constant([1]), keepdims=0)
+
+
+def _vit(graph: _Graph, model: ViT, image_size: tuple[int, int]) -> str:
+    """The whole model, from `pixel_values` to logits."""
+    x = _embed(graph, model, image_size)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        x = _block(graph, block, x)
+    tokens = graph.norm(x, model.norm)
+    logits = _classify(graph, _pool(graph, model, tokens), model.head)
+    if model.head_dist is None:
+        return logits
+    distilled = _classify(graph, graph.token(tokens, 1), model.head_dist)
+    return graph.node("Mul", graph.node("Add", logits, distilled), graph.number(0.5))
+
+
+def _embed(graph: _Graph, model: ViT, image_size: tuple[int, int]) -> str:
+    """Equation (1), and the registers."""
+    config, x = model.config, "pixel_values"
+    for layer in model.stem.children():
+        x = _stem_layer(graph, layer, x)
+    proj = model.patch_embed.proj
+    assert proj.bias is not None
+    x = _convolution(graph, x, proj)
+    (down_y, down_x), width = token_stride(config), config.hidden_size
+    grid = image_size[0] // down_y, image_size[1] // down_x
+    x = graph.node("Reshape", x, graph.constant([-1, width, grid[0] * grid[1]]))
+    x = graph.node("Transpose", x, perm=[0, 2, 1])
+
+    positions = model._positions(grid, interpolate=image_size != pair(config.image_size))[0]
+    first = config.num_prefix_positions
+    prefix = [token[0] for token in (model.cls_token, model.dist_token) if token is not None]
+    rows = [token + positions[i] if first else token for i, token in enumerate(prefix)]
+    rows += [] if model.reg_token is None else [model.reg_token[0]]
+    if rows:
+        count = config.num_prefix_tokens
+        x = graph.node("Pad", x, graph.constant([0, count, 0, 0, 0, 0]))
+    return graph.node("Add", x, graph.constant(torch.cat((*rows, positions[first:]))[None]))
+
+
+def _stem_layer(graph: _Graph, layer: nn.Module, x: str) -> str:
+    """Convolution, pooling where there is one, batch norm with the statistics of training, ReLU."""
+    for step in layer.children():
+        if isinstance(step, nn.Conv2d):
+            x = _convolution(graph, x, step)
+        elif isinstance(step, nn.MaxPool2d):
+            side = int(step.kernel_size)  # type: ignore[arg-type]
+            x = graph.node("MaxPool", x, kernel_shape=[side, side], strides=[side, side])
+        elif isinstance(step, nn.BatchNorm2d):
+            assert step.running_mean is not None
+            assert step.running_var is not None
+            values = (step.weight, step.bias, step.running_mean, step.running_var)
+            x = graph.node("BatchNormalization", x, *map(graph.constant, values), epsilon=step.eps)
+        else:
+            assert isinstance(step, nn.ReLU)
+            x = graph.node("Relu", x)
+    return x
+
+
+def _convolution(graph: _Graph, x: str, layer: nn.Conv2d) -> str:
+    weights = [graph.constant(layer.weight)] + ([] if layer.bias is None else [graph.constant(layer.bias)])
+    pads = [int(side) for side in layer.padding] * 2
+    return graph.node("Conv", x, *weights, kernel_shape=layer.kernel_size, strides=layer.stride, pads=pads)
+
+
+def _block(graph: _Graph, block: Block, x: str) -> str:
+    """Equations (2) and (3)."""
+    branch = _scaled(graph, block.ls1, _attention(graph, block.attn, graph.norm(x, block.norm1)))
+    x = graph.node("Add", x, branch)
+    branch = _scaled(graph, block.ls2, _mlp(graph, block.mlp, graph.norm(x, block.norm2)))
+    return graph.node("Add", x, branch)
+
+
+def _scaled(graph: _Graph, scale: nn.Module, x: str) -> str:
+    return graph.node("Mul", x, graph.constant(scale.gamma)) if isinstance(scale, LayerScale) else x
+
+
+def _attention(graph: _Graph, layer: Attention, x: str) -> str:
+    """Queries, keys and values from one matrix, softmax(q k^T * scale) v, projection."""
+    width, heads = layer.proj.in_features, layer.num_heads
+    scale = (width // heads) ** -0.5 if layer.scale is None else layer.scale
+    x = graph.linear(x, layer.qkv)
+    if graph.int8 and isinstance(layer.q_norm, nn.Identity):
+        q, k, v = (graph.slice(x, i * width, (i + 1) * width, 2) for i in range(3))
+        x = graph.node("MultiHeadAttention", q, k, v, domain=_MICROSOFT, num_heads=heads, scale=scale)
+        return graph.linear(x, layer.proj)
+    x = graph.node("Reshape", x, graph.constant([0, 0, 3 * heads, width // heads]))
+    x = graph.node("Transpose", x, perm=[0, 2, 1, 3])  # [B, 3A, N, K]
+    q, k, v = (graph.slice(x, i * heads, (i + 1) * heads, 1) for i in range(3))
+    x = _attend(graph, graph.norm(q, layer.q_norm), graph.norm(k, layer.k_norm), v, scale)
+    return graph.linear(graph.node("Reshape", x, graph.constant([0, 0, width])), layer.proj)
+
+
+def _attend(graph: _Graph, q: str, k: str, v: str, scale: float) -> str:
+    """[B, A, N, K] each to [B, N, A, K]."""
+    scores = graph.node("MatMul", q, graph.node("Transpose", k, perm=[0, 1, 3, 2]))
+    weights = graph.node("Softmax", graph.node("Mul", scores, graph.number(scale)), axis=-1)
+    return graph.node("Transpose", graph.node("MatMul", weights, v), perm=[0, 2, 1, 3])
+
+
+def _mlp(graph: _Graph, layer: nn.Module, x: str) -> str:
+    if isinstance(layer, SwiGLU):
+        gate = graph.linear(x, layer.gate)
+        gate = graph.node("Mul", gate, graph.node("Sigmoid", gate))
+        return graph.linear(graph.node("Mul", gate, graph.linear(x, layer.up)), layer.fc2)
+    assert isinstance(layer, MLP)
+    x = graph.linear(x, layer.fc1)
+    if layer.activation is quick_gelu:
+        x = graph.node("Mul", x, graph.node("Sigmoid", graph.node("Mul", x, graph.number(1.702))))
+    else:
+        x = graph.node("Gelu", x, approximate="tanh" if layer.activation is gelu_tanh else "none")
+    return graph.linear(x, layer.fc2)
+
+
+def _pool(graph: _Graph, model: ViT, tokens: str) -> str:
+    """What is classified, [B, D] or [B, 2D]."""
+    config, patches = model.config, tokens
+    if config.num_prefix_tokens:
+        patches = graph.slice(tokens, config.num_prefix_tokens, np.iinfo(np.int64).max, 1)
+    if model.attn_pool is not None:
+        return _attention_pooling(graph, model.attn_pool, patches)
+    if config.pooling in ("cls", "cls_dist"):
+        pooled = graph.token(tokens, 0)
+    elif config.pooling == "cls_mean":
+        pooled = graph.node("Concat", graph.token(tokens, 0), graph.over_tokens("ReduceMean", patches), axis=-1)
+    elif config.pooling == "max":
+        pooled = graph.over_tokens("ReduceMax", patches)
+    else:
+        pooled = graph.over_tokens("ReduceMean", patches)
+        if config.pooling == "mean_max":
+            pooled = graph.node("Add", pooled, graph.over_tokens("ReduceMax", patches))
+            pooled = graph.node("Mul", pooled, graph.number(0.5))
+    return graph.norm(pooled, model.fc_norm)
+
+
+def _attention_pooling(graph: _Graph, layer: AttentionPooling, patches: str) -> str:
+    """The learned query attends to every patch (arXiv:2106.04560)."""
+    heads, width = layer.num_heads, layer.proj.in_features
+    q = graph.constant(layer.q(layer.latent).unflatten(-1, (heads, -1)).transpose(1, 2))
+    x = graph.node("Reshape", graph.linear(patches, layer.kv), graph.constant([0, 0, 2 * heads, width // heads]))
+    x = graph.node("Transpose", x, perm=[0, 2, 1, 3])
+    k, v = (graph.slice(x, i * heads, (i + 1) * heads, 1) for i in range(2))
+    x = _attend(graph, q, k, v, (width // heads) ** -0.5)
+    x = graph.linear(graph.node("Reshape", x, graph.constant([0, 0, width])), layer.proj)
+    x = graph.node("Add", x, _mlp(graph, layer.mlp, graph.norm(x, layer.norm)))
+    return graph.token(x, 0)
+
+
+def _classify(graph: _Graph, features: str, head: nn.Module) -> str:
+    return graph.linear(features, head) if isinstance(head, nn.Linear) else features

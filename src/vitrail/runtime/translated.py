@@ -1,0 +1,92 @@
+"""Translated models, kept in the user's cache folder, each with what is known about it.
+
+A file's name is the SHA-256 of everything it depends on: weights, geometry, image size, arithmetic, and the version of
+the translation. Beside it, as JSON: the SHA-256 of the file itself, how far each engine's logits are from torch's, and
+what was measured on which machine. A file that is damaged is translated again; without a folder to write to, a
+translation lasts as long as the process.
+"""
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail import fsio
+from vitrail.config import to_json
+from vitrail.data.locations import engine_cache
+from vitrail.errors import SaveError
+from vitrail.model import ViT
+from vitrail.model.tensor_file import tensors_sha256
+
+TRANSLATION_VERSION = 1
+"""Changed with everything that changes the file of the same weights."""
+
+
+class Translated:
+    """A model's translation, made when it is first asked for, and the notes beside it.
+
+    Args:
+        model: on any device.
+        image_size: height and width of the input.
+        int8: with integer arithmetic.
+        folder: where it is kept; None: in the user's cache folder.
+    """
+
+    def __init__(self, model: ViT, image_size: tuple[int, int], *, int8: bool = False, folder: Path | None = None):
+        self.model, self.image_size, self.int8 = model, image_size, int8
+        tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        depends_on = [TRANSLATION_VERSION, tensors_sha256(tensors), to_json(model.config), list(image_size), int8]
+        key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+        folder = folder or engine_cache()
+        self.path, self._notes_path = folder / f"{key}.onnx", folder / f"{key}.json"
+        self.notes: dict[str, Any] = self._read_notes()
+        self._file: bytes | None = None
+
+    def file(self) -> bytes:
+        """The ONNX file: from the cache, or translated and kept there.
+
+        Raises:
+            ConfigError: the model cannot be translated.
+        """
+        if self._file is None:
+            self._file = self._cached() or self._translate()
+        return self._file
+
+    def note(self, name: str, value: Any) -> None:
+        """Remember something about this model, for the next process too."""
+        self.notes[name] = value
+        with contextlib.suppress(SaveError):
+            fsio.write_json(self._notes_path, self.notes)
+
+    def _cached(self) -> bytes | None:
+        try:
+            file = self.path.read_bytes()
+        except OSError:
+            return None
+        return file if hashlib.sha256(file).hexdigest() == self.notes.get("sha256") else None
+
+    def _translate(self) -> bytes:
+        from vitrail.runtime.graph import onnx_bytes
+
+        file = onnx_bytes(self.model, self.image_size, int8=self.int8)
+        with contextlib.suppress(SaveError):
+            fsio.write_bytes(self.path, file)
+        self.notes = {name: note for name, note in self.notes.items() if not name.startswith("difference")}
+        self.note("sha256", hashlib.sha256(file).hexdigest())
+        return file
+
+    def _read_notes(self) -> dict[str, Any]:
+        try:
+            notes = json.loads(self._notes_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return notes if isinstance(notes, dict) else {}
+
+
+def probe_images(model: ViT, image_size: tuple[int, int], count: int) -> torch.Tensor:
+    """The same random images every time, for comparing and for timing."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, model.config.num_channels, *image_size, generator=generator)
