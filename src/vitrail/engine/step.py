@@ -16,7 +16,9 @@ from vitrail.distributed import World
 from vitrail.engine import guard
 from vitrail.engine.optim import set_lr
 from vitrail.model import ViT
+from vitrail.model.quick_linear import has_onednn_linear, quick_linear
 from vitrail.run.device import autocast_dtype
+from vitrail.run.environment import cpu_name
 
 
 class TrainStep:
@@ -52,6 +54,7 @@ class TrainStep:
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         compiled = compute.compile and forward is None
         self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
+        self.is_quick = not compute.compile and uses_onednn(compute, self.device)
 
     @property
     def evaluated(self) -> ViT:
@@ -100,7 +103,8 @@ class TrainStep:
             counted = len(part) * share
             if not len(part):
                 part, wanted = images[:1], targets[:1]
-            with distributed.accumulating(self.forward, last=number == micro - 1):
+            last = number == micro - 1
+            with distributed.accumulating(self.forward, last=last), quick_linear(self.is_quick):
                 # Processes average their gradients, which makes a mean of sums: hence the number of processes.
                 addend = self.loss(part, wanted, self.forward) * (counted / batch_size)
                 self.scaler.scale(addend * self.world.size if self.world.size > 1 else addend).backward()
@@ -127,7 +131,7 @@ class TrainStep:
         """
         self._seed(step)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
-        with guard.watching(self.model) as seen:
+        with guard.watching(self.model) as seen, quick_linear(self.is_quick):
             self.loss(images, targets, self.model).backward()
         found = guard.first_not_finite(self.model, images, seen)
         for buffer, before in zip(self.model.buffers(), statistics, strict=True):
@@ -173,6 +177,16 @@ class TrainStep:
         bad = self.world.total(torch.tensor(int(not bool(loss.isfinite()))))
         overflow = self.scaler.is_enabled() and not int(bad) and self.scaler.get_scale() >= 1
         return "overflow" if overflow else "not finite"
+
+
+def uses_onednn(compute: ComputeConfig, device: torch.device) -> bool:
+    """Whether the linear layers train by oneDNN; `auto`: where the processor is not Intel's, whose own MKL is fast.
+
+    The rule looks at the processor and measures nothing, so that the same machine always chooses the same.
+    """
+    if compute.cpu_linear == "mkl" or device.type != "cpu" or not has_onednn_linear():
+        return False
+    return compute.cpu_linear == "onednn" or "AMD" in cpu_name()
 
 
 class WeightAverage:
