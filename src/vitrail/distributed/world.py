@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitrail.config import ParallelConfig
-from vitrail.distributed import parent
+from vitrail.distributed.launch import die_with_parent
 from vitrail.distributed.watch import Watch
 from vitrail.errors import ConfigError, RankLost, RunError, VitrailError
 
@@ -159,7 +159,7 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
             expected="the environment that torchrun makes",
             do="Start with --nproc N, or with torchrun.",
         )
-    parent.die_with_parent()
+    die_with_parent()
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     on_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_cuda:

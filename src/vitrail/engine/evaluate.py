@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from vitrail.augment import prepare
@@ -119,13 +120,10 @@ def evaluate(
         EvaluationStopped: on_batch asked for it, here or in another process.
     """
     world = world or World()
-    num_labels, device = len(image_set.classes), next(model.parameters()).device
+    device = next(model.parameters()).device
     if len(image_set.labels) == 0:
         raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
-    confusion = torch.zeros(num_labels * num_labels, dtype=torch.int64, device=device)
-    # Right among the top 5, loss in units, examples without a finite loss, processes that stopped early.
-    top5_correct, loss_units, not_finite = torch.zeros(3, dtype=torch.int64, device=device).unbind()
-    stopped = False
+    counts = _Counts(len(image_set.classes), device)
     mine = np.arange(world.rank, len(image_set), world.size)
     other_size = preprocessing.image_size != pair(model.config.image_size)
     was_training = model.training
@@ -133,32 +131,48 @@ def evaluate(
     with tqdm(total=len(mine), unit="img", unit_scale=True, leave=False, disable=not progress) as bar:
         for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
-            logits = model(images, interpolate_pos_encoding=other_size)["logits"].float()
-            confusion += torch.bincount(batch.labels * num_labels + logits.argmax(1), minlength=num_labels**2)
-            top = logits.topk(min(TOP, num_labels)).indices
-            top5_correct += (top == batch.labels[:, None]).sum()
-            losses = F.cross_entropy(logits, batch.labels, reduction="none")
-            finite = losses.isfinite()
-            loss_units += (losses.where(finite, 0.0) / _LOSS_UNIT).round().long().sum()
-            not_finite += (~finite).sum()
+            counts.add(model(images, interpolate_pos_encoding=other_size)["logits"].float(), batch.labels)
             bar.update(len(batch.labels))
             if on_batch and on_batch():
-                stopped = True
+                counts.stopped = True
                 break
     model.train(was_training)
-    rest = torch.stack((top5_correct, loss_units, not_finite, torch.tensor(int(stopped), device=device)))
-    *counts, top5, units, bad, stops = world.total(torch.cat((confusion, rest))).tolist()
-    if stops:
-        raise EvaluationStopped
-    num_counted = sum(counts)
-    if num_counted != len(image_set):
-        raise AssertionError(f"{num_counted} of {len(image_set)} examples were counted")
-    rows = [counts[i * num_labels : (i + 1) * num_labels] for i in range(num_labels)]
-    return Evaluation(
-        split=image_set.split,
-        classes=image_set.classes,
-        confusion=tuple(tuple(row) for row in rows),
-        num_top5_correct=top5,
-        loss=math.nan if bad else units * _LOSS_UNIT / num_counted,
-        errors=image_set.errors,
-    )
+    return counts.summed(world, image_set)
+
+
+class _Counts:
+    """Integers that are added up on the device, and once over all processes."""
+
+    def __init__(self, num_labels: int, device: torch.device) -> None:
+        self.num_labels, self.device, self.stopped = num_labels, device, False
+        self.confusion = torch.zeros(num_labels * num_labels, dtype=torch.int64, device=device)
+        # Right among the top 5, loss in units, examples without a finite loss.
+        self.rest = torch.zeros(3, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count some examples: float logits [B, L] and their true classes [B]."""
+        self.confusion += torch.bincount(labels * self.num_labels + logits.argmax(1), minlength=self.num_labels**2)
+        top = logits.topk(min(TOP, self.num_labels)).indices
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        finite = losses.isfinite()
+        units = (losses.where(finite, 0.0) / _LOSS_UNIT).round().long().sum()
+        self.rest += torch.stack(((top == labels[:, None]).sum(), units, (~finite).sum()))
+
+    def summed(self, world: World, image_set: ImageSet) -> Evaluation:
+        """What all processes counted together. Raises EvaluationStopped where one of them was told to stop."""
+        stopped = torch.tensor([int(self.stopped)], device=self.device)
+        *counts, top5, units, bad, stops = world.total(torch.cat((self.confusion, self.rest, stopped))).tolist()
+        if stops:
+            raise EvaluationStopped
+        num_counted, num_labels = sum(counts), self.num_labels
+        if num_counted != len(image_set):
+            raise AssertionError(f"{num_counted} of {len(image_set)} examples were counted")
+        rows = [counts[i * num_labels : (i + 1) * num_labels] for i in range(num_labels)]
+        return Evaluation(
+            split=image_set.split,
+            classes=image_set.classes,
+            confusion=tuple(tuple(row) for row in rows),
+            num_top5_correct=top5,
+            loss=math.nan if bad else units * _LOSS_UNIT / num_counted,
+            errors=image_set.errors,
+        )

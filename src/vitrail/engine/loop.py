@@ -11,21 +11,18 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from vitrail import data, distributed, weights
-from vitrail.augment import Augment, Mix
 from vitrail.config import Preprocessing, RunConfig
-from vitrail.config.vit import token_stride
 from vitrail.data import Batch, ImageSet
 from vitrail.distributed import World
 from vitrail.engine import transfer
 from vitrail.engine.evaluate import Evaluation, EvaluationStopped, evaluate
+from vitrail.engine.inputs import Inputs
 from vitrail.engine.optim import build_optimizers
 from vitrail.engine.saving import Saving, State
-from vitrail.engine.schedule import input_scale, lr_factor, scaled_size
+from vitrail.engine.schedule import input_scale, lr_factor
 from vitrail.engine.setup import check_same_data, fingerprints, model_card, plan, skipped
 from vitrail.engine.step import TrainStep
 from vitrail.errors import ConfigError, Interrupted, RunError
@@ -61,8 +58,7 @@ class Loop:
         self.train_step = TrainStep(
             model, self.optimizers, config.optim, config.compute, config.seed, world=world, forward=forward
         )
-        self.augment = Augment(config.augment, preprocessing, seed=config.seed)
-        self.mix = Mix(config.augment, len(train_set.classes), seed=config.seed)
+        self.inputs = Inputs(config, preprocessing, len(train_set.classes), world)
         self.num_examples = len(train_set.labels)
         self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
         # A small training set is passed over `stretch` times for each epoch that was asked for.
@@ -143,7 +139,7 @@ class Loop:
         log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
         transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
         started, images, loss = time.perf_counter(), 0, torch.zeros(())
-        pick = self._pick if self.world.size > 1 else None
+        pick = self.inputs.pick(epoch)
         for batch in data.batches(self.train_set, order, batch_size, device=self.device, start=first, pick=pick):
             if self.config.optim.freeze == "gradual":
                 self._thaw()
@@ -182,32 +178,12 @@ class Loop:
             wrapped = distributed.wrapped(model, config.parallel, self.world, compiled=config.compute.compile)
             self.train_step.rewrap(wrapped)
 
-    def _pick(self, batch_number: int, chunk: np.ndarray) -> np.ndarray:
-        """Of a batch, this process's share, then the partners that its images are mixed with; at least one image."""
-        own, epoch = self.world.share_of(len(chunk)), self.state.step // self.steps_per_epoch
-        places = np.arange(len(chunk))[own] if own.stop > own.start else np.arange(1)
-        if mixing := self.mix.draw(len(chunk), epoch, batch_number):
-            places = np.concatenate((places, (places - mixing.shift) % len(chunk)))
-        return chunk[places]
-
     def _step(self, batch: Batch, epoch: int, batch_number: int, size: int) -> torch.Tensor:
-        images, targets = self.augment(batch.images, batch.ids, epoch), batch.labels
-        own = self.world.share_of(size)
-        if self.config.augment.mixup or self.config.augment.cutmix:
-            if self.world.size == 1:
-                images, targets = self.mix(images, targets, epoch, batch_number)
-            else:
-                mixing, half = self.mix.draw(size, epoch, batch_number), max(1, own.stop - own.start)
-                images, targets = self.mix.apply(mixing, images[:half], targets[:half], images[half:], targets[half:])
         scale = input_scale(self.state.step, self.schedule_steps, self.config.schedule)
-        if scale < 1:
-            side = scaled_size(self.preprocessing.image_size, scale, token_stride(self.config.model))
-            images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
+        images, targets, num_own = self.inputs(batch, epoch, batch_number, size, scale)
         factor = lr_factor(self.state.step, self.schedule_steps, self.warmup_steps, self.config.schedule)
         self._last_input = images, targets
-        return self.train_step(
-            images, targets, self.state.step, factor, batch_size=size, num_own=min(len(images), own.stop - own.start)
-        )
+        return self.train_step(images, targets, self.state.step, factor, batch_size=size, num_own=num_own)
 
     def _note_skipped(self, batch: Batch, epoch: int, bar: Progress) -> None:
         """Name what made a step worthless; stop the run after too many in a row. All processes agree."""
