@@ -12,11 +12,15 @@ class ComputeConfig:
 
     device: str = "auto"
     """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
     """Of the forward pass: fp16 with gradient scaling and bf16 through autocast; the weights stay fp32. fp16 and
-    bf16 need a GPU that has them."""
+    bf16 need a GPU that has them. fp8: bf16, and products of the encoder's linear layers in fp8 (torchao; Ada,
+    Hopper or newer; only faster with compile)."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    checkpoint_activations: bool = False
+    """Keep only what enters each block, and compute the block again in the backward pass: less memory, about a third
+    more time, the same gradients."""
     accumulation_steps: int = 1
     """Micro-batches per optimiser step; the batch is split, never enlarged."""
     num_threads: int = 0

@@ -54,7 +54,8 @@ class TrainStep:
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         compiled = compute.compile and forward is None
         self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
-        self.is_quick = not compute.compile and uses_onednn(compute, self.device)
+        # A block that is computed a second time has to save what it saved the first time, by the same kernels.
+        self.is_quick = not (compute.compile or compute.checkpoint_activations) and uses_onednn(compute, self.device)
 
     @property
     def evaluated(self) -> ViT:
@@ -63,6 +64,8 @@ class TrainStep:
         Under FSDP all processes must ask for it.
         """
         tensors = self.average.tensors if self.average else self.model.state_dict()
+        if self.compute.precision == "fp8":  # evaluation is in fp32, by plain layers
+            return weights.filled_model(self.model.config, distributed.gathered(tensors), self.device)
         if distributed.is_spread(tensors):
             return weights.filled_model(self.model.config, distributed.gathered(tensors), self.device)
         return self.average.model if self.average else self.model
