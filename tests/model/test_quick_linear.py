@@ -28,7 +28,9 @@ def test_values_and_gradients(shape: tuple[int, ...], has_bias: bool) -> None:
         got = F.linear(x, weight, bias)
     assert "_Linear" in type(got.grad_fn).__name__, "the quick kernel was not used"
     _close(got, expected)
-    pairs = zip(torch.autograd.grad(got, wanted, upstream), torch.autograd.grad(expected, wanted, upstream), strict=True)
+    pairs = zip(
+        torch.autograd.grad(got, wanted, upstream), torch.autograd.grad(expected, wanted, upstream), strict=True
+    )
     for ours, theirs in pairs:
         _close(ours, theirs)
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,7 @@ class TrainStep:
         self.model, self.optimizers, self.optim, self.compute, self.seed = model, optimizers, optim, compute, seed
         self.world = world or World()
         self.skipped = ""
+        self.mark: Callable[[str], object] = lambda phase: None  # is told what has just ended
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(compute, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -110,7 +112,9 @@ class TrainStep:
             with distributed.accumulating(self.forward, last=last), quick_linear(self.is_quick):
                 # Processes average their gradients, which makes a mean of sums: hence the number of processes.
                 addend = self.loss(part, wanted, self.forward) * (counted / batch_size)
+                self.mark("forward")
                 self.scaler.scale(addend * self.world.size if self.world.size > 1 else addend).backward()
+            self.mark("backward")
             total += addend.detach()
         self.skipped = self._update(total)
         if self.skipped:
@@ -118,6 +122,7 @@ class TrainStep:
                 buffer.copy_(before)
         elif self.average:
             self.average.update(step)
+        self.mark("optimiser")
         return total
 
     def loss(self, images: Float[Tensor, "B C H W"], targets: Tensor, forward: nn.Module) -> Tensor:
