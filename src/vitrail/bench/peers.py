@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +34,17 @@ def can_build(config: ViTConfig) -> bool:
     return not any(unlike) and height == width and patch_y == patch_x
 
 
-def build(name: str, config: ViTConfig) -> Callable[[Tensor], Tensor]:
+def build(name: str, config: ViTConfig) -> nn.Module:
     """A peer's randomly initialised model of this geometry, as a module from images to logits.
 
     Raises:
-        ImportError: the library is not installed.
+        ImportError, RuntimeError: the library is not installed, or does not import beside this torch.
     """
     size, patch = pair(config.image_size)[0], pair(config.patch_size)[0]
     if name == "timm":
         from timm.models.vision_transformer import VisionTransformer
 
-        return VisionTransformer(
+        model = VisionTransformer(
             img_size=size,
             patch_size=patch,
             in_chans=config.num_channels,
@@ -53,6 +54,7 @@ def build(name: str, config: ViTConfig) -> Callable[[Tensor], Tensor]:
             num_heads=config.num_attention_heads,
             mlp_ratio=config.mlp_ratio,
         )
+        return cast(nn.Module, model)
     from transformers import ViTConfig as TheirConfig
     from transformers import ViTForImageClassification
 

@@ -66,7 +66,9 @@ def to_fp8(model: ViT, compute: ComputeConfig, device: torch.device) -> None:
     """
     if compute.precision != "fp8":
         return
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    capability: tuple[int, int] = (0, 0)
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
     if capability < FP8_CAPABILITY:
         named = f"{torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
         raise ConfigError(
