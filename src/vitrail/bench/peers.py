@@ -58,11 +58,11 @@ def build(name: str, config: ViTConfig) -> nn.Module:
     from transformers import ViTConfig as TheirConfig
     from transformers import ViTForImageClassification
 
-    theirs = TheirConfig(
+    theirs = TheirConfig(  # type: ignore[call-arg]
         image_size=size,
         patch_size=patch,
         num_channels=config.num_channels,
-        num_labels=config.num_labels,
+        num_labels=config.num_labels,  # type: ignore[call-arg]
         hidden_size=config.hidden_size,
         num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=config.num_attention_heads,

@@ -13,8 +13,10 @@ from vitrail.bench.fresh import peak_memory_mib
 from vitrail.bench.measure import compare, rate_of
 from vitrail.bench.phases import Training, random_images
 from vitrail.config import RunConfig, ViTConfig
+from vitrail.engine.optim import build_optimizers
 from vitrail.engine.setup import model_config
 from vitrail.engine.speed import check_can_compile, keep_freed_memory
+from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
 from vitrail.run.device import autocast_dtype, pick_device
 from vitrail.run.environment import cpu_name
@@ -95,28 +97,26 @@ def _inference(model: ViT, geometry: ViTConfig, batch_size: int, device: torch.d
 
 def _beside_peers(config: RunConfig, geometry: ViTConfig, device: torch.device, seconds: float) -> dict[str, Any]:
     """Plain steps on one batch that lies on the device, AdamW, by turns."""
-    names = peers.installed() if peers.can_build(geometry) else ()
     side = geometry.image_size if isinstance(geometry.image_size, tuple) else (geometry.image_size,) * 2
     images = torch.randn(config.data.batch_size, geometry.num_channels, *side, device=device)
     labels = torch.randint(geometry.num_labels, (len(images),), device=device)
     adamw = replace(config, optim=replace(config.optim, name="adamw", ema_decay=0.0, clip_norm=0.0))
     ours = plain_steps(adamw, geometry, images, labels)
     dtype = autocast_dtype(config.compute, device)
-    works = {
-        "vitrail": ours,
-        **{name: peers.trainer(peers.build(name, geometry), images, labels, dtype) for name in names},
-    }  # type: ignore[arg-type]
+    works, missing = {"vitrail": ours}, dict[str, str]()
+    for name in peers.PEERS if peers.can_build(geometry) else ():
+        try:
+            works[name] = peers.trainer(peers.build(name, geometry), images, labels, dtype)
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit this torch
+            missing[name] = str(error).splitlines()[0]
     found = compare(works, unit="images", rounds=ROUNDS, seconds=seconds)
-    return {"training": found.to_json(names[0] if names else "vitrail"), "table": found.table("vitrail")}
+    return {"training": found.to_json("vitrail"), "table": found.table("vitrail"), "not_here": missing}
 
 
 def plain_steps(
     config: RunConfig, geometry: ViTConfig, images: torch.Tensor, labels: torch.Tensor
 ) -> Callable[[], int]:
     """Our training step on one batch that lies on the device."""
-    from vitrail.engine.optim import build_optimizers
-    from vitrail.engine.step import TrainStep
-
     model = ViT(geometry).to(images.device).train()
     step = TrainStep(model, build_optimizers(model, config.optim), config.optim, config.compute, seed=0)
     count = 0

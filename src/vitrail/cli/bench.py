@@ -92,4 +92,5 @@ def _text(what: str, found: dict[str, Any]) -> str:
     ]
     if found["peers"]:
         lines += ["", "training steps on one batch, AdamW, by turns:", found["peers"]["table"]]
+        lines += [f"{name}: not compared: {reason}" for name, reason in found["peers"]["not_here"].items()]
     return "\n".join(lines)

@@ -69,7 +69,7 @@ def to_fp8(model: ViT, compute: ComputeConfig, device: torch.device) -> None:
     capability: tuple[int, int] = (0, 0)
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-    if capability < FP8_CAPABILITY:
+    if tuple(capability) < FP8_CAPABILITY:
         named = f"{torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
         raise ConfigError(
             "compute.precision fp8 needs a GPU with matrix units for it.",
