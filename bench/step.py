@@ -11,6 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,14 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import torch  # noqa: E402
 from results_file import save  # noqa: E402
+from torch import nn  # noqa: E402
 
-from vitrail.bench import compare, peers  # noqa: E402
+from vitrail.bench import compare, peak_memory_mib, peers  # noqa: E402
 from vitrail.bench.ceiling import BACKWARD, forward_operations, matrix_peak  # noqa: E402
 from vitrail.bench.report import plain_steps  # noqa: E402
 from vitrail.config import RunConfig, ViTConfig  # noqa: E402
 from vitrail.engine.speed import keep_freed_memory  # noqa: E402
+from vitrail.model import ViT  # noqa: E402
 
 NAMES = ("vitrail", "reference", "timm", "transformers")
 
@@ -49,8 +52,8 @@ CASES = {
 }
 
 
-def serve(name: str, case: str) -> None:
-    """Take one step for each line on standard input; answer with the number of images."""
+def prepared(name: str, case: str) -> tuple[Callable[[], int], nn.Module | None, torch.Tensor]:
+    """A contender's training step, its model for evaluation, and the images."""
     geometry, batch = CASES[case]
     torch.manual_seed(0)
     images = torch.randn(batch, 3, geometry.image_size, geometry.image_size)  # type: ignore[arg-type]
@@ -59,23 +62,48 @@ def serve(name: str, case: str) -> None:
         keep_freed_memory()
         config = RunConfig()
         optim = replace(config.optim, name="adamw", lr=1e-3, weight_decay=0.05, clip_norm=0.0, ema_decay=0.0)
-        work = plain_steps(replace(config, optim=optim), geometry, images, labels)
-    elif name == "reference":
+        return plain_steps(replace(config, optim=optim), geometry, images, labels), None, images
+    if name == "reference":
         from reference import plain
 
         plain.IMAGE_SIZE = geometry.image_size  # type: ignore[assignment]
-        model = plain.PlainViT(
+        model: nn.Module = plain.PlainViT(
             geometry.num_labels,
             geometry.hidden_size,
             geometry.num_hidden_layers,
             geometry.num_attention_heads,
             geometry.patch_size,  # type: ignore[arg-type]
         )
-        work = peers.trainer(model, images, labels)
     else:
         import tests.support.torchvision_operators  # noqa: F401
 
-        work = peers.trainer(peers.build(name, geometry), images, labels)
+        model = peers.build(name, geometry)
+    return peers.trainer(model, images, labels), model, images
+
+
+def peak_of(name: str, case: str, work: str) -> dict[str, float]:
+    """Peak memory of this process in MiB after three training steps, or three forward passes."""
+    if work == "training":
+        step = prepared(name, case)[0]
+        for _ in range(3):
+            step()
+    else:
+        if name == "vitrail":
+            model, (geometry, batch) = ViT(CASES[case][0]), CASES[case]
+            images = torch.randn(batch, 3, geometry.image_size, geometry.image_size)  # type: ignore[arg-type]
+        else:
+            _, model, images = prepared(name, case)
+        assert model
+        model.eval()
+        with torch.inference_mode():
+            for _ in range(3):
+                model(images)
+    return {"mib": peak_memory_mib()}
+
+
+def serve(name: str, case: str) -> None:
+    """Take one step for each line on standard input; answer with the number of images."""
+    work = prepared(name, case)[0]
     answers = sys.stdout
     sys.stdout = sys.stderr
     for _ in sys.stdin:
