@@ -1,4 +1,4 @@
-"""Training and inference on one GPU: a sweep of batches, compiled or not, beside the reference loop, timm, transformers.
+"""Training and inference on one GPU: batches, compiled or not, beside the reference loop, timm, transformers.
 
     PYTHONPATH=src python bench/gpu/throughput.py {b16,small192,small384} [--seconds 2] [--rounds 3] [--smoke]
 
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from reference import plain
@@ -49,7 +49,7 @@ CASES = {
 
 
 def reference_step(geometry: ViTConfig, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], int]:
-    """The reference's loop on a batch that lies ready: manual attention, fp16 autocast, scaling, loss read each step."""
+    """The reference's loop on a ready batch: manual attention, fp16 autocast, scaling, loss read each step."""
     plain.IMAGE_SIZE = images.shape[-1]
     model = plain.PlainViT(geometry.num_labels, geometry.hidden_size, geometry.num_hidden_layers,
                            geometry.num_attention_heads, geometry.patch_size).to(images.device)  # type: ignore[arg-type]  # fmt: skip
@@ -137,9 +137,8 @@ def main() -> None:
         device, torch.bfloat16 if device.type == "cuda" else torch.float32, seconds=0.1 if args.smoke else 3
     )
     operations, rows = forward_operations(geometry), []
-    print(
-        f"{args.case}: matrix peak {peak / 1e12:.3f} TFLOP/s\n\n| contender | batch | images/s | of peak | MiB | warm-up s |"
-    )
+    print(f"{args.case}: matrix peak {peak / 1e12:.3f} TFLOP/s")
+    print("\n| contender | batch | images/s | of peak | MiB | warm-up s |")
     print("|---|---|---|---|---|---|")
     for batch in batches:
         images = torch.randn(batch, 3, geometry.image_size, geometry.image_size, device=device)  # type: ignore[arg-type]
