@@ -4,6 +4,8 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -325,3 +327,12 @@ def test_train_starts_from_weights_of_its_architecture(capsys: pytest.CaptureFix
     assert again["baseline"]["linear"] > 0.5
     assert main(["train", "digits", "--run", str(tmp_path / "c"), "--init", first["model"]]) == 2
     assert "another geometry" in capsys.readouterr().err
+
+
+def test_inspect_does_not_wait_for_sympy(tmp_path: Path) -> None:
+    """Geometry without values needs no symbolic shapes; importing them costs a third of a second."""
+    program = (
+        "import sys; from vitrail.cli import main; main(sys.argv[1:]); sys.exit(7 if 'sympy' in sys.modules else 0)"
+    )
+    command = [sys.executable, "-c", program, "inspect", str(saved(tmp_path, "timm"))]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -22,6 +22,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "data": {"batch_size": 90},
     "model": {
         "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2.0,
+        "projection_dropout": 0.0,
     },
     "optim": {"name": "adamw", "ema_decay": 0.9},
     "augment": {"mixup": 0.2, "cutmix": 1.0, "erasing": 0.2, "flip": 0.5},

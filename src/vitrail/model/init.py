@@ -22,7 +22,12 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def truncated_normal(tensor: Tensor, std: float) -> None:
-    """Fill with a normal distribution cut at -2 and 2 (not at 2 std: the cut takes nothing off std), in fp32."""
+    """Fill with a normal distribution cut at -2 and 2 (not at 2 std: the cut takes nothing off std), in fp32.
+
+    On the meta device there is nothing to fill, and torch would import sympy to say so: a third of a second.
+    """
+    if tensor.is_meta:
+        return
     sample = torch.zeros_like(tensor, dtype=torch.float32)
     if std > 0:
         nn.init.trunc_normal_(sample, std=std)
