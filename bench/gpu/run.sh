@@ -3,6 +3,10 @@
 #
 #   PYTHONPATH=src VITRAIL_DATA=... bench/gpu/run.sh PIECE
 #
+#   all-pieces list them, one a line, in a sensible order
+#   b16, small192, small384    throughput.py: training and inference, compiled or not, batches, beside peers
+#   input      augmentation and data wait on the device
+#   determinism    the same run twice, and resumed: how far the weights differ
 #   tests      the tests marked gpu
 #   speed      bench/reference_scratch.py: our step beside the reference written plainly
 #   reference  reference-scratch, 5 epochs (the reference system: 51.66 %)
@@ -15,7 +19,9 @@
 # Runs are kept in RUNS (default runs/gpu), the answer of each piece in bench/results/gpu-PIECE.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-piece=${1:?one of tests, speed, reference, cifar10, finetune, finetune-b16}
+pieces=(tests determinism input b16 small192 small384 speed cifar10 reference finetune finetune-b16)
+piece=${1:?all-pieces, or one of ${pieces[*]}}
+if [[ $piece == all-pieces ]]; then printf '%s\n' "${pieces[@]}"; exit; fi
 runs=${RUNS:-runs/gpu}
 results=${OUT:-bench/results}
 python=${PYTHON:-python3}
@@ -53,6 +59,9 @@ PYTHON
 
 "$python" -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())'
 case $piece in
+    b16|small192|small384) OUT=$results timeout 530 "$python" bench/gpu/throughput.py "$piece" ;;
+    input) OUT=$results timeout 480 "$python" bench/gpu/input.py ;;
+    determinism) OUT=$results timeout 480 "$python" bench/gpu/determinism.py ;;
     tests) timeout 480 "$python" -m pytest -q -m gpu ;;
     speed) timeout 480 "$python" bench/reference_scratch.py --device cuda --rounds 5 --seconds 20 ;;
     reference) train reference-scratch reference-scratch ;;
@@ -65,5 +74,5 @@ case $piece in
             [[ -e "$runs/b16.safetensors" ]] || random_b16 "$runs/b16.safetensors"
             finetune "$runs/b16.safetensors" reference-finetune finetune-b16-random --schedule.max-steps 300
         fi ;;
-    *) echo "no piece '$piece': one of tests, speed, reference, cifar10, finetune, finetune-b16" >&2; exit 2 ;;
+    *) echo "no piece '$piece': all-pieces, or one of ${pieces[*]}" >&2; exit 2 ;;
 esac

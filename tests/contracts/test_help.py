@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-VERBS = ["", "recipes", "train", "eval", "predict", "data", "data info", "data download"]
+VERBS = ["", "recipes", "train", "eval", "predict", "data", "data info", "data download", "bench"]
 PROGRAM = """
 import sys
 from vitrail.cli import main

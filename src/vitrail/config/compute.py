@@ -12,15 +12,22 @@ class ComputeConfig:
 
     device: str = "auto"
     """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
     """Of the forward pass: fp16 with gradient scaling and bf16 through autocast; the weights stay fp32. fp16 and
-    bf16 need a GPU that has them."""
+    bf16 need a GPU that has them. fp8: bf16, and products of the encoder's linear layers in fp8 (torchao; Ada,
+    Hopper or newer; only faster with compile)."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    checkpoint_activations: bool = False
+    """Keep only what enters each block, and compute the block again in the backward pass: less memory, about a third
+    more time, the same gradients."""
     accumulation_steps: int = 1
     """Micro-batches per optimiser step; the batch is split, never enlarged."""
     num_threads: int = 0
     """CPU threads; 0: torch's own choice."""
+    cpu_linear: Literal["auto", "mkl", "onednn"] = "auto"
+    """Whose matrix products train the linear layers on a CPU in fp32; auto: onednn on AMD processors, where it is
+    faster, else mkl. Evaluation always takes torch's own."""
     max_skipped_steps: int = 3
     """A step whose gradient is not finite is skipped; after this many in a row the run stops."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,9 @@ from vitrail.distributed import World
 from vitrail.engine import guard
 from vitrail.engine.optim import set_lr
 from vitrail.model import ViT
+from vitrail.model.quick_linear import has_onednn_linear, quick_linear
 from vitrail.run.device import autocast_dtype
+from vitrail.run.environment import cpu_name
 
 
 class TrainStep:
@@ -46,12 +49,15 @@ class TrainStep:
         self.model, self.optimizers, self.optim, self.compute, self.seed = model, optimizers, optim, compute, seed
         self.world = world or World()
         self.skipped = ""
+        self.mark: Callable[[str], object] = lambda phase: None  # is told what has just ended
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(compute, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         compiled = compute.compile and forward is None
         self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
+        # A block that is computed a second time has to save what it saved the first time, by the same kernels.
+        self.is_quick = not (compute.compile or compute.checkpoint_activations) and uses_onednn(compute, self.device)
 
     @property
     def evaluated(self) -> ViT:
@@ -60,6 +66,8 @@ class TrainStep:
         Under FSDP all processes must ask for it.
         """
         tensors = self.average.tensors if self.average else self.model.state_dict()
+        if self.compute.precision == "fp8":  # evaluation is in fp32, by plain layers
+            return weights.filled_model(self.model.config, distributed.gathered(tensors), self.device)
         if distributed.is_spread(tensors):
             return weights.filled_model(self.model.config, distributed.gathered(tensors), self.device)
         return self.average.model if self.average else self.model
@@ -100,10 +108,13 @@ class TrainStep:
             counted = len(part) * share
             if not len(part):
                 part, wanted = images[:1], targets[:1]
-            with distributed.accumulating(self.forward, last=number == micro - 1):
+            last = number == micro - 1
+            with distributed.accumulating(self.forward, last=last), quick_linear(self.is_quick):
                 # Processes average their gradients, which makes a mean of sums: hence the number of processes.
                 addend = self.loss(part, wanted, self.forward) * (counted / batch_size)
+                self.mark("forward")
                 self.scaler.scale(addend * self.world.size if self.world.size > 1 else addend).backward()
+            self.mark("backward")
             total += addend.detach()
         self.skipped = self._update(total)
         if self.skipped:
@@ -111,6 +122,7 @@ class TrainStep:
                 buffer.copy_(before)
         elif self.average:
             self.average.update(step)
+        self.mark("optimiser")
         return total
 
     def loss(self, images: Float[Tensor, "B C H W"], targets: Tensor, forward: nn.Module) -> Tensor:
@@ -127,7 +139,7 @@ class TrainStep:
         """
         self._seed(step)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
-        with guard.watching(self.model) as seen:
+        with guard.watching(self.model) as seen, quick_linear(self.is_quick):
             self.loss(images, targets, self.model).backward()
         found = guard.first_not_finite(self.model, images, seen)
         for buffer, before in zip(self.model.buffers(), statistics, strict=True):
@@ -173,6 +185,16 @@ class TrainStep:
         bad = self.world.total(torch.tensor(int(not bool(loss.isfinite()))))
         overflow = self.scaler.is_enabled() and not int(bad) and self.scaler.get_scale() >= 1
         return "overflow" if overflow else "not finite"
+
+
+def uses_onednn(compute: ComputeConfig, device: torch.device) -> bool:
+    """Whether the linear layers train by oneDNN; `auto`: where the processor is not Intel's, whose own MKL is fast.
+
+    The rule looks at the processor and measures nothing, so that the same machine always chooses the same.
+    """
+    if compute.cpu_linear == "mkl" or device.type != "cpu" or not has_onednn_linear():
+        return False
+    return compute.cpu_linear == "onednn" or "AMD" in cpu_name()
 
 
 class WeightAverage:

@@ -14,6 +14,7 @@ from vitrail.engine import transfer
 from vitrail.engine.loop import Loop
 from vitrail.engine.saving import Saving
 from vitrail.engine.setup import needed_bytes
+from vitrail.engine.speed import check_can_compile, keep_freed_memory, to_fp8
 from vitrail.errors import ConfigError
 from vitrail.run import RunDir, RunResult, check_resumable, next_free_run
 from vitrail.run.device import pick_device
@@ -55,6 +56,9 @@ def _train(
     """Train on one of the processes of a run."""
     locks: list[RunLock] = []
     device = _device(config, world)
+    check_can_compile(config.compute, device)
+    if device.type == "cpu":
+        keep_freed_memory()
 
     def check() -> None:
         if resume:
@@ -76,6 +80,8 @@ def _train(
     model, origin = transfer.initial_model(config, preprocessing, train_set.classes, resume=resume)
     transfer.prepare(model, config.optim)
     model.to(device)
+    model.checkpoint_activations = config.compute.checkpoint_activations
+    to_fp8(model, config.compute, device)
     if config.probe.method != "none":
         if world.size > 1:
             raise ConfigError("Probes are fitted by one process.", got=f"{world.size} processes", expected=1)

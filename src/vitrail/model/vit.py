@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vitrail.config import ViTConfig
 from vitrail.config.checks import pair
@@ -140,7 +141,11 @@ class ViT(nn.Module):
 
     Args:
         config: the geometry; kept as `.config`, where reset_head keeps it true.
+
+    With `.checkpoint_activations` set, training computes each block again in the backward pass (arXiv:1604.06174).
     """
+
+    checkpoint_activations = False
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -266,7 +271,7 @@ class ViT(nn.Module):
         """Encode images as normed tokens: class, distillation, registers, patches. Arguments as of forward."""
         x = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding)
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpoint_activations and self.training else block(x)
         return self.norm(x)
 
     def pool(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B features"]:

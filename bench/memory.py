@@ -1,0 +1,72 @@
+"""Peak memory of training and evaluation, ours and peers', each in a fresh process; and that it does not grow.
+
+    .venv/bin/python bench/memory.py [--smoke]
+
+B/16 at 224 with batch 8, and the small ViT with batch 128: three training steps, or three forward passes, of batches
+that lie ready; the peak of the process, torch and libraries included. Then ten epochs of a small run: resident memory
+after each. About five minutes on two cores. Out: Markdown on stdout, bench/results/memory.json. Linux.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from results_file import save  # noqa: E402
+
+from vitrail.bench import in_fresh_process, peers  # noqa: E402
+
+PEAK = """
+import json, sys
+import step
+print(json.dumps(step.peak_of(*sys.argv[1:])))
+"""
+GROWTH = """
+import json, os, sys
+from dataclasses import replace
+import vitrail
+from vitrail import recipes
+from vitrail.engine import loop
+seen = []
+original = loop.Loop._evaluate_if_due
+def noted(self, *rest):
+    original(self, *rest)
+    pages = int(open("/proc/self/statm").read().split()[1])
+    seen.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+loop.Loop._evaluate_if_due = noted
+config = recipes.get("digits")
+config = replace(config, schedule=replace(config.schedule, epochs=int(sys.argv[2])),
+                 evaluation=replace(config.evaluation, every_epochs=1))
+vitrail.train(config, sys.argv[1])
+print(json.dumps({"mib": seen[1:]}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a tiny model and three epochs, nothing saved")
+    args = parser.parse_args()
+    names = ["vitrail", "reference", *peers.installed()]
+    print("| model | work | " + " | ".join(f"{name}, MiB" for name in names) + " |")
+    print("|---" * (len(names) + 2) + "|")
+    peaks: dict[str, dict[str, float]] = {}
+    for case in ["smoke"] if args.smoke else ["small6", "b16"]:
+        for work in ("training", "evaluation"):
+            found = {name: in_fresh_process(PEAK, name, case, work)[0]["mib"] for name in names}
+            peaks[f"{case} {work}"] = found
+            print(f"| {case} | {work} | " + " | ".join(f"{value:,.0f}" for value in found.values()) + " |", flush=True)
+    epochs = 3 if args.smoke else 10
+    with tempfile.TemporaryDirectory() as folder:
+        resident = in_fresh_process(GROWTH, f"{folder}/run", str(epochs))[0]["mib"]
+    print("\nresident after each epoch, MiB: " + ", ".join(f"{value:.0f}" for value in resident))
+    print(f"after the last over after the second: {resident[-1] / resident[1]:.3f}")
+    if not args.smoke:
+        print(save("memory", {"peak_mib": peaks, "resident_mib_by_epoch": json.loads(json.dumps(resident))}))
+
+
+if __name__ == "__main__":
+    main()

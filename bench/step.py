@@ -1,0 +1,178 @@
+"""Training steps: ours beside the reference written plainly, timm and transformers.
+
+    .venv/bin/python bench/step.py [--rounds 7] [--seconds 3] [--cases small6 small12 b16] [--smoke]
+
+Each contender is a process of its own (ours tells the allocator to keep memory, which must not help the others) and
+waits while another one works. One batch that lies ready; forward, backward, AdamW with the same settings; fp32.
+About seven minutes on two quiet cores. Out: Markdown on stdout, bench/results/step.json.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does, for all alike
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+import torch  # noqa: E402
+from results_file import save  # noqa: E402
+from torch import nn  # noqa: E402
+
+from vitrail.bench import compare, peak_memory_mib, peers  # noqa: E402
+from vitrail.bench.ceiling import BACKWARD, forward_operations, matrix_peak  # noqa: E402
+from vitrail.bench.report import plain_steps  # noqa: E402
+from vitrail.config import RunConfig, ViTConfig  # noqa: E402
+from vitrail.engine.speed import keep_freed_memory  # noqa: E402
+from vitrail.model import ViT  # noqa: E402
+
+NAMES = ("vitrail", "reference", "timm", "transformers")
+
+
+def small(depth: int, width: int = 192) -> ViTConfig:
+    return ViTConfig(
+        image_size=32,
+        patch_size=4,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // 64,
+        num_labels=10,
+    )
+
+
+CASES = {
+    "small6": (small(6), 128),
+    "small12": (small(12), 128),
+    "b16": (ViTConfig.named("B/16", num_labels=10), 8),
+    "smoke": (small(1, 64), 4),
+}
+
+
+def prepared(name: str, case: str) -> tuple[Callable[[], int], nn.Module | None, torch.Tensor]:
+    """A contender's training step, its model for evaluation, and the images."""
+    geometry, batch = CASES[case]
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, geometry.image_size, geometry.image_size)  # type: ignore[arg-type]
+    labels = torch.randint(geometry.num_labels, (batch,))
+    if name == "vitrail":
+        keep_freed_memory()
+        config = RunConfig()
+        optim = replace(config.optim, name="adamw", lr=1e-3, weight_decay=0.05, clip_norm=0.0, ema_decay=0.0)
+        return plain_steps(replace(config, optim=optim), geometry, images, labels), None, images
+    if name == "reference":
+        from reference import plain
+
+        plain.IMAGE_SIZE = geometry.image_size  # type: ignore[assignment]
+        model: nn.Module = plain.PlainViT(
+            geometry.num_labels,
+            geometry.hidden_size,
+            geometry.num_hidden_layers,
+            geometry.num_attention_heads,
+            geometry.patch_size,  # type: ignore[arg-type]
+        )
+    else:
+        import tests.support.torchvision_operators  # noqa: F401
+
+        model = peers.build(name, geometry)
+    return peers.trainer(model, images, labels), model, images
+
+
+def peak_of(name: str, case: str, work: str) -> dict[str, float]:
+    """Peak memory of this process in MiB after three training steps, or three forward passes."""
+    if work == "training":
+        step = prepared(name, case)[0]
+        for _ in range(3):
+            step()
+    else:
+        if name == "vitrail":
+            model, (geometry, batch) = ViT(CASES[case][0]), CASES[case]
+            images = torch.randn(batch, 3, geometry.image_size, geometry.image_size)  # type: ignore[arg-type]
+        else:
+            _, model, images = prepared(name, case)
+        assert model
+        model.eval()
+        with torch.inference_mode():
+            for _ in range(3):
+                model(images)
+    return {"mib": peak_memory_mib()}
+
+
+def serve(name: str, case: str) -> None:
+    """Take one step for each line on standard input; answer with the number of images."""
+    work = prepared(name, case)[0]
+    answers = sys.stdout
+    sys.stdout = sys.stderr
+    for _ in sys.stdin:
+        answers.write(f"{work()}\n")
+        answers.flush()
+
+
+class Contender:
+    """A process that takes a step when it is asked to."""
+
+    def __init__(self, name: str, case: str) -> None:
+        command = [sys.executable, __file__, "--serve", name, case]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self) -> int:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError("a contender ended; its message is above")
+        return int(answer)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="least length of a turn")
+    parser.add_argument("--cases", nargs="+", default=["small6", "small12", "b16"], choices=list(CASES))
+    parser.add_argument("--smoke", action="store_true", help="a tiny model, one round, nothing saved")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(*args.serve)
+        return
+    if args.smoke:
+        args.cases, args.rounds, args.seconds = ["smoke"], 1, 0.0
+    installed = peers.installed()
+    names = [name for name in NAMES if name not in peers.PEERS or name in installed]
+    results = {}
+    for case in args.cases:
+        geometry, batch = CASES[case]
+        contenders = {name: Contender(name, case) for name in names}
+        try:
+            before = matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0)
+            found = compare(contenders, unit="images", rounds=args.rounds, seconds=args.seconds)
+            peak = max(before, matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0))
+        finally:
+            for contender in contenders.values():
+                contender.close()
+        others = [name for name in names if name != "vitrail"]
+        best = found.fastest(others)
+        share = found.figures["vitrail"].median * forward_operations(geometry) * (1 + BACKWARD) / peak
+        results[case] = {
+            **found.to_json(best), "batch_size": batch, "matrix_peak_gflops": peak / 1e9, "share_of_peak": share,
+        }  # fmt: skip
+        ratio, low, high = found.ratio("vitrail", best)
+        print(f"\n### {case}, batch {batch}\n\n{found.table(best)}\n")
+        print(f"vitrail is {ratio:.2f} ({low:.2f} to {high:.2f}) times {best}, the fastest of the others;")
+        print(f"{share:.0%} of the measured matrix peak of {peak / 1e9:.0f} GFLOP/s.", flush=True)
+    if not args.smoke:
+        print(save("step", {"rounds": args.rounds, "seconds": args.seconds, "cases": results}))
+
+
+if __name__ == "__main__":
+    main()
