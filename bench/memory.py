@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from results_file import save  # noqa: E402
+from results_file import save
 
-from vitrail.bench import in_fresh_process, peers  # noqa: E402
+from vitrail.bench import in_fresh_process, peers
 
 PEAK = """
 import json, sys

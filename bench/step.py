@@ -19,16 +19,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does, for
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-import torch  # noqa: E402
-from results_file import save  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from results_file import save
+from torch import nn
 
-from vitrail.bench import compare, peak_memory_mib, peers  # noqa: E402
-from vitrail.bench.ceiling import BACKWARD, forward_operations, matrix_peak  # noqa: E402
-from vitrail.bench.report import plain_steps  # noqa: E402
-from vitrail.config import RunConfig, ViTConfig  # noqa: E402
-from vitrail.engine.speed import keep_freed_memory  # noqa: E402
-from vitrail.model import ViT  # noqa: E402
+from vitrail.bench import compare, peak_memory_mib, peers
+from vitrail.bench.ceiling import BACKWARD, forward_operations, matrix_peak
+from vitrail.bench.report import plain_steps
+from vitrail.config import RunConfig, ViTConfig
+from vitrail.engine.speed import keep_freed_memory
+from vitrail.model import ViT
 
 NAMES = ("vitrail", "reference", "timm", "transformers")
 

@@ -86,12 +86,12 @@ class Saving:
         self.lock.check()
         values = {**vars(state), "scaler": train_step.scaler.state_dict()}
         step, kept = state.step, copied(tensors)
+        best_step = state.best_step if self.config.checkpoint.keep_best else None
 
         def write() -> None:
             for log in (self.run_dir.metrics, self.run_dir.timing):
                 log.flush_to_disk()
             wanted, about = self.config.checkpoint, self.about
-            best_step = values["best_step"] if wanted.keep_best else None
             folder = self.run_dir.checkpoints_dir
             save_checkpoint(folder, step, kept, values, keep=wanted.keep, about=about, best_step=best_step)
 
