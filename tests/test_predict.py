@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 import vitrail
-from tests.support.runs import tiny_run
 from vitrail import data
 from vitrail.data import ImageSet
 from vitrail.errors import ConfigError, ImageError, InputError
 from vitrail.predict import Prediction, Predictor
+from vitrail.selftest.tiny import tiny_run
 
 PROBABILITY_TOLERANCE = 1e-6
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.runs import tiny_run
 from vitrail import data, recipes
 from vitrail.cli import main
+from vitrail.selftest.tiny import tiny_run
 
 FAST = ["--schedule.epochs", "3", "--model.num-hidden-layers", "2",
         "--model.hidden-size", "32", "--model.num-attention-heads", "2", "--data.batch-size", "128"]  # fmt: skip

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import vitrail
-from tests.support.fork_server import ROOT, ForkServer
-from tests.support.same_run import differences
 from vitrail.run import RunDir
+from vitrail.selftest.fork_server import ForkServer
+from vitrail.selftest.same_run import differences
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "data": {"batch_size": 128},
@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "checkpoint": {"every_steps": 3},
     "parallel": {"silence_seconds": 2.0, "timeout_seconds": 2.0},
 }  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.support.jobs"
 MOST_SECONDS = 10.0
 LAYERS = ("patch_embed.proj", "blocks.0.attn.qkv", "blocks.1.mlp.fc2", "head")

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.fork_server import ForkServer
 from tests.support.jobs import tiny_evaluation
-from tests.support.same_run import differences
 from vitrail.distributed import World
 from vitrail.engine import evaluate
 from vitrail.run import RunDir
+from vitrail.selftest.fork_server import ForkServer
+from vitrail.selftest.same_run import differences
 
 # Without dropout, which draws for each process: then everything else has to agree.
 SECTIONS: dict[str, dict[str, Any]] = {

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import vitrail
-from tests.support.fork_server import ForkServer
-from tests.support.runs import tiny_run
-from tests.support.same_run import differences
 from vitrail import fsio
 from vitrail.engine.loop import Loop
 from vitrail.engine.step import TrainStep
 from vitrail.errors import RunError, SaveError
 from vitrail.run import RunDir
+from vitrail.selftest.fork_server import ForkServer
+from vitrail.selftest.same_run import differences
+from vitrail.selftest.tiny import tiny_run
 
 # 12 steps in two epochs, with everything that has a state: average, Muon, dropout, mixing, sizes, accumulation.
 SECTIONS: dict[str, dict[str, Any]] = {

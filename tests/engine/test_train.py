@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import vitrail
-from tests.support.runs import tiny_run
 from vitrail import data, fsio
 from vitrail.errors import ConfigError, DataError, Interrupted, RunError, SaveError
 from vitrail.run import RunDir, check_resumable
+from vitrail.selftest.tiny import tiny_run
 
 
 def _same_files(a: Path, b: Path) -> bool:

@@ -12,7 +12,6 @@ from sklearn.linear_model import LogisticRegression
 
 import tests.support.torchvision_operators  # noqa: F401  (before peft, which imports transformers)
 from tests.support.random_vit import random_vit
-from tests.support.runs import tiny_run
 from vitrail import data, recipes, weights
 from vitrail.config import OptimConfig, Preprocessing, ProbeConfig, RunConfig
 from vitrail.engine import evaluate, train
@@ -22,6 +21,7 @@ from vitrail.engine.transfer.probe import Features, fit_linear, knn_probabilitie
 from vitrail.engine.transfer.trainable import first_layer
 from vitrail.errors import RunError
 from vitrail.run import RunDir
+from vitrail.selftest.tiny import tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import vitrail
-from tests.support.runs import tiny_run
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, RunError
 from vitrail.run import RunDir, load_checkpoint, newest_checkpoint, save_checkpoint
+from vitrail.selftest.tiny import tiny_run
 
 TENSORS = {"model": {"w": torch.arange(6.0).view(2, 3)}, "optim": {"0.0.step": torch.tensor(5.0)}}
 STATE = {"step": 5, "best": {"accuracy": 0.5}}

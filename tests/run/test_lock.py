@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fork_server import ForkServer
-from tests.support.runs import tiny_run
 from vitrail import fsio, train
 from vitrail.errors import RunError
 from vitrail.run import lock
+from vitrail.selftest.fork_server import ForkServer
+from vitrail.selftest.tiny import tiny_run
 
 
 @pytest.fixture(scope="module")

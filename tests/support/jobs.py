@@ -10,21 +10,16 @@ import numpy as np
 import torch
 
 import vitrail
-from tests.support.faulty_files import Dying
-from tests.support.runs import tiny_run
 from vitrail import data, fsio, weights
 from vitrail.config import ParallelConfig
 from vitrail.distributed import joined
 from vitrail.engine import evaluate
 from vitrail.model import ViT
 from vitrail.run import lock
+from vitrail.selftest.faulty_files import Dying
+from vitrail.selftest.jobs import train_and_die, train_tiny
 
-
-def train_tiny(run: str, resume: bool = False, sections: dict[str, dict[str, Any]] | None = None) -> None:
-    """A run of the digits with a tiny model."""
-    torch.set_num_threads(1)
-    path = Path(run)
-    vitrail.train(tiny_run(**(sections or {})), path, resume=resume and (path / "config.json").exists())
+__all__ = ["train_and_die", "train_tiny"]  # jobs of the package that tests name beside those here
 
 
 def train_and_stop(run: str, at_step: int, resume: bool, sections: dict[str, dict[str, Any]]) -> None:
@@ -40,15 +35,6 @@ def train_and_stop(run: str, at_step: int, resume: bool, sections: dict[str, dic
 
     Loop._step = signalled  # type: ignore[method-assign]
     train_tiny(run, resume=resume, sections=sections)
-
-
-def train_and_die(run: str, at: int, after: bool, sections: dict[str, dict[str, Any]], resume: bool = False) -> None:
-    """The same; the process is gone at one operation of the file system. Without dying: writes how many there are."""
-    torch.set_num_threads(1)
-    dying = Dying(at, after)
-    with fsio.use_file_system(dying):
-        vitrail.train(tiny_run(**sections), Path(run), resume=resume)
-    (Path(run).parent / "operations").write_text(str(dying.count))
 
 
 def log_batches(run: str, sections: dict[str, dict[str, Any]], log: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vitrail import __version__
-from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, train
+from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
 from vitrail.cli.settings import split_settings
 from vitrail.errors import VitrailError
@@ -42,6 +42,7 @@ _VERBS: dict[str, Verb] = {
     "inspect": inspect,
     "convert": convert,
     "data": data,
+    "selftest": selftest,
     "bench": bench,
 }
 

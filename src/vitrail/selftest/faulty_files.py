@@ -1,6 +1,5 @@
 """File systems that fail, or kill the process, at one operation; and one that remembers all of them."""
 
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +121,3 @@ class FailingAt(Counting):
             if self.short and file is not None:
                 file._file.write(data[: len(data) // 2])
             raise OSError(self.code, os.strerror(self.code))
-
-
-def full_disk() -> int:
-    return errno.ENOSPC

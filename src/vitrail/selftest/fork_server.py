@@ -1,7 +1,7 @@
 """Processes that start in milliseconds: a server imports everything once, in one thread, and forks for each job.
 
     with ForkServer() as server:
-        server.run("tests.support.jobs:train_tiny", {"run": "..."}, ranks=2, kill_after=0.1)
+        server.run("vitrail.selftest.jobs:train_tiny", {"run": "..."}, ranks=2, kill_after=0.1)
 
 A job is a function that takes its arguments as keywords; its process ends with 0 when it returns, 1 when it raises.
 """
@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -31,11 +29,13 @@ class Ended:
 
 
 class ForkServer:
+    """Starts jobs. Close it, or use it in a `with` block."""
+
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-u", str(Path(__file__).resolve())]
         self._server = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(
@@ -62,6 +62,7 @@ class ForkServer:
         return Ended(**json.loads(answer))
 
     def close(self) -> None:
+        """End the server; a job that still runs ends by itself."""
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait(timeout=10)
@@ -76,13 +77,8 @@ class ForkServer:
 
 
 def _serve() -> None:
-    import numpy  # noqa: F401
-    import sklearn.datasets  # noqa: F401
-    import torch
-    import torch.distributed  # noqa: F401
-
-    import vitrail.engine  # noqa: F401
-
+    for name in ("numpy", "sklearn.datasets", "torch.distributed", "vitrail.engine"):
+        importlib.import_module(name)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_run(json.loads(line))) + "\n")
         sys.stdout.flush()

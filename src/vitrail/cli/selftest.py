@@ -1,0 +1,48 @@
+"""Prove the installation: model, data, training, saving, resuming. --faults: that faults lose nothing."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from vitrail.cli.answer import Answer
+from vitrail.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what selftest takes."""
+    parser.add_argument("--faults", action="store_true", help="kill, damage and interrupt small runs, and count")
+    parser.add_argument("--kills", type=int, default=50, metavar="N", help="with --faults: kills (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="with --faults: of the moments")
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Run the checks; exit status 1 when one of them fails."""
+    import sys
+
+    from vitrail.selftest import check_all, inject_faults
+
+    if args.kills < 1:
+        raise ConfigError("--kills must be positive.", got=args.kills, expected="an integer >= 1")
+    found: list[dict[str, object]] = []
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="vitrail-selftest-") as folder:
+        place = Path(folder)
+        checks = inject_faults(place, kills=args.kills, seed=args.seed) if args.faults else check_all(place)
+        for check in checks:
+            line = f"{check.name:40s} {check.points:6d} points  {len(check.failures)} failures  {check.seconds:6.1f} s"
+            if check.worst_seconds:
+                line += f"  whole again after {check.worst_seconds:.1f} s at most"
+            sys.stderr.write(f"{line}\n")
+            lines += [f"{check.name}: {failure}" for failure in check.failures]
+            found.append(
+                {
+                    "name": check.name,
+                    "points": check.points,
+                    "failures": list(check.failures),
+                    "seconds": check.seconds,
+                    "worst_recovery_seconds": check.worst_seconds,
+                }
+            )
+    failed = any(check["failures"] for check in found)
+    lines.append("something is wrong: see above" if failed else "all is well")
+    return Answer("\n".join(lines), {"checks": found, "ok": not failed}, 1 if failed else 0)
