@@ -25,16 +25,15 @@ def run(args: argparse.Namespace) -> Answer:
     from vitrail.config import to_json
 
     if own := weights.is_own(args.source):
-        card = weights.read_card(own)
+        card, count = weights.read_card(own), weights.stored_parameters(own)
         family, evidence, audit = "vitrail", "its own description", card.provenance.get("audit", {})
         provenance = card.provenance
     else:
         _, card = weights.load(args.source)
-        provenance = dict(card.provenance)
+        provenance, count = dict(card.provenance), weights.num_parameters(card.geometry)
         family, evidence, audit = provenance.pop("family"), provenance.pop("evidence"), provenance.pop("audit")
         provenance.pop("audit_lines")
     geometry = to_json(card.geometry)
-    count = weights.num_parameters(card.geometry)
     values: dict[str, Any] = {
         "family": family,
         "evidence": evidence,
