@@ -360,14 +360,27 @@ NOT_NEEDED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "modules"), NOT_NEEDED.items(), ids=NOT_NEEDED)
-def test_inspect_does_not_wait_for_what_it_does_not_need(tmp_path: Path, kind: str, modules: tuple[str, ...]) -> None:
+def inspected(source: Path) -> tuple[int, set[str]]:
+    """The exit status of inspect in a process of its own, and the modules that it has loaded."""
     program = (
         "import json, sys; from vitrail.cli import main; status = main(sys.argv[1:]); "
         "print(json.dumps([status, list(sys.modules)]))"
     )
-    command = [sys.executable, "-c", program, "inspect", str(saved(tmp_path, kind))]
+    command = [sys.executable, "-c", program, "inspect", str(source)]
     told = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     status, loaded = json.loads(told.splitlines()[-1])
+    return status, set(loaded)
+
+
+@pytest.mark.parametrize(("kind", "modules"), NOT_NEEDED.items(), ids=NOT_NEEDED)
+def test_inspect_does_not_wait_for_what_it_does_not_need(tmp_path: Path, kind: str, modules: tuple[str, ...]) -> None:
+    status, loaded = inspected(saved(tmp_path, kind))
     assert status == 0
-    assert not set(modules) & set(loaded)
+    assert not set(modules) & loaded
+
+
+@pytest.mark.parametrize("make", [truncated, wrong_header, zip_bomb, a_photograph])
+def test_inspect_refuses_damaged_files_before_torch_has_loaded(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    status, loaded = inspected(make(tmp_path))
+    assert status == 2
+    assert "torch" not in loaded

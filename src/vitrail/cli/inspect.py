@@ -4,6 +4,7 @@ Takes a vitrail file, a run directory, builtin:NAME, a file or folder of another
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> Answer:
         family, evidence, audit = "vitrail", "its own description", card.provenance.get("audit", {})
         provenance = card.provenance
     else:
+        if Path(args.source).is_file():
+            weights.kind_of(Path(args.source))  # what is damaged or hostile is refused before torch has loaded
         _, card = weights.load(args.source)
         provenance, count = dict(card.provenance), weights.num_parameters(card.geometry)
         family, evidence, audit = provenance.pop("family"), provenance.pop("evidence"), provenance.pop("audit")
