@@ -205,3 +205,13 @@ def test_data_pack_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert main(["data", "pack", "digits"]) == 2
     assert "DST" in capsys.readouterr().err
     assert main(["data", "pack", "digits", str(tmp_path / "packed")]) == 2
+
+
+def test_a_command_ends_without_a_last_search_for_garbage() -> None:
+    """Through all objects of torch that search takes 0.4 s."""
+    program = (
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count())); "
+        "from vitrail.cli import main; sys.argv = ['vitrail', 'recipes']; main()"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
+    assert int(told.splitlines()[-1]) > 1000

@@ -15,7 +15,6 @@ import safetensors.torch
 import torch
 
 from vitrail.errors import WeightsError
-from vitrail.weights import hub
 from vitrail.weights.container import open_source
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
@@ -210,7 +209,7 @@ def test_a_hub_id_is_fetched_once_the_better_container_first(tmp_path: Path, mon
             torch.save(STATE, tmp_path / "pytorch_model.bin")
         return str(tmp_path)
 
-    monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert open_source("owner/name@v1").tensors.keys() == STATE.keys()
     assert asked == [("owner/name", "v1")] * 2
 

@@ -1,5 +1,6 @@
 """One tensor of a file removed, renamed or reshaped, each in its turn and in every family: never loaded silently."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "timm, distilled": (timm.TABLE, {"use_distillation_token": True, "pooling": "cls_dist"}, "safetensors"),
     "torchvision": (torchvision.TABLE, {}, "torch"),
     "Google": (google.table(1, linen=False, big_vision=False), {}, "npz"),
+    "Google, mean": (
+        google.table(1, linen=True, big_vision=True), {"pooling": "mean", "use_class_token": False}, "npz"
+    ),
+    "Google, attention pooling": (
+        google.table(1, linen=True, big_vision=True), {"pooling": "map", "use_class_token": False}, "npz"
+    ),
+    "timm, attention pooling and key norms": (
+        timm.TABLE, {"pooling": "map", "use_class_token": False, "qk_norm": True}, "safetensors"
+    ),
     "Meta DINOv2": (dinov2.META, {"layer_scale": 0.3, "use_mask_token": True, "num_labels": 0}, "torch"),
 }  # fmt: skip
 # What timm writes beside weights without positions for the class token: without it, the rest is a whole model too.
@@ -74,8 +84,9 @@ def test_no_change_of_a_tensor_goes_unseen(tmp_path: Path, table: Any, changes: 
     for name, tensor in whole.items():
         rest = {n: t for n, t in whole.items() if n != name}
         others: dict[str, Tensor] = {"reshaped": tensor.flatten()[:-1] if tensor.numel() > 1 else tensor[None]}
-        if tensor.ndim >= 2 and tensor.mT.shape != tensor.shape:  # a square matrix looks the same
-            others["transposed"] = tensor.mT
+        for a, b in itertools.combinations(range(tensor.ndim), 2):
+            if tensor.shape[a] != tensor.shape[b]:  # a square matrix looks the same
+                others[f"axes {a} and {b} exchanged"] = tensor.transpose(a, b)
         tried: dict[str, dict[str, Tensor]] = {
             "removed": rest,
             "renamed": {**rest, f"{name}_x": tensor},

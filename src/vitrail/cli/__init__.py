@@ -6,6 +6,8 @@ was lost, 130/143 interrupted.
 """
 
 import argparse
+import atexit
+import gc
 import io
 import json
 import os
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch loads: threads that spin 3,000 turns for their next piece of work, not 300,000, are as fast on a
     # quiet machine and take less from each other on a busy one (docs/LOG.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    if argv is None:  # a process of its own: it ends without a last search for cycles through all of torch, 0.4 s
+        atexit.register(gc.freeze)
     words, settings = split_settings(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
     args.settings, args.words = settings, list(sys.argv[1:] if argv is None else argv)

@@ -4,6 +4,7 @@ Takes a vitrail file, a run directory, builtin:NAME, a file or folder of another
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
@@ -25,16 +26,17 @@ def run(args: argparse.Namespace) -> Answer:
     from vitrail.config import to_json
 
     if own := weights.is_own(args.source):
-        card = weights.read_card(own)
+        card, count = weights.read_card(own), weights.stored_parameters(own)
         family, evidence, audit = "vitrail", "its own description", card.provenance.get("audit", {})
         provenance = card.provenance
     else:
+        if Path(args.source).is_file():
+            weights.kind_of(Path(args.source))  # what is damaged or hostile is refused before torch has loaded
         _, card = weights.load(args.source)
-        provenance = dict(card.provenance)
+        provenance, count = dict(card.provenance), weights.num_parameters(card.geometry)
         family, evidence, audit = provenance.pop("family"), provenance.pop("evidence"), provenance.pop("audit")
         provenance.pop("audit_lines")
     geometry = to_json(card.geometry)
-    count = weights.num_parameters(card.geometry)
     values: dict[str, Any] = {
         "family": family,
         "evidence": evidence,

@@ -1,9 +1,18 @@
-"""Files to models and back: the self-describing model file, and the audited reader of every other family."""
+"""Files to models and back: the self-describing model file, and the audited reader of every other family.
 
-from vitrail.weights.adapt import Head
-from vitrail.weights.modelfile import Card, filled_model, num_parameters, read_card, save
-from vitrail.weights.reader import builtin_names, is_own, load, load_card
-from vitrail.weights.writer import Written, write
+The names load on first use, so that what a model file says about itself is read without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrail.weights.adapt import Head
+    from vitrail.weights.card import Card, builtin_names, is_own, read_card, stored_parameters
+    from vitrail.weights.kinds import kind_of
+    from vitrail.weights.modelfile import filled_model, num_parameters, save
+    from vitrail.weights.reader import load, load_card
+    from vitrail.weights.writer import Written, write
 
 __all__ = [
     "Card",
@@ -12,10 +21,28 @@ __all__ = [
     "builtin_names",
     "filled_model",
     "is_own",
+    "kind_of",
     "load",
     "load_card",
     "num_parameters",
     "read_card",
     "save",
+    "stored_parameters",
     "write",
 ]
+
+_MODULES = {
+    "adapt": ("Head",),
+    "card": ("Card", "builtin_names", "is_own", "read_card", "stored_parameters"),
+    "kinds": ("kind_of",),
+    "modelfile": ("filled_model", "num_parameters", "save"),
+    "reader": ("load", "load_card"),
+    "writer": ("Written", "write"),
+}
+_HOMES = {name: f"vitrail.weights.{module}" for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'vitrail.weights' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Weight files of any kind to named tensors, without running anything that is in them.
 
 In: a file, a folder, or a hub id. Out: a `Source`. The kind is told by content, not by suffix: safetensors, .npz, or a
-torch file read by `torch.load(weights_only=True)`. Sizes are checked before anything is allocated.
+torch file read by `torch.load(weights_only=True)`. Sizes are checked before anything is allocated (kinds.py).
 """
 
 import argparse
@@ -25,10 +25,8 @@ from torch import Tensor
 from vitrail.errors import WeightsError
 from vitrail.weights.foreign import Source
 from vitrail.weights.hub import fetched
+from vitrail.weights.kinds import check_count, kind_of
 
-MAX_TENSORS = 10_000
-MAX_HEADER_BYTES = 25 << 20
-MAX_EXPANSION = 20  # of a compressed .npz; weights hardly compress
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher")
 _TOOL_PREFIXES = ("module.", "_orig_mod.")
 _SHARED_PREFIXES = ("model.", "backbone.", "visual.trunk.", "timm_model.", "student.", "teacher.")
@@ -112,61 +110,23 @@ def _files(path: Path) -> tuple[list[Path], dict[str, list[str]], Path]:
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
     """One file to (kind, names and values)."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(512)
-        if len(head) > 9 and head[8:9] == b"{":
-            return "safetensors", _safetensors(file, int.from_bytes(head[:8], "little"))
-        if head[:4] == b"PK\x03\x04":
-            return _zip(file)
-        if head[:1] == b"\x80":
-            return "torch", _torch(file)
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read.", got=error) from error
-    what = "an empty file" if not head else "no weight file"
-    if head.startswith(b"version https://git-lfs"):
-        what = "a Git LFS pointer: the weights themselves were not downloaded (git lfs pull)"
-    elif head.lstrip()[:1] == b"<":
-        what = "a web page, saved in place of the weights"
-    raise WeightsError(f"{file}: is {what}.", expected="safetensors, .npz, or a torch file")
+    kind = kind_of(file)
+    return kind, {"safetensors": _safetensors, "npz": _npz, "torch": _torch}[kind](file)
 
 
-def _safetensors(file: Path, header_bytes: int) -> dict[str, Any]:
-    size = file.stat().st_size
-    if header_bytes > min(MAX_HEADER_BYTES, size):
-        raise WeightsError(
-            f"{file}: truncated, or its header is damaged.",
-            got=f"a header of {header_bytes} bytes",
-            expected=f"at most {min(MAX_HEADER_BYTES, size)}",
-        )
+def _safetensors(file: Path) -> dict[str, Any]:
     try:
-        with safetensors.safe_open(file, "pt") as opened:
-            _check_count(len(opened.keys()), file)
         return cast(dict[str, Any], safetensors.torch.load_file(file))
-    except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
+    except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise WeightsError(f"{file}: damaged, or not a safetensors file.", got=error) from error
 
 
-def _zip(file: Path) -> tuple[str, dict[str, Any]]:
+def _npz(file: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            _check_count(len(members), file)
-            size, expanded = file.stat().st_size, sum(m.file_size for m in members)
-            torch_file = any(m.filename.endswith("data.pkl") for m in members)
-            if expanded > size * (1 if torch_file else MAX_EXPANSION) + (1 << 20):
-                raise WeightsError(
-                    f"{file}: would grow far beyond its size when it is unpacked.",
-                    got=f"{size} bytes to {expanded}",
-                    expected="weights, which hardly compress",
-                )
-            if torch_file:
-                return "torch", _torch(file)
-            if all(m.filename.endswith(".npy") for m in members) and members:
-                return "npz", {m.filename.removesuffix(".npy"): _npy(archive, m, file) for m in members}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zipfile.LargeZipFile) as error:
+            return {m.filename.removesuffix(".npy"): _npy(archive, m, file) for m in archive.infolist()}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
         raise WeightsError(f"{file}: a damaged archive.", got=error) from error
-    raise WeightsError(f"{file}: an archive without weights.", got=", ".join(m.filename for m in members[:3]))
 
 
 def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tensor:
@@ -216,7 +176,7 @@ def _torch(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{file}: holds no dictionary.", got=type(loaded).__name__, expected="a state_dict")
-    _check_count(len(cast(dict[str, Any], loaded)), file)
+    check_count(len(cast(dict[str, Any], loaded)), file)
     return cast(dict[str, Any], loaded)
 
 
@@ -249,11 +209,6 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
                 continue
             count = int((~tensor.isfinite()).sum())
             raise WeightsError(f"{path}: tensor {name} holds {count} values that are not finite.")
-
-
-def _check_count(count: int, file: Path) -> None:
-    if count > MAX_TENSORS:
-        raise WeightsError(f"{file}: has too many tensors.", got=count, expected=f"at most {MAX_TENSORS}")
 
 
 def _json(file: Path) -> dict[str, Any]:

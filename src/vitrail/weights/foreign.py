@@ -1,14 +1,14 @@
-"""What every foreign family is read with: the opened source, the key table, the geometry that tensors tell.
+"""What every foreign family is read with: the opened source, the key table, what a family makes of them.
 
 In: tensors by their names in the file. Out: a `Reading`, tensors by canonical names (those of `ViT.state_dict()`), and
 for every tensor of the file what became of it.
 """
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vitrail.config import Preprocessing, ViTConfig
 from vitrail.config.checks import pair
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import WeightsError
 
 Claim = tuple[str, object, object]
 Transform = Callable[[Tensor], Tensor]
@@ -118,8 +118,15 @@ class KeyTable:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self.keys = [row for key in keys for row in _both_parts(key)]
-        self._patterns = [(re.compile(_pattern(row.theirs)), row) for row in self.keys]
-        self._ours = [(re.compile(_pattern(row.ours)), row) for row in self.keys]
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], Key]]:
+        """Compiled when first used: there are a dozen tables, and a file needs one."""
+        return [(re.compile(_pattern(row.theirs)), row) for row in self.keys]
+
+    @cached_property
+    def _ours(self) -> list[tuple[re.Pattern[str], Key]]:
+        return [(re.compile(_pattern(row.ours)), row) for row in self.keys]
 
     def match(self, name: str) -> tuple[Key, str, str] | None:
         """The row for a name in the file, the block number ("" outside blocks), and the canonical name."""
@@ -188,124 +195,6 @@ class KeyTable:
             listed = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in found.values())
             raise WeightsError(f"The parts of {ours} have different shapes.", got=listed, expected="equal shapes")
         return torch.cat([found[k][1] for k in range(count)])
-
-
-def infer_geometry(
-    canonical: Mapping[str, Tensor], *, heads: int, image_size: tuple[int, int] | None = None, **behaviour: Any
-) -> ViTConfig:
-    """Read the geometry off canonical tensors.
-
-    Args:
-        canonical: tensors by canonical name.
-        heads: A, which most files do not tell.
-        image_size: (height, width) that the file's configuration says; None: a square grid of patches.
-        behaviour: fields of ViTConfig that tensors do not tell: layer_norm_eps, activation, pooling, ...
-    Raises:
-        WeightsError: a tensor is missing that every ViT has, or two contradict each other.
-    """
-    kernel = _needed(canonical, "patch_embed.proj.weight")
-    check_patch_kernel(kernel)
-    width, channels, *patch = kernel.shape
-    others = {t.shape[-1] for n, t in canonical.items() if n.endswith(("norm1.bias", "norm2.bias")) and t.ndim == 1}
-    if len(others) == 1 and others != {width}:
-        raise WeightsError(
-            "The kernel of the patch embedding, patch_embed.proj.weight, has another width than every norm.",
-            got=list(kernel.shape),
-            expected=f"[{others.pop()}, C, P, P]",
-        )
-    depth = _depth(canonical)
-    ends = {name.split(".", 2)[2] for name in canonical if name.startswith("blocks.") and name.count(".") > 2}
-    gated = "mlp.gate.weight" in ends
-    hidden = _needed(canonical, "blocks.0.mlp.gate.weight" if gated else "blocks.0.mlp.fc1.weight")
-    tokens = [name for name in ("cls_token", "dist_token") if name in canonical]
-    registers = canonical["reg_token"].shape[1] if "reg_token" in canonical and canonical["reg_token"].ndim == 3 else 0
-    size, prefix = _image_size(canonical, (patch[0], patch[1]), len(tokens), image_size)
-    head = canonical.get("head.weight", canonical.get("head.bias"))
-    fields: dict[str, Any] = {
-        "patch_size": patch[0] if patch[0] == patch[1] else (patch[0], patch[1]),
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "mlp_ratio": hidden.shape[0] / width,
-        "qkv_bias": "attn.qkv.bias" in ends,
-        "use_class_token": "cls_token" in tokens,
-        "use_distillation_token": "dist_token" in tokens,
-        "use_mask_token": "mask_token" in canonical,
-        "num_registers": registers,
-        "prefix_positions": prefix,
-        "position": "learned",
-        "layer_scale": 1.0 if ends & {"ls1.gamma", "ls2.gamma"} else 0.0,
-        "qk_norm": bool(ends & {"attn.q_norm.weight", "attn.k_norm.weight"}),
-        "final_norm": "pooled" if {"fc_norm.weight", "fc_norm.bias"} & canonical.keys() else "tokens",
-        "image_size": size[0] if size[0] == size[1] else size,
-        "num_channels": channels,
-        "num_labels": head.shape[0] if head is not None else 0,
-        **({"activation": "swiglu"} if gated else {}),
-    }
-    try:
-        return ViTConfig(**{**fields, **behaviour})
-    except ConfigError as error:
-        raise WeightsError(f"The tensors and the configuration do not fit together: {error}") from error
-
-
-def check_patch_kernel(kernel: Tensor | None) -> None:
-    """Raise WeightsError when the kernel of the patch embedding has no four axes."""
-    if kernel is not None and kernel.ndim != 4:
-        raise WeightsError(
-            "The kernel of the patch embedding, patch_embed.proj.weight, has the wrong shape.",
-            got=list(kernel.shape),
-            expected="[D, C, P, P]",
-        )
-
-
-def _needed(canonical: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in canonical:
-        raise WeightsError(f"The file lacks {name}, which every ViT has.", got=f"{len(canonical)} known tensors")
-    return canonical[name]
-
-
-def _depth(canonical: Mapping[str, Tensor]) -> int:
-    """Number of blocks; WeightsError when one is missing in between."""
-    numbers = {int(name.split(".")[1]) for name in canonical if name.startswith("blocks.")}
-    depth = max(numbers, default=-1) + 1
-    missing = sorted(set(range(depth)) - numbers)
-    if missing or not depth:
-        raise WeightsError(
-            "The file lacks whole blocks.", got=f"blocks {sorted(numbers)}", expected=f"0 to {depth - 1}, each of them"
-        )
-    return depth
-
-
-def _image_size(
-    canonical: Mapping[str, Tensor], patch: tuple[int, int], num_tokens: int, said: tuple[int, int] | None
-) -> tuple[tuple[int, int], bool]:
-    """Image size, and whether prefix tokens have positions, from the rows of the position embedding."""
-    if "pos_embed" not in canonical:
-        return said or (14 * patch[0], 14 * patch[1]), True
-    positions = canonical["pos_embed"]
-    if positions.ndim != 3:
-        raise WeightsError("pos_embed has the wrong shape.", got=list(positions.shape), expected="[1, rows, D]")
-    rows = positions.shape[1]
-    if said is not None:
-        grid = said[0] // patch[0], said[1] // patch[1]
-        for prefix in (num_tokens, 0):
-            if rows == prefix + math.prod(grid):
-                return said, prefix == num_tokens
-        raise WeightsError(
-            "The position embedding does not fit the image size of the configuration.",
-            got=f"pos_embed with {rows} rows",
-            expected=f"{num_tokens} + {grid[0]} x {grid[1]} for {said[0]}x{said[1]} pixels and patches of {patch}",
-        )
-    for prefix in (num_tokens, 0):
-        side = math.isqrt(max(rows - prefix, 0))
-        if side and side * side == rows - prefix:
-            return (side * patch[0], side * patch[1]), prefix == num_tokens
-    raise WeightsError(
-        "The position embedding is no square grid, and no configuration tells its sides.",
-        got=f"pos_embed with {rows} rows, and before the patches "
-        + ", ".join(n if n in canonical else f"no {n}" for n in ("cls_token", "dist_token")),
-        expected="a square number of patches, or config.json with the image size",
-    )
 
 
 def check_claims(claims: Iterable[Claim]) -> None:

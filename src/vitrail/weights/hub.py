@@ -3,9 +3,6 @@
 import re
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
 from vitrail.errors import WeightsError
 
 _ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -43,6 +40,10 @@ def fetched(where: str | Path) -> Path:
 
 
 def _downloaded(name: str, revision: str | None, patterns: list[str]) -> Path:
+    # Here, because the hub's HTTP client takes a tenth of a second to load, and most weights are local.
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except RepositoryNotFoundError as error:

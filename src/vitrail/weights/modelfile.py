@@ -6,7 +6,6 @@ provenance. Its layout is described in docs/model-file.md. Nothing in it is ever
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +14,11 @@ import safetensors.torch
 import torch
 
 from vitrail import fsio
-from vitrail.config import Preprocessing, ViTConfig, from_json, to_json
+from vitrail.config import ViTConfig, to_json
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.model import ViT, fixed_positions
 from vitrail.model.tensor_file import tensor_file, tensors_sha256
-
-FORMAT_VERSION = 2
-BEST_MODEL = "best.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a model file says about its weights.
-
-    Args:
-        geometry: the model's shape and function.
-        classes: names in the order of the logits; empty: unnamed, as in many files of other libraries.
-        preprocessing: from an image file to the model's input.
-        recipe: the whole configuration of the run, as JSON values; empty when the weights come from elsewhere.
-        metrics: what was measured, on which split.
-        provenance: where the weights come from: package version, commit, data fingerprint.
-    """
-
-    geometry: ViTConfig
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
-    metrics: dict[str, Any] = field(default_factory=dict[str, Any])
-    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def __post_init__(self) -> None:
-        if self.classes and self.geometry.num_labels not in (0, len(self.classes)):
-            raise ConfigError(
-                "The classes do not match the classifier.",
-                got=f"{len(self.classes)} class names",
-                expected=f"{self.geometry.num_labels}, one for each logit",
-            )
+from vitrail.weights.card import FORMAT_VERSION, Card, model_path, read_card
 
 
 def save(path: str | Path, model: ViT, card: Card) -> None:
@@ -124,66 +92,3 @@ def filled_model(geometry: ViTConfig, tensors: dict[str, torch.Tensor], device: 
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model.eval()
-
-
-def model_path(source: str | Path) -> Path:
-    """The model file that `source` means: itself, or the best one of a run directory."""
-    path = Path(source)
-    if path.is_dir():
-        path = path / BEST_MODEL
-    if not path.is_file():
-        raise WeightsError(
-            f"{source}: there is no model here.",
-            expected=f"a vitrail .safetensors file, or a run directory with {BEST_MODEL}",
-            do="Train one with: vitrail train digits",
-        )
-    return path
-
-
-def has_card(path: Path) -> bool:
-    """Whether a file is safetensors with vitrail's description."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return "vitrail" in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
-        return False
-
-
-def read_card(path: str | Path) -> Card:
-    """Read what a model file says about itself, without its weights.
-
-    Raises:
-        WeightsError: it is not a vitrail model file of a known version.
-    """
-    path = model_path(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged, or not a safetensors file.", got=error) from error
-    if "vitrail" not in metadata:
-        raise WeightsError(
-            f"{path}: safetensors without vitrail's description.",
-            expected="a file written by vitrail",
-            do="Look at it with: vitrail inspect FILE",
-        )
-    try:
-        described = json.loads(metadata["vitrail"])
-        version = described.pop("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise WeightsError(
-                f"{path}: written in a newer format.",
-                got=f"format version {version}",
-                expected=f"at most {FORMAT_VERSION}",
-                do="Install a newer vitrail.",
-            )
-        return Card(
-            geometry=from_json(ViTConfig, described["geometry"], "geometry", allow_missing=True),
-            classes=tuple(str(name) for name in described["classes"]),
-            preprocessing=from_json(Preprocessing, described["preprocessing"], "preprocessing", allow_missing=True),
-            recipe=described["recipe"],
-            metrics=described["metrics"],
-            provenance=described["provenance"],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: its description is damaged.", got=error) from error

@@ -5,7 +5,6 @@ The family is recognised by the names of the tensors; every tensor is explained 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,16 @@ from torch import Tensor
 
 from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError
 from vitrail.model import ViT
 from vitrail.weights import modelfile
 from vitrail.weights.adapt import Head, change_channels, change_classes, change_patch, resize_image
 from vitrail.weights.audit import Audit, check_explained
+from vitrail.weights.card import Card, is_own, read_card
 from vitrail.weights.container import open_source
 from vitrail.weights.families import recognise
 from vitrail.weights.foreign import Source, check_claims
-from vitrail.weights.modelfile import Card, empty_model, filled_model
-
-_BUILTIN = "builtin:"
+from vitrail.weights.modelfile import empty_model, filled_model
 
 
 @dataclass
@@ -85,33 +83,7 @@ def load(
 def load_card(source: str | Path) -> Card:
     """What `load` would say about weights, unchanged. A vitrail file is described without reading its weights."""
     own = is_own(source)
-    return modelfile.read_card(own) if own else _read(source).card
-
-
-def builtin_names() -> list[str]:
-    """Names of the weights that come with the package, for `builtin:NAME`."""
-    folder = resources.files("vitrail.weights") / "builtin"
-    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
-
-
-def is_own(source: str | Path) -> Path | None:
-    """The model file when `source` is a vitrail file, a run directory or builtin:NAME; None for anything else.
-
-    Raises:
-        WeightsError: there are no such weights in the package.
-    """
-    text = str(source)
-    if text.startswith(_BUILTIN):
-        name = text.removeprefix(_BUILTIN)
-        if name not in builtin_names():
-            raise WeightsError(
-                f"There are no weights {text}.", expected=", ".join(_BUILTIN + n for n in builtin_names())
-            )
-        return Path(str(resources.files("vitrail.weights") / "builtin" / f"{name}.safetensors"))
-    path = Path(source)
-    if path.is_dir() and ((path / modelfile.BEST_MODEL).is_file() or (path / "environment.json").is_file()):
-        return modelfile.model_path(path)
-    return path if path.is_file() and modelfile.has_card(path) else None
+    return read_card(own) if own else _read(source).card
 
 
 def _read(source: str | Path) -> _Read:

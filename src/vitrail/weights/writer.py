@@ -20,9 +20,9 @@ from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
 from vitrail.model import ViT
 from vitrail.weights import modelfile, rewrite
+from vitrail.weights.card import Card
 from vitrail.weights.families import dinov2, huggingface, timm
 from vitrail.weights.foreign import MASK_TOKEN, KeyTable
-from vitrail.weights.modelfile import Card
 from vitrail.weights.preprocess import to_huggingface, to_timm
 
 Format = Literal["vitrail", "huggingface", "timm"]

@@ -13,7 +13,8 @@ from torch import Tensor
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
 from vitrail.weights.families.huggingface import class_names, common_behaviour, config_claims
-from vitrail.weights.foreign import Key, KeyTable, Reading, Source, infer_geometry, size_pair
+from vitrail.weights.foreign import Key, KeyTable, Reading, Source, size_pair
+from vitrail.weights.geometry import infer_geometry
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, from_huggingface, shorter_side
 
 NAME = "DINOv2"

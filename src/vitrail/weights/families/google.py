@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
-from vitrail.weights.foreign import PRE_LOGITS, WRAPPER, Key, KeyTable, Reading, Source, infer_geometry
+from vitrail.weights.foreign import PRE_LOGITS, WRAPPER, Key, KeyTable, Reading, Source
+from vitrail.weights.geometry import infer_geometry
 from vitrail.weights.preprocess import HALF, squash
 
 NAME = "Google .npz"
@@ -170,8 +171,10 @@ def read(source: Source, evidence: str) -> Reading:
     )
     heads = _heads(theirs)
     tensors, mapped = keys.read(theirs)
-    # Only big_vision has models without stored positions.
-    position = "learned" if "pos_embed" in tensors or any("MlpBlock_3" in n for n in theirs) else "sincos"
+    position = "learned"
+    if "pos_embed" not in tensors:
+        _check_sincos(tensors, dropped)
+        position = "sincos"
     geometry = infer_geometry(
         tensors,
         heads=heads,
@@ -195,6 +198,7 @@ def read(source: Source, evidence: str) -> Reading:
         dropped=dropped,
         preprocessing=squash(pair(geometry.image_size), HALF, HALF, "bilinear"),
         defaulted=tuple(defaulted),
+        table=keys,
     )
 
 
@@ -235,6 +239,18 @@ def _heads(theirs: Mapping[str, Tensor]) -> int:
             expected=f"heads and their width {list(usual)}",
         )
     return usual[0]
+
+
+def _check_sincos(tensors: Mapping[str, Tensor], dropped: Mapping[str, str]) -> None:
+    """The models without stored positions, of "Better plain ViT baselines" (arXiv:2205.01580), pool by the mean and
+    have pre-logits. In any other file the position embedding is missing: raises WeightsError.
+    """
+    if _pooling(tensors) != "mean" or PRE_LOGITS not in dropped.values():
+        raise WeightsError(
+            "The file lacks pos_embedding, the position embedding.",
+            got=f"pooling {_pooling(tensors)}, {'' if PRE_LOGITS in dropped.values() else 'no '}pre_logits",
+            expected="pos_embedding; only models with mean pooling and pre_logits have computed positions",
+        )
 
 
 def _pooling(tensors: Mapping[str, Tensor]) -> str:

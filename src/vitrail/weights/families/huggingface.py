@@ -20,10 +20,9 @@ from vitrail.weights.foreign import (
     KeyTable,
     Reading,
     Source,
-    check_patch_kernel,
-    infer_geometry,
     size_pair,
 )
+from vitrail.weights.geometry import check_patch_kernel, infer_geometry
 from vitrail.weights.preprocess import from_huggingface
 
 NAME = "Hugging Face ViT"
@@ -156,8 +155,8 @@ def common_behaviour(
 
 def heads_of_width(tensors: Mapping[str, Tensor]) -> int:
     """D / 64, which every published ViT but the giants has. Raises WeightsError when 64 does not divide D."""
+    check_patch_kernel(tensors)
     kernel = tensors.get("patch_embed.proj.weight")
-    check_patch_kernel(kernel)
     width = kernel.shape[0] if kernel is not None else 64
     if width % 64:
         raise WeightsError(

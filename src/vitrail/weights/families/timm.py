@@ -25,9 +25,9 @@ from vitrail.weights.foreign import (
     KeyTable,
     Reading,
     Source,
-    infer_geometry,
     size_pair,
 )
+from vitrail.weights.geometry import infer_geometry
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, from_timm
 
 NAME = "timm"

@@ -8,7 +8,8 @@ from torch import Tensor
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
 from vitrail.weights.families.huggingface import heads_of_width
-from vitrail.weights.foreign import PRE_LOGITS, Key, KeyTable, Reading, Source, infer_geometry
+from vitrail.weights.foreign import PRE_LOGITS, Key, KeyTable, Reading, Source
+from vitrail.weights.geometry import infer_geometry
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, shorter_side
 
 NAME = "torchvision"
