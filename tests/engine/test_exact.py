@@ -76,6 +76,7 @@ def _kill_at_random(server: ForkServer, whole: Path, tmp_path: Path, points: int
     raise AssertionError
 
 
+@pytest.mark.timeout(600)
 def test_killed_at_random_moments(server: ForkServer, whole: Path, tmp_path: Path) -> None:
     assert _kill_at_random(server, whole, tmp_path, points=12, seed=0) >= 12
 
@@ -105,8 +106,28 @@ def _die_at(server: ForkServer, whole: Path, tmp_path: Path, every: int) -> int:
     return len(points)
 
 
+@pytest.mark.timeout(600)
 def test_death_at_operations_of_a_whole_run(server: ForkServer, whole: Path, tmp_path: Path) -> None:
     assert _die_at(server, whole, tmp_path, every=97) >= 6
+
+
+@pytest.mark.timeout(600)
+def test_death_before_there_is_a_run_leaves_a_directory_that_is_free(server: ForkServer, tmp_path: Path) -> None:
+    sections = SECTIONS | {"schedule": SECTIONS["schedule"] | {"max_steps": 1}}
+    seen: set[str] = set()
+    for at in range(40):
+        run = tmp_path / str(at)
+        arguments = {"run": str(run), "at": at, "after": True, "sections": sections}
+        assert server.run(f"{JOBS}:train_and_die", arguments).statuses == [9]
+        if (run / "config.json").exists():
+            break
+        seen |= {path.name.split(".tmp-")[0] for path in run.iterdir()} if run.exists() else set()
+        RunDir(run).check_free()
+    assert {"checkpoints", "environment.json", ".config.json", ".environment.json", "..lock-1"} <= seen
+    (tmp_path / "0").mkdir(exist_ok=True)
+    (tmp_path / "0" / "environment.json.bak").write_text("mine")
+    with pytest.raises(RunError, match="is not free"):
+        RunDir(tmp_path / "0").check_free()
 
 
 @pytest.mark.slow
@@ -115,6 +136,7 @@ def test_death_at_every_operation_of_a_whole_run(server: ForkServer, whole: Path
     assert _die_at(server, whole, tmp_path, every=1) > 300
 
 
+@pytest.mark.timeout(600)
 def test_resumed_after_every_single_step_and_three_times_in_a_row(
     server: ForkServer, whole: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ evaluation.json
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ _CHANGEABLE = (
     "data.ram_budget_mib",
     "checkpoint.",
     "parallel.",
+)
+
+
+# Temporary names of fsio for the files that a start writes, and for what it tries out.
+_UNFINISHED = re.compile(
+    r"\.((config\.json|environment\.json|\.lock-\d+)\.tmp-[0-9a-f]{8}|probe-[0-9a-f]{8}|lock-\d+\.probe-\d+)$"
 )
 
 
@@ -76,14 +83,14 @@ class RunDir:
         return self.config_path.exists()
 
     def check_free(self) -> None:
-        """Raise RunError unless a new run can begin here: the directory is new or empty."""
+        """Raise RunError unless a new run can begin here: the directory is new, empty, or a killed start's."""
         if self.exists():
             raise RunError(
                 f"{self.path}: holds a run already.",
                 do="Go on with --resume, or choose another directory with --run.",
             )
         there = self.path.exists()
-        if there and (not self.path.is_dir() or any(not is_lock_file(f.name) for f in self.path.iterdir())):
+        if there and (not self.path.is_dir() or any(not _left_by_a_start(f) for f in self.path.iterdir())):
             raise RunError(
                 f"{self.path}: is not free for a run.",
                 got="a folder with other files in it" if self.path.is_dir() else "a file",
@@ -95,6 +102,9 @@ class RunDir:
         """Begin a new run here. Raises RunError as `check_free` does."""
         self.check_free()
         json.dumps([to_json(config), environment], allow_nan=False)
+        for file in self.path.glob(".*"):
+            if _UNFINISHED.match(file.name):  # of a start that was killed
+                fsio.remove(file)
         fsio.make_dir(self.checkpoints_dir)
         fsio.write_json(self.path / "environment.json", environment)
         fsio.write_json(self.config_path, to_json(config))
@@ -150,6 +160,13 @@ class RunDir:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read.", got=error) from error
+
+
+def _left_by_a_start(file: Path) -> bool:
+    """Whether a run that was killed before it had a config.json may have left this behind."""
+    if is_lock_file(file.name) or _UNFINISHED.match(file.name) or file.name == "environment.json":
+        return True
+    return file.name == "checkpoints" and file.is_dir() and not any(file.iterdir())
 
 
 def read_config(path: Path) -> RunConfig:
