@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "image size not divisible": (["train", "digits", "--data.image-size", "9"], "multiple of the patch"),
     "heads not dividing width": (["train", "digits", "--model.num-attention-heads", "5"], "must be a multiple"),
     "no such device": (["train", "digits", "--compute.device", "cuda:9"], "not available here"),
-    "more processes": (["train", "digits", "--nproc", "4"], "not supported yet"),
+    "no process": (["train", "digits", "--nproc", "0"], "--nproc must be positive"),
     "resume without run": (["train", "digits", "--resume"], "--run DIR"),
     "resume of nothing": (["train", "--resume", "--run", "nowhere"], "cannot be read"),
     "missing config": (["train", "--from", "nowhere.json"], "cannot be read"),

@@ -21,7 +21,7 @@ from vitrail.selftest.same_run import differences
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "data": {"batch_size": 128},
-    "optim": {"ema_decay": 0.9},
+    "optim": {"name": "adamw", "ema_decay": 0.9},
     "schedule": {"epochs": 2, "max_steps": 16},
     "evaluation": {"every_epochs": 1},
     "checkpoint": {"every_steps": 3},
@@ -124,7 +124,8 @@ def _check_nan(server: ForkServer, run: Path, rank: int, layer: str, step: int, 
     found = [record for record in RunDir(run).read_metrics() if "skipped" in record]
     assert [record["step"] for record in found] == [step], "found in that step, and in no other"
     named = found[0]["skipped"]
-    assert [entry["rank"] for entry in named] == [rank]
+    ranks = [entry["rank"] for entry in named]
+    assert ranks == ([0, 1] if backward and strategy == "fsdp" else [rank]), "FSDP sums gradients as they come"
     assert named[0]["where"] == f"the output of {layer}" if not backward else "gradient" in named[0]["where"]
     assert len(named[0]["ids"]) == 64
     for path in run.glob("*.safetensors"):
@@ -198,6 +199,7 @@ def test_processes_end_with_their_launcher(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["steps"] >= 8
 
 
+@pytest.mark.slow  # and unsteady: now and then gloo does not connect the second time (docs/LOG.md)
 @pytest.mark.timeout(300)
 def test_a_restart_goes_on_by_itself(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what selftest takes."""
     parser.add_argument("--faults", action="store_true", help="kill, damage and interrupt small runs, and count")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="with --faults: kills (default: 50)")
-    parser.add_argument("--seed", type=int, default=0, help="with --faults: of the moments")
+    parser.add_argument("--kill-seed", type=int, default=0, help="with --faults: of the moments")
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> Answer:
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="vitrail-selftest-") as folder:
         place = Path(folder)
-        checks = inject_faults(place, kills=args.kills, seed=args.seed) if args.faults else check_all(place)
+        checks = inject_faults(place, kills=args.kills, seed=args.kill_seed) if args.faults else check_all(place)
         for check in checks:
             line = f"{check.name:40s} {check.points:6d} points  {len(check.failures)} failures  {check.seconds:6.1f} s"
             if check.worst_seconds:

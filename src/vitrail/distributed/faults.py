@@ -10,16 +10,18 @@ import sys
 import time
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
+_happened: set[str] = set()  # an evaluation comes by the same step with every batch
 
 
 def reached(phase: str, step: int, rank: int) -> None:
-    """Let the fault happen that the environment asks for at this point; in the first attempt of a run only."""
+    """Let the fault happen that the environment asks for at this point: once, in the first attempt of a run."""
     wanted = os.environ.get("VITRAIL_FAULT")
     if not wanted or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         return
     *place, action = wanted.split(":")
-    if place != [phase, str(step), str(rank)]:
+    if place != [phase, str(step), str(rank)] or wanted in _happened:
         return
+    _happened.add(wanted)
     sys.stderr.write(f"vitrail: VITRAIL_FAULT: {action} on rank {rank}, {phase} step {step}\n")
     if action in _SIGNALS:
         os.kill(os.getpid(), _SIGNALS[action])
