@@ -45,7 +45,7 @@ class AttentionPooling(nn.Module):
         self.mlp = mlp
 
     def forward(self, patches: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
-        q = self.q(self.latent).expand(len(patches), -1, -1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q = self.q(self.latent).expand(patches.shape[0], -1, -1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(patches).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)
         x = self.proj(x.transpose(1, 2).flatten(2))

@@ -67,9 +67,10 @@ def resample_positions(
         rule: whose resampling; bicubic is that of huggingface/transformers:src/transformers/models/vit/modeling_vit.py.
     Source: arXiv:2010.11929, section 3.2; the rule of each library as in the table above.
     """
-    if old == new:
-        return positions
     mode, antialias, align_corners, offset = _RULES[rule]
+    # An exported program has no branch for the old grid; without offset, resampling to it gives the same values.
+    if (offset or not torch.compiler.is_exporting()) and old == new:
+        return positions
     image = positions.float().unflatten(1, old).permute(0, 3, 1, 2)
     if offset:
         factors = [(n + offset) / o for o, n in zip(old, new, strict=True)]

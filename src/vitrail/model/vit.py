@@ -291,14 +291,14 @@ class ViT(nn.Module):
         if bool_masked_pos is not None:
             x = torch.where(bool_masked_pos[..., None], self._checked_mask_token(bool_masked_pos, x), x)
         positions = self._positions(grid, interpolate)
-        tokens = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
+        tokens = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
         if self.config.prefix_positions:
             x = torch.cat((*tokens, x), dim=1) + positions
         else:
             x = torch.cat((*tokens, x + positions), dim=1)
         if self.reg_token is not None:
             first = len(tokens)
-            x = torch.cat((x[:, :first], self.reg_token.expand(len(x), -1, -1), x[:, first:]), dim=1)
+            x = torch.cat((x[:, :first], self.reg_token.expand(x.shape[0], -1, -1), x[:, first:]), dim=1)
         return self.embedding_dropout(x)
 
     def _positions(self, grid: tuple[int, int], interpolate: bool) -> Tensor:
