@@ -59,7 +59,7 @@ def cifar100_cpu_conv() -> RunConfig:
         hidden_size=192,
         num_attention_heads=6,
         num_hidden_layers=4,
-        stem_channels=(32, 64, 64, 128, 192),
+        stem_channels=(32, 64, 64, 112, 192),
     )
     augment = replace(config.augment, crop_padding=4, cutmix=1.0, mix_probability=0.5)
     return replace(config, model=model, augment=augment, optim=replace(config.optim, label_smoothing=0.0))
