@@ -199,7 +199,6 @@ def test_processes_end_with_their_launcher(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["steps"] >= 8
 
 
-@pytest.mark.slow  # and unsteady: now and then gloo does not connect the second time (docs/LOG.md)
 @pytest.mark.timeout(300)
 def test_a_restart_goes_on_by_itself(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"

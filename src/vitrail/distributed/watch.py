@@ -35,12 +35,13 @@ class Watch:
         rank: of this process.
         size: number of processes.
         config: how long silence and standing still may last.
+        attempt: name of this attempt at the run; what processes of an earlier one said is not heard.
     """
 
-    def __init__(self, rank: int, size: int, config: ParallelConfig) -> None:
+    def __init__(self, rank: int, size: int, config: ParallelConfig, attempt: str) -> None:
         self.rank, self.size, self.config = rank, size, config
         self.stop_asked = 0
-        self._attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._attempt = attempt
         self._store = self._connected()
         self._place = ("start", 0)
         self._since = time.monotonic()

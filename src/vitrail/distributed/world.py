@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitrail.config import ParallelConfig
 from vitrail.distributed.launch import die_with_parent
+from vitrail.distributed.meeting import met
 from vitrail.distributed.watch import Watch
 from vitrail.errors import ConfigError, RankLost, RunError, VitrailError
 
@@ -164,11 +165,18 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
     on_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=_GROUP_TIMEOUT)
-    watch = Watch(rank, size, config)
+    store, attempt = met(rank, size)
+    watch = Watch(rank, size, config, attempt)
     try:
+        watch.start()  # a process that dies while they connect is missed too
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+            store=dist.PrefixStore(f"vitrail/{attempt}", store),
+            rank=rank,
+            world_size=size,
+            timeout=_GROUP_TIMEOUT,
+        )
         world = World(rank, size, local_rank, watch)
-        watch.start()
         yield world
         world.gather(None)  # the first to be done waits for the last: its watch would be missed
     except BaseException as error:
@@ -177,8 +185,9 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
         raise ending from error
     finally:
         watch.stop()
-        with contextlib.suppress(RuntimeError, ValueError):
-            dist.destroy_process_group()
+        if dist.is_initialized():
+            with contextlib.suppress(RuntimeError, ValueError):
+                dist.destroy_process_group()
 
 
 def _understood(error: BaseException, watch: Watch) -> BaseException:

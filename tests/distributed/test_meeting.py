@@ -1,0 +1,54 @@
+"""Processes of one attempt agree on its name, whatever dead processes of earlier attempts left in the store."""
+
+import datetime
+import random
+import threading
+
+import pytest
+import torch.distributed as dist
+
+from vitrail.distributed.meeting import agreed
+from vitrail.errors import RankLost
+
+SOON = datetime.timedelta(seconds=20)
+
+
+def _attempt(store: dist.Store, ranks: list[int], size: int, patience: datetime.timedelta) -> dict[int, str | None]:
+    """What each of the processes that came calls the attempt; None: it gave up."""
+    names: dict[int, str | None] = {}
+
+    def come(rank: int) -> None:
+        try:
+            names[rank] = agreed(store, rank, size, patience)
+        except RankLost:
+            names[rank] = None
+
+    threads = [threading.Thread(target=come, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return names
+
+
+def test_every_attempt_has_a_name_of_its_own_that_all_know() -> None:
+    store, draw, used = dist.HashStore(), random.Random(0), set[str]()
+    for _ in range(10):
+        size = draw.randint(2, 5)
+        # An attempt of which some never come, or die on the way, leaves its words behind.
+        some = draw.sample(range(size), draw.randint(1, size - 1))
+        _attempt(store, some, size, datetime.timedelta(seconds=0.1))
+        names = _attempt(store, draw.sample(range(size), size), size, SOON)
+        assert len(names) == size
+        assert len(set(names.values())) == 1
+        name = names[0]
+        assert name is not None
+        assert name not in used
+        used.add(name)
+
+
+def test_a_process_that_does_not_come_is_named() -> None:
+    with pytest.raises(RankLost, match="rank 2 did not come"):
+        store = dist.HashStore()
+        threading.Thread(target=agreed, args=(store, 1, 3, SOON), daemon=True).start()
+        agreed(store, 0, 3, datetime.timedelta(seconds=0.5))
