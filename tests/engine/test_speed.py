@@ -13,10 +13,11 @@ from vitrail.bench import in_fresh_process
 from vitrail.config import ComputeConfig, OptimConfig
 from vitrail.engine.optim import build_optimizers
 from vitrail.engine.speed import check_can_compile, to_fp8
-from vitrail.engine.step import TrainStep, uses_onednn
+from vitrail.engine.step import TrainStep
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
 from vitrail.model.quick_linear import has_onednn_linear
+from vitrail.run.environment import linear_by
 
 CPU = torch.device("cpu")
 
@@ -73,13 +74,14 @@ def _gradients(model: ViT, images: torch.Tensor, labels: torch.Tensor, cpu_linea
 
 @pytest.mark.skipif(not has_onednn_linear(), reason="torch without oneDNN")
 def test_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitrail.engine.step.cpu_name", lambda: "AMD EPYC")
-    assert uses_onednn(ComputeConfig(), CPU)
-    assert not uses_onednn(ComputeConfig(cpu_linear="mkl"), CPU)
-    assert not uses_onednn(ComputeConfig(), torch.device("cuda"))
-    monkeypatch.setattr("vitrail.engine.step.cpu_name", lambda: "Intel(R) Xeon(R)")
-    assert not uses_onednn(ComputeConfig(), CPU)
-    assert uses_onednn(ComputeConfig(cpu_linear="onednn"), CPU)
+    monkeypatch.setattr("vitrail.run.environment.cpu_name", lambda: "AMD EPYC")
+    assert linear_by(ComputeConfig(), CPU) == "onednn"
+    assert linear_by(ComputeConfig(cpu_linear="mkl"), CPU) == "mkl"
+    assert linear_by(ComputeConfig(compile=True), CPU) == "mkl"
+    assert linear_by(ComputeConfig(), torch.device("cuda")) == ""
+    monkeypatch.setattr("vitrail.run.environment.cpu_name", lambda: "Intel(R) Xeon(R)")
+    assert linear_by(ComputeConfig(), CPU) == "mkl"
+    assert linear_by(ComputeConfig(cpu_linear="onednn"), CPU) == "onednn"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of Linux")

@@ -19,7 +19,7 @@ from vitrail.engine.speed import check_can_compile, keep_freed_memory
 from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
 from vitrail.run.device import autocast_dtype, pick_device
-from vitrail.run.environment import cpu_name
+from vitrail.run.environment import cpu_name, linear_by
 
 ROUNDS = 3
 
@@ -69,7 +69,7 @@ def measure(config: RunConfig, *, num_labels: int, seconds: float, with_peers: b
             "images_per_second": train_rate,
             "share_of_peak": train_rate * operations * (1 + BACKWARD) / peak,
             "peak_memory_mib": memory,
-            "cpu_linear": "onednn" if training.train_step.is_quick else "mkl" if device.type == "cpu" else "",
+            "cpu_linear": linear_by(config.compute, device),
         },
         "inference": {"images_per_second": infer_rate, "share_of_peak": infer_rate * operations / _fp32(peak, device)},
         "fractions": clock.fractions(),

@@ -17,9 +17,9 @@ from vitrail.distributed import World
 from vitrail.engine import guard
 from vitrail.engine.optim import set_lr
 from vitrail.model import ViT
-from vitrail.model.quick_linear import has_onednn_linear, quick_linear
+from vitrail.model.quick_linear import quick_linear
 from vitrail.run.device import autocast_dtype
-from vitrail.run.environment import cpu_name
+from vitrail.run.environment import linear_by
 
 
 class TrainStep:
@@ -57,7 +57,7 @@ class TrainStep:
         compiled = compute.compile and forward is None
         self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
         # A block that is computed a second time has to save what it saved the first time, by the same kernels.
-        self.is_quick = not (compute.compile or compute.checkpoint_activations) and uses_onednn(compute, self.device)
+        self.is_quick = linear_by(compute, self.device) == "onednn"
 
     @property
     def evaluated(self) -> ViT:
@@ -185,16 +185,6 @@ class TrainStep:
         bad = self.world.total(torch.tensor(int(not bool(loss.isfinite()))))
         overflow = self.scaler.is_enabled() and not int(bad) and self.scaler.get_scale() >= 1
         return "overflow" if overflow else "not finite"
-
-
-def uses_onednn(compute: ComputeConfig, device: torch.device) -> bool:
-    """Whether the linear layers train by oneDNN; `auto`: where the processor is not Intel's, whose own MKL is fast.
-
-    The rule looks at the processor and measures nothing, so that the same machine always chooses the same.
-    """
-    if compute.cpu_linear == "mkl" or device.type != "cpu" or not has_onednn_linear():
-        return False
-    return compute.cpu_linear == "onednn" or "AMD" in cpu_name()
 
 
 class WeightAverage:

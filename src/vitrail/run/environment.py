@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from vitrail.config import RunConfig
+from vitrail.config import ComputeConfig, RunConfig
+from vitrail.model.quick_linear import has_onednn_linear
 
 _LIBRARIES = ("vitrail", "torch", "numpy", "pillow", "safetensors")
 
@@ -47,6 +48,7 @@ def made_with(config: RunConfig, device: torch.device, processes: int) -> dict[s
         "processes": processes,
         "strategy": config.parallel.strategy if processes > 1 else "none",
         "compile": config.compute.compile,
+        "linear": linear_by(config.compute, device),
     }
 
 
@@ -55,6 +57,18 @@ def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if not stored:
         return ["the checkpoint does not say what it was made with"]
     return [f"{name}: {stored[name]} before, {now.get(name)} now" for name in stored if stored[name] != now.get(name)]
+
+
+def linear_by(compute: ComputeConfig, device: torch.device) -> Literal["", "mkl", "onednn"]:
+    """Whose products the linear layers train with on a CPU; `auto`: oneDNN's on AMD's processors, where they are fast.
+
+    The rule looks at the processor and measures nothing, so that the same machine always chooses the same.
+    """
+    if device.type != "cpu":
+        return ""
+    if compute.cpu_linear == "mkl" or compute.compile or compute.checkpoint_activations or not has_onednn_linear():
+        return "mkl"
+    return "onednn" if compute.cpu_linear == "onednn" or "AMD" in cpu_name() else "mkl"
 
 
 def commit() -> str | None:
