@@ -102,13 +102,12 @@ def test_a_fault_of_one_process_ends_all_within_seconds(
 @pytest.mark.timeout(3600)
 def test_faults_at_sixty_random_places(server: ForkServer, whole: Path, tmp_path: Path) -> None:
     draw = random.Random(0)
-    for _ in range(60):
+    for number in range(60):
         place = f"train:{draw.randint(1, 16)}" if draw.random() < 0.8 else "evaluate:12"
-        with contextlib.suppress(FileExistsError):
-            _check_fault(
-                server, tmp_path / str(draw.random()), whole, place, draw.randint(0, 1),
-                draw.choice(("kill", "stop", "hang", "term", "exit")),
-            )  # fmt: skip
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        action = draw.choice(("kill", "stop", "hang", "term", "exit"))
+        _check_fault(server, folder, whole, place, draw.randint(0, 1), action)
 
 
 # ---- numbers that are not finite ---------------------------------------------------------------------------------
@@ -127,7 +126,7 @@ def _check_nan(server: ForkServer, run: Path, rank: int, layer: str, step: int, 
     ranks = [entry["rank"] for entry in named]
     assert ranks == ([0, 1] if backward and strategy == "fsdp" else [rank]), "FSDP sums gradients as they come"
     assert named[0]["where"] == f"the output of {layer}" if not backward else "gradient" in named[0]["where"]
-    assert len(named[0]["ids"]) == 64
+    assert len(named[0]["ids"]) == (15 if step == 12 else 64), "1438 images: the twelfth batch has 30"
     for path in run.glob("*.safetensors"):
         model, _ = vitrail.load(path)
         assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
