@@ -198,6 +198,24 @@ def test_google_layouts(
 
 
 @torch.no_grad()
+def test_a_head_that_reads_pre_logits_is_not_kept_without_them(tmp_path: Path) -> None:
+    original = random_vit(layer_norm_eps=1e-6)
+    npz_of(original, tmp_path / "plain.npz", linen=False, big_vision=False)
+    arrays = dict(np.load(tmp_path / "plain.npz"))
+    width = original.config.hidden_size
+    arrays |= {"pre_logits/kernel": np.eye(width, dtype=np.float32), "pre_logits/bias": np.zeros(width, np.float32)}
+    np.savez(tmp_path / "m.npz", **arrays)
+    model, card = weights.load(tmp_path / "m.npz")
+    assert model.config.num_labels == 0
+    dropped = {entry["name"]: entry["reason"] for entry in card.provenance["audit"]["dropped"]}
+    assert {n for n, why in dropped.items() if "reads the pre-logits" in why} == {"head/kernel", "head/bias"}
+    plain, _ = weights.load(tmp_path / "plain.npz", num_labels=0)
+    assert torch.equal(model(images(16, 16))["logits"], plain(images(16, 16))["logits"])
+    _, tuned = weights.load(tmp_path / "m.npz", classes=["a", "b"])
+    assert "head.weight" in {entry["name"] for entry in tuned.provenance["audit"]["reinitialised"]}
+
+
+@torch.no_grad()
 def test_google_files_as_timm_reads_them(tmp_path: Path) -> None:
     original = random_vit(layer_norm_eps=1e-6)
     npz_of(original, tmp_path / "m.npz", linen=False, big_vision=False)

@@ -25,6 +25,7 @@ Transform = Callable[[Tensor], Tensor]
 # The only reasons for leaving a tensor of the file out.
 POOLER = "pooler, not used for classification"
 PRE_LOGITS = "pre-logits layer, not used for classification"
+HEAD_OF_PRE_LOGITS = "head that reads the pre-logits layer, which is not used"
 MASK_TOKEN = "mask token, not asked for"
 DECODER = "decoder of a masked autoencoder"
 DISTILLATION = "distillation head or token, a plain model was asked for"
@@ -33,7 +34,18 @@ TRAINING_ONLY = "used in training alone"
 WRAPPER = "optimiser, average or other tower of a training file"
 OLD_HEAD = "head for other classes"
 DROP_REASONS = frozenset(
-    {POOLER, PRE_LOGITS, MASK_TOKEN, DECODER, DISTILLATION, CONSTANT, TRAINING_ONLY, WRAPPER, OLD_HEAD}
+    {
+        POOLER,
+        PRE_LOGITS,
+        HEAD_OF_PRE_LOGITS,
+        MASK_TOKEN,
+        DECODER,
+        DISTILLATION,
+        CONSTANT,
+        TRAINING_ONLY,
+        WRAPPER,
+        OLD_HEAD,
+    }
 )
 
 

@@ -21,7 +21,7 @@ from vitrail.weights.audit import Audit, check_explained
 from vitrail.weights.card import Card, is_own, read_card
 from vitrail.weights.container import open_source
 from vitrail.weights.families import recognise
-from vitrail.weights.foreign import Source, check_claims
+from vitrail.weights.foreign import HEAD_OF_PRE_LOGITS, PRE_LOGITS, Reading, Source, check_claims
 from vitrail.weights.modelfile import empty_model, filled_model
 
 
@@ -99,6 +99,8 @@ def _read(source: str | Path) -> _Read:
     expected = empty_model(reading.geometry).state_dict()
     check_explained(opened, reading, expected, (reading.table or family.TABLE).theirs)
     check_claims(reading.claims)
+    if PRE_LOGITS in reading.dropped.values():
+        _drop_head(reading)
     audit = Audit(mapped=reading.mapped, adapted=reading.adapted, dropped=reading.dropped)
     provenance = _provenance(source, opened, reading.family, evidence, reading.defaulted)
     card = Card(
@@ -109,6 +111,15 @@ def _read(source: str | Path) -> _Read:
     )
     tensors = {name: tensor.clone() for name, tensor in reading.tensors.items()}
     return _Read(tensors, card, audit, reading.family, evidence)
+
+
+def _drop_head(reading: Reading) -> None:
+    """Take a classifier away whose input, the tanh of another layer, this model does not compute."""
+    heads = [name for name, ours in reading.mapped.items() if ours.startswith("head.")]
+    for name in heads:
+        reading.tensors.pop(reading.mapped.pop(name))
+        reading.dropped[name] = HEAD_OF_PRE_LOGITS
+    reading.geometry = replace(reading.geometry, num_labels=0)
 
 
 def _provenance(
