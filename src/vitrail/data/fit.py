@@ -9,6 +9,8 @@ from vitrail.config import Preprocessing
 # Longest side after resizing, in units of the side that is kept.
 _LONGEST = 64
 _VECTOR_FILTERS = ("bilinear", "bicubic")
+# A resize of the whole image that computes more than so many times the pixels that are kept is left to Pillow.
+_LARGEST_SURPLUS = 4
 
 
 def size_needed(preprocessing: Preprocessing) -> tuple[int, int]:
@@ -26,58 +28,77 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "
     if image.mode != preprocessing.channels:
         image = image.convert(preprocessing.channels)
     height, width = preprocessing.decode_size
-    if preprocessing.resize_size is not None:
-        image = _resized_then_cropped(image, preprocessing, preprocessing.resize_size)
-    elif (image.width, image.height) != (width, height):
-        image = _resized(image, preprocessing)
+    if (image.width, image.height) != (width, height) or preprocessing.resize_size is not None:
+        quick = _quick_fit(image, preprocessing)
+        if quick is not None:
+            return quick
+        if preprocessing.resize_size is not None:
+            image = _resized_then_cropped(image, preprocessing, preprocessing.resize_size)
+        else:
+            image = _resized(image, preprocessing)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if pixels.ndim == 3 else pixels[None]
 
 
 def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     height, width = preprocessing.decode_size
+    resampling = Image.Resampling[preprocessing.resize_filter.upper()]
     if preprocessing.resize_mode == "squash":
-        return _resize(image, (width, height), preprocessing)
-    scaled_width, scaled_height, left, top = _covering(image.width, image.height, width, height)
-    if _is_vectorised(image, preprocessing) and scaled_width * scaled_height <= 4 * width * height:
-        scaled = _resize(image, (scaled_width, scaled_height), preprocessing)
-        return scaled.crop((left, top, left + width, top + height))
-    box = _centre_box(image.width, image.height, width, height)
-    return image.resize((width, height), Image.Resampling[preprocessing.resize_filter.upper()], box=box)
-
-
-def _resize(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
-    """Resize the whole image to (width, height): by Pillow, or within two levels of it by torch's vector code."""
-    if not _is_vectorised(image, preprocessing):
-        return image.resize(size, Image.Resampling[preprocessing.resize_filter.upper()])
-    import torch
-    import torch.nn.functional as F
-
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
-    resized = F.interpolate(pixels, size[::-1], mode=preprocessing.resize_filter, antialias=True)
-    return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())
-
-
-def _is_vectorised(image: Image.Image, preprocessing: Preprocessing) -> bool:
-    return preprocessing.fast_decoding and image.mode == "RGB" and preprocessing.resize_filter in _VECTOR_FILTERS
+        return image.resize((width, height), resampling)
+    return image.resize((width, height), resampling, box=_centre_box(image.width, image.height, width, height))
 
 
 def _resized_then_cropped(
     image: Image.Image, preprocessing: Preprocessing, resize_size: tuple[int, int]
 ) -> Image.Image:
     """Resize the whole image, then cut the centre out: pixel for pixel what timm, torchvision and transformers do."""
-    resize_height, resize_width = resize_size
-    if preprocessing.resize_mode == "crop":
-        side, short = min(resize_size), min(image.size)
-        resize_width, resize_height = (side if n == short else int(side * n / short) for n in image.size)
     height, width = preprocessing.decode_size
-    if max(resize_width / width, resize_height / height) > _LONGEST:  # a strip: not worth its memory
-        resampling = Image.Resampling[preprocessing.resize_filter.upper()]
+    resampling = Image.Resampling[preprocessing.resize_filter.upper()]
+    new_width, new_height, x, y = _resized_centre(image.size, preprocessing, resize_size)
+    if max(new_width / width, new_height / height) > _LONGEST:  # a strip: not worth its memory
         return image.resize((width, height), resampling, box=_centre_box(image.width, image.height, width, height))
-    image = _resize(image, (resize_width, resize_height), preprocessing)
-    left, top = (resize_width - width) / 2, (resize_height - height) / 2
+    return image.resize((new_width, new_height), resampling).crop((x, y, x + width, y + height))
+
+
+def _quick_fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"] | None:
+    """The same within two levels, by torch's vector code; None where Pillow has to do it."""
+    if not _is_vectorised(image, preprocessing):
+        return None
+    height, width = preprocessing.decode_size
+    if preprocessing.resize_size is not None:
+        new_width, new_height, x, y = _resized_centre(image.size, preprocessing, preprocessing.resize_size)
+    elif preprocessing.resize_mode == "squash":
+        new_width, new_height, x, y = width, height, 0, 0
+    else:
+        new_width, new_height, x, y = _covering(image.width, image.height, width, height)
+    is_strip = new_width * new_height > _LARGEST_SURPLUS * width * height
+    if is_strip or min(x, y) < 0 or x + width > new_width or y + height > new_height:
+        return None
+    import torch
+    import torch.nn.functional as F
+
+    # One image is resized by the thread that asks for it, and numpy copies by the same: no pool starts threads.
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+    resized = F.interpolate(pixels, (new_height, new_width), mode=preprocessing.resize_filter, antialias=True)
+    return np.ascontiguousarray(resized[0, :, y : y + height, x : x + width].numpy())
+
+
+def _is_vectorised(image: Image.Image, preprocessing: Preprocessing) -> bool:
+    return preprocessing.fast_decoding and image.mode == "RGB" and preprocessing.resize_filter in _VECTOR_FILTERS
+
+
+def _resized_centre(
+    size: tuple[int, int], preprocessing: Preprocessing, resize_size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Width and height after resizing the whole image, and left and top edge of the centre there."""
+    new_height, new_width = resize_size
+    if preprocessing.resize_mode == "crop":
+        side, short = min(resize_size), min(size)
+        new_width, new_height = (side if n == short else int(side * n / short) for n in size)
+    height, width = preprocessing.decode_size
+    left, top = (new_width - width) / 2, (new_height - height) / 2
     x, y = (int(left), int(top)) if preprocessing.crop_rounding == "floor" else (round(left), round(top))
-    return image.crop((x, y, x + width, y + height))
+    return new_width, new_height, x, y
 
 
 def _covering(width: int, height: int, new_width: int, new_height: int) -> tuple[int, int, int, int]:
