@@ -78,12 +78,14 @@ def _in_memory(chunks: Iterator["_Chunk"], shape: tuple[int, ...]) -> Decoded:
     pixels = np.empty(shape, dtype=np.uint8)
     kept: list[int] = []
     errors: list[ImageError] = []
+    digest = hashlib.sha256()
     for chunk in chunks:
+        digest.update(chunk.pixels.data)  # beside the decoding, without the interpreter lock
         pixels[len(kept) : len(kept) + len(chunk.kept)] = chunk.pixels
         kept += chunk.kept
         errors += chunk.errors
     pixels = pixels[: len(kept)]
-    return Decoded(pixels, np.array(kept, dtype=np.int64), tuple(errors), hashlib.sha256(pixels.data).hexdigest())
+    return Decoded(pixels, np.array(kept, dtype=np.int64), tuple(errors), digest.hexdigest())
 
 
 def _unpacked(packed: Packed) -> Decoded:
