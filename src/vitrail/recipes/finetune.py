@@ -57,8 +57,9 @@ def finetune_cpu() -> RunConfig:
     config = finetune()
     return replace(
         config,
+        data=replace(config.data, batch_size=128),
         augment=AugmentConfig(flip=0.5, crop_padding=4, fill="mean"),
-        optim=replace(config.optim, name="muon", muon_lr=0.02, layer_decay=1.0),
+        optim=replace(config.optim, name="muon", lr=3e-3, muon_lr=0.03, layer_decay=1.0),
         schedule=replace(config.schedule, epochs=5),
         compute=ComputeConfig(),
     )
