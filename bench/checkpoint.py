@@ -1,6 +1,6 @@
 """What saving costs the training loop: a state of 1 GB (ViT-B/16 with Adam's moments), ours beside torch.save.
 
-    python bench/checkpoint.py [--rounds 4] [--steps 8] [--batch-size 2] [--folder DIR]
+    python bench/checkpoint.py [--rounds 4] [--steps 6] [--batch-size 2] [--folder DIR]
 
 A turn is some training steps with one save after the second of them; `no save` is the same without. Cost is the time
 of a turn less that of `no save` in the same round. `torch.save` writes with pickle, without hash, flush or rename. The
@@ -19,6 +19,7 @@ from results_file import save as save_results
 
 from vitrail.config import ComputeConfig, OptimConfig, ViTConfig
 from vitrail.engine.optim import build_optimizers, optimizer_tensors
+from vitrail.engine.speed import keep_freed_memory
 from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
 from vitrail.run import save_checkpoint
@@ -79,10 +80,11 @@ HOW = ("no save", "torch.save", "ours, asynchronous", "ours, waiting")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where checkpoints are written; default: a temporary one")
     args = parser.parse_args()
+    keep_freed_memory()  # as `vitrail train` does, here for torch.save too
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         loop = Loop(Path(folder), args.batch_size, args.steps)
         loop.turn("torch.save")

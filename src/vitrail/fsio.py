@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from vitrail.errors import RunError, SaveError
 
-_READ_BYTES = 16 << 20
+_PART_BYTES = 512 << 10
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -236,13 +236,43 @@ def _write_and_read_back(path: Path, pieces: Sequence[bytes | memoryview]) -> st
     """Write a file, flush it, and give its SHA-256, which it has on the disk as well. Raises OSError."""
     digest = hashlib.sha256()
     with _file_system.open(path, "wb") as file:
-        for piece in pieces:
-            file.write(piece)
-            digest.update(piece)
+        for part in _parts(pieces):
+            file.write(part)
+            digest.update(part)
         _file_system.fsync(file)
-    if sha256_of(path, from_disk=True) != digest.hexdigest():
+    if not _holds(path, pieces):
         raise OSError(errno.EIO, "reading it back gave other bytes than were written")
     return digest.hexdigest()
+
+
+def _holds(path: Path, pieces: Sequence[bytes | memoryview]) -> bool:
+    """Whether the disk has exactly these bytes; comparing takes a fifth of the time of a second hash."""
+    buffer = bytearray()
+    with open(path, "rb", buffering=0) as file:
+        _forget(file)
+        for part in _parts(pieces):
+            if len(buffer) != len(part):
+                buffer = bytearray(len(part))
+            into = memoryview(buffer)
+            while into and (count := file.readinto(into)):
+                into = into[count:]
+            if into or buffer != part:  # of a bytearray and a view this is one memcmp
+                return False
+        return not file.read(1)
+
+
+def _parts(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
+    """The same bytes in parts that stay in a processor's cache from one use to the next."""
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        for start in range(0, len(view), _PART_BYTES):
+            yield view[start : start + _PART_BYTES]
+
+
+def _forget(file: IO[Any]) -> None:
+    """Ask the operating system to forget what it keeps of a file in memory, so that the disk is read."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -261,22 +291,10 @@ def remove_dir(path: Path) -> None:
         _file_system.rmtree(doomed)
 
 
-def sha256_of(path: Path, *, from_disk: bool = False) -> str:
-    """SHA-256 of a file, in hexadecimal; 16 MiB are in memory at a time.
-
-    Args:
-        path: to be read.
-        from_disk: ask the operating system to forget what it keeps of the file in memory, and read what the disk has.
-    Raises:
-        OSError: it cannot be read.
-    """
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal. Raises OSError when it cannot be read."""
     with open(path, "rb") as file:
-        if from_disk and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        digest = hashlib.sha256()
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(path: Path) -> None:
