@@ -42,6 +42,7 @@ from vitrail import data
 from vitrail.augment import Augment, prepare
 from vitrail.bench import Comparison, Figures, Work, compare, in_fresh_process, rate_of
 from vitrail.config import AugmentConfig, DataConfig, Preprocessing
+from vitrail.engine.speed import keep_freed_memory
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 JITTER = (0.2, 0.2, 0.2, 0.1)
@@ -187,6 +188,8 @@ def cifar(count: int) -> np.ndarray:
 def one_alone(case: str, name: str, seconds: str) -> None:
     """What a fresh process does: one contender, once to start, then for some seconds."""
     warnings.simplefilter("ignore")
+    if name == "vitrail":
+        keep_freed_memory()  # as every training command does; in the shared process it would help the others
     work = CONTENDERS[name][0](CASES[case], cifar(CASES[case].images))
     work()
     print(f'{{"rate": {rate_of(work, float(seconds))}}}')

@@ -27,7 +27,7 @@ _AXES_CHUNK_BYTES = 4 << 20
 _MAX_PIXELS = 96 * 96
 """Of an input whose columns are sampled by a product with a dense matrix; above that, taking two of them is cheaper."""
 _REUSE_FROM_BYTES, _REUSE_UP_TO_BYTES = 1 << 20, 512 << 20
-_MAX_KEPT_OUTPUTS = 2
+_MAX_KEPT_OUTPUTS, _MAX_KEPT_ALIKE = 4, 2
 
 
 class _Outputs:
@@ -50,12 +50,17 @@ class _Outputs:
         if not _REUSE_FROM_BYTES <= 4 * size <= _REUSE_UP_TO_BYTES:
             return torch.empty(shape)
         with self._lock:
-            for position in range(len(self._arrays)):
+            alike = [n for n, array in enumerate(self._arrays) if size <= array.size <= 2 * size]
+            for position in alike:
                 # Two references: the list's and the argument's own.
-                if self._arrays[position].size >= size and sys.getrefcount(self._arrays[position]) == 2:
+                if sys.getrefcount(self._arrays[position]) == 2:
                     return torch.from_numpy(self._arrays[position][:size]).view(shape)
+            if len(alike) >= _MAX_KEPT_ALIKE:
+                del self._arrays[alike[0]]
+            elif len(self._arrays) >= _MAX_KEPT_OUTPUTS:
+                del self._arrays[0]
             array = np.empty(size, np.float32)
-            self._arrays = [*self._arrays[len(self._arrays) >= _MAX_KEPT_OUTPUTS :], array]
+            self._arrays.append(array)
             return torch.from_numpy(array[:]).view(shape)
 
 
