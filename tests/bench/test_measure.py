@@ -1,7 +1,6 @@
 """Contenders take turns, and a ratio is one within a round."""
 
 import os
-
 import time
 
 import pytest
