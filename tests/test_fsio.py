@@ -1,11 +1,18 @@
 """Writing: whole or not at all, and an error that says what to do."""
 
 import errno
+import fcntl
+import hashlib
 import json
+import os
+import random
+import tempfile
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vitrail import fsio
 from vitrail.errors import RunError, SaveError
@@ -21,9 +28,9 @@ class Failing(fsio.FileSystem):
         if operation == self.operation:
             raise OSError(self.code, "injected", operation)
 
-    def open(self, path: Path, mode: str) -> IO[Any]:
+    def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
         self._maybe("open")
-        return super().open(path, mode)
+        return super().open(path, mode, buffering)
 
     def fsync(self, file: IO[Any]) -> None:
         self._maybe("fsync")
@@ -145,3 +152,71 @@ def test_preflight_refuses_a_path_through_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="cannot be written"):
         fsio.check_writable(tmp_path / "file" / "run", 0)
+
+
+_CUTS = st.lists(st.integers(0, 9000) | st.sampled_from([4096, 512 << 10, (512 << 10) + 1, 1 << 20]), max_size=6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(_CUTS, st.integers(0, 2**32 - 1))
+def test_a_directory_holds_every_byte_wherever_pieces_and_blocks_are_cut(sizes: list[int], seed: int) -> None:
+    pieces = [random.Random(seed + at).randbytes(size) for at, size in enumerate(sizes)]
+    with tempfile.TemporaryDirectory() as folder:
+        fsio.write_new_dir(Path(folder) / "new", {"a": pieces}, ("sums", lambda sums: sums["a"].encode()))
+        whole = (Path(folder) / "new" / "a").read_bytes()
+        assert whole == b"".join(pieces)
+        assert (Path(folder) / "new" / "sums").read_text() == hashlib.sha256(whole).hexdigest()
+
+
+class _Odd:
+    """A file that takes at most `most` bytes at a time and, past the cache, none at all."""
+
+    def __init__(self, file: IO[Any], most: int) -> None:
+        self.file, self.most, self.refused = file, most, 0
+
+    def write(self, data: memoryview) -> int:
+        if fcntl.fcntl(self.file.fileno(), fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0):
+            self.refused += 1
+            raise OSError(errno.EINVAL, "injected")
+        return self.file.write(data[: self.most])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "_Odd":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def test_a_file_system_that_takes_little_and_only_through_the_cache(tmp_path: Path) -> None:
+    files: list[_Odd] = []
+
+    class Odd(fsio.FileSystem):
+        def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+            files.append(_Odd(super().open(path, mode, buffering), most=100_001))
+            return files[-1]  # type: ignore[return-value]
+
+    data = random.Random(0).randbytes(3_000_000)
+    with fsio.use_file_system(Odd()):
+        fsio.write_new_dir(tmp_path / "new", {"a": [data]}, ("m", lambda _: b"end"))
+    assert (tmp_path / "new" / "a").read_bytes() == data
+    assert sum(file.refused for file in files) <= 1  # asked once, not for every block
+
+
+@pytest.mark.parametrize("changed", [0, 512 << 10, -1, None])
+def test_a_single_byte_that_reads_back_otherwise_is_found(tmp_path: Path, changed: int | None) -> None:
+    class Flipping(fsio.FileSystem):
+        def fsync(self, file: IO[Any]) -> None:
+            super().fsync(file)
+            path = Path(file.name)
+            data = bytearray(path.read_bytes())
+            if path.name == "a" and changed is not None:
+                data[changed] ^= 1
+            path.write_bytes(data if changed is not None else data + b"x")
+
+    data = random.Random(0).randbytes((1 << 20) + 5)
+    with fsio.use_file_system(Flipping()), pytest.raises(SaveError, match="reading it back"):
+        fsio.write_new_dir(tmp_path / "new", {"a": [data]}, ("m", lambda _: b"end"))
+    assert list(tmp_path.iterdir()) == []

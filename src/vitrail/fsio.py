@@ -13,20 +13,21 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from vitrail.blocks import PageAligned, blocks, bypass_cache, moved
 from vitrail.errors import RunError, SaveError
 
-_PART_BYTES = 512 << 10
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FileSystem:
     """The real operations, one method each; tests replace it through `use_file_system`."""
 
-    def open(self, path: Path, mode: str) -> IO[Any]:
-        return open(path, mode, encoding=None if "b" in mode else "utf-8")
+    def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+        return open(path, mode, buffering, encoding=None if "b" in mode else "utf-8")
 
     def fsync(self, file: IO[Any]) -> None:
         file.flush()
@@ -201,7 +202,9 @@ def write_new_dir(
     """Write a directory of files so that it appears under its final name complete or not at all.
 
     Written under a temporary name in the same parent, each file and the directory flushed to the disk, read back and
-    compared, renamed, the parent flushed.
+    compared, renamed, the parent flushed. A second thread computes the hashes meanwhile. Whole blocks go past the
+    memory that the system keeps of files, where the file system allows it: half of the time, and what is read back
+    comes from the disk.
 
     Args:
         final: its name; nothing may stand there.
@@ -212,61 +215,60 @@ def write_new_dir(
     """
     temporary = final.with_name(f"{final.name}.tmp-{uuid.uuid4().hex[:8]}")
     needed = sum(memoryview(piece).nbytes for pieces in files.values() for piece in pieces)
-    written: dict[str, str] = {}
-    with _explained(final, needed):
+    with _explained(final, needed), ThreadPoolExecutor(1, "hashing") as hashing:
         _file_system.mkdir(temporary.parent)
         if _file_system.free_bytes(temporary.parent) < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             _file_system.mkdir(temporary)
+            digests = {name: hashing.submit(_sha256_of, pieces) for name, pieces in files.items()}
             for name, pieces in files.items():
-                written[name] = _write_and_read_back(temporary / name, pieces)
+                _write_and_read_back(temporary / name, pieces)
             name, content = last
-            _write_and_read_back(temporary / name, [content(written)])
+            _write_and_read_back(temporary / name, [content({file: found.result() for file, found in digests.items()})])
             _file_system.fsync_dir(temporary)
             _file_system.replace(temporary, final)
         except BaseException:
+            hashing.shutdown(wait=False, cancel_futures=True)
             with contextlib.suppress(OSError):
                 _file_system.rmtree(temporary)
             raise
         _file_system.fsync_dir(final.parent)
 
 
-def _write_and_read_back(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
-    """Write a file, flush it, and give its SHA-256, which it has on the disk as well. Raises OSError."""
-    digest = hashlib.sha256()
-    with _file_system.open(path, "wb") as file:
-        for part in _parts(pieces):
-            file.write(part)
-            digest.update(part)
+def _write_and_read_back(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write a file, flush it, and make sure that the disk has it. Raises OSError."""
+    memory = PageAligned()
+    with _file_system.open(path, "wb", 0) as file:
+        bypass_cache(file, True)
+        for parts in blocks(pieces):
+            block = memory.filled(parts)
+            while block:
+                block = block[moved(file, file.write, block) :]
         _file_system.fsync(file)
-    if not _holds(path, pieces):
+    if not _holds(path, pieces, memory):
         raise OSError(errno.EIO, "reading it back gave other bytes than were written")
-    return digest.hexdigest()
 
 
-def _holds(path: Path, pieces: Sequence[bytes | memoryview]) -> bool:
+def _holds(path: Path, pieces: Sequence[bytes | memoryview], memory: PageAligned) -> bool:
     """Whether the disk has exactly these bytes; comparing takes a fifth of the time of a second hash."""
-    buffer = bytearray()
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", 0) as file:
         _forget(file)
-        for part in _parts(pieces):
-            if len(buffer) != len(part):
-                buffer = bytearray(len(part))
-            into = memoryview(buffer)
-            while into and (count := file.readinto(into)):
-                into = into[count:]
-            if into or not buffer.startswith(part):  # equally long: one memcmp, where == would box each byte
+        bypass_cache(file, True)
+        for parts in blocks(pieces):
+            block = memory.view[: sum(map(len, parts))]
+            while block and (count := moved(file, file.readinto, block)):
+                block = block[count:]
+            if block or not memory.holds(parts):
                 return False
-        return not file.read(1)
+        return file.tell() == os.fstat(file.fileno()).st_size
 
 
-def _parts(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
-    """The same bytes in parts that stay in a processor's cache from one use to the next."""
+def _sha256_of(pieces: Sequence[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
     for piece in pieces:
-        view = memoryview(piece).cast("B")
-        for start in range(0, len(view), _PART_BYTES):
-            yield view[start : start + _PART_BYTES]
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _forget(file: IO[Any]) -> None:

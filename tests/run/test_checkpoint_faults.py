@@ -222,9 +222,13 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> No
     assert damage_of(path) == ""
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
     broken = tensors(5)
-    broken["model"]["b"][1] = torch.nan
+    broken["model"]["a"] = torch.empty(0)
+    broken["model"]["b"] = torch.linspace(-9, 9, 33, dtype=dtype)
+    broken["model"]["b"][1] = value
     with pytest.raises(RunError, match="model tensor b is not finite at step 5"):
         save_checkpoint(tmp_path, 5, broken, STATE, keep=1)
     assert list(tmp_path.iterdir()) == []

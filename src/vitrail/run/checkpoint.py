@@ -71,7 +71,7 @@ def save_checkpoint(
     """
     for group in ("model", "ema"):
         for name, tensor in tensors.get(group, {}).items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if tensor.is_floating_point() and not _finite(tensor):
                 raise RunError(f"The {group} tensor {name} is not finite at step {step}: not saved.")
     values = (json.dumps(state, indent=2, allow_nan=False) + "\n").encode()
     final, attempt = directory / f"step-{step:07d}", 0
@@ -98,6 +98,11 @@ def save_checkpoint(
         if old not in of_best:
             fsio.remove_dir(old)
     return final
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite: NaN and infinity show in the least and the greatest, in one pass."""
+    return not tensor.numel() or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def newest_checkpoint(directory: Path) -> tuple[Path | None, list[str]]:
