@@ -31,8 +31,16 @@ from vitrail.config import Preprocessing
 from vitrail.data.fit import fit, size_needed
 from vitrail.errors import ImageError
 
+try:  # extra `fast`
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
 # What transparent pixels are laid over. White: the paper on which drawings and product shots with alpha are made.
 BACKGROUND = (255, 255, 255)
+
+# Below it two scales of a JPEG can have the same size.
+_LEAST_SIDE = 8
 
 # Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB).
 _MAX_PROFILE_BYTES = 4 << 20
@@ -106,7 +114,7 @@ def decode_image(
     Raises:
         ImageError: no image of the five formats, truncated, damaged, unreadable or too large.
     """
-    return np.asarray(_decode(source, name, limits))
+    return np.asarray(_upright(*_open(source, name, limits)))
 
 
 def load_image(
@@ -122,8 +130,15 @@ def load_image(
     Raises:
         ImageError: as `decode_image`.
     """
-    at_least = size_needed(preprocessing) if preprocessing.fast_decoding else None
-    return fit(_decode(source, name, limits, at_least), preprocessing)
+    image, kind, label = _open(source, name, limits)
+    if kind == "JPEG" and preprocessing.fast_decoding:
+        width, height = size_needed(preprocessing)
+        turned = _orientation(image.info.get("exif", b"")) in _SWAPPING
+        image.draft(None, (height, width) if turned else (width, height))
+        pixels = _by_simplejpeg(image)
+        if pixels is not None:
+            return fit(pixels, preprocessing)
+    return fit(_upright(image, kind, label), preprocessing)
 
 
 def image_header(source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT) -> ImageHeader:
@@ -136,17 +151,28 @@ def image_header(source: bytes | Path, *, name: str | None = None, limits: Limit
     return ImageHeader(kind, image.mode, image.height, image.width)
 
 
-def _decode(
-    source: bytes | Path, name: str | None, limits: Limits, at_least: tuple[int, int] | None = None
-) -> Image.Image:
-    """The upright 8-bit RGB image; a JPEG may be decoded at a fraction of its size that has `at_least` (w, h)."""
-    image, kind, label = _open(source, name, limits)
+def _by_simplejpeg(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "H W 3"] | None:
+    """What Pillow would decode, from the same libjpeg-turbo and sooner; None where more is to be done than decoding.
+
+    A file with any damage is left to Pillow, which says what is wrong.
+    """
+    plain = image.mode == "RGB" and not image.info.get("icc_profile") and min(image.size) >= _LEAST_SIDE
+    if simplejpeg is None or not plain or _orientation(image.info.get("exif", b"")) != 1:
+        return None
+    assert isinstance(image.fp, io.BytesIO)
     try:
-        orientation = _orientation(image.info.get("exif", b""))
-        if at_least and kind == "JPEG":
-            image.draft(None, (at_least[1], at_least[0]) if orientation in _SWAPPING else at_least)
+        # The size is that of the draft, the whole one or an exact half, quarter or eighth.
+        pixels = simplejpeg.decode_jpeg(image.fp.getvalue(), min_height=image.height, min_width=image.width)
+    except ValueError:
+        return None
+    return pixels if pixels.shape == (image.height, image.width, 3) else None
+
+
+def _upright(image: ImageFile.ImageFile, kind: str, label: str) -> Image.Image:
+    """The upright 8-bit RGB image."""
+    try:
         image.load()
-        upright = _TRANSPOSITIONS.get(orientation)
+        upright = _TRANSPOSITIONS.get(_orientation(image.info.get("exif", b"")))
         rgb = _to_rgb(image, sixteen_bit=kind == "PNG" and image.info["depth"] == 16)
         return rgb.transpose(upright) if upright is not None else rgb
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, MemoryError, ...

@@ -19,19 +19,26 @@ def size_needed(preprocessing: Preprocessing) -> tuple[int, int]:
     return width, height
 
 
-def fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"]:
+def fit(image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"]:
     """Convert the channels and resize to `decode_size`; an image that has that size is not resampled.
 
     resize_mode "crop" scales the image until it covers the size, the other side rounded down, and takes the centre.
     Without a resize_size only the kept pixels are computed, so a very long image costs no more than another one.
+
+    Args:
+        image: of any mode, or RGB pixels.
+        preprocessing: how.
     """
+    if preprocessing.fast_decoding:
+        quick = _quick_fit(image, preprocessing)
+        if quick is not None:
+            return quick
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     if image.mode != preprocessing.channels:
         image = image.convert(preprocessing.channels)
     height, width = preprocessing.decode_size
     if (image.width, image.height) != (width, height) or preprocessing.resize_size is not None:
-        quick = _quick_fit(image, preprocessing)
-        if quick is not None:
-            return quick
         if preprocessing.resize_size is not None:
             image = _resized_then_cropped(image, preprocessing, preprocessing.resize_size)
         else:
@@ -60,31 +67,31 @@ def _resized_then_cropped(
     return image.resize((new_width, new_height), resampling).crop((x, y, x + width, y + height))
 
 
-def _quick_fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"] | None:
-    """The same within two levels, by torch's vector code; None where Pillow has to do it."""
-    if not _is_vectorised(image, preprocessing):
-        return None
+def _quick_fit(
+    image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "C h w"] | None:
+    """The same within two levels, by torch's vector code; None where Pillow has to do it, or nothing is to be done."""
     height, width = preprocessing.decode_size
+    size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
     if preprocessing.resize_size is not None:
-        new_width, new_height, x, y = _resized_centre(image.size, preprocessing, preprocessing.resize_size)
+        new_width, new_height, x, y = _resized_centre(size, preprocessing, preprocessing.resize_size)
     elif preprocessing.resize_mode == "squash":
         new_width, new_height, x, y = width, height, 0, 0
     else:
-        new_width, new_height, x, y = _covering(image.width, image.height, width, height)
+        new_width, new_height, x, y = _covering(*size, width, height)
+    is_rgb = preprocessing.channels == "RGB" and (isinstance(image, np.ndarray) or image.mode == "RGB")
+    is_whole = size == (width, height) and preprocessing.resize_size is None
     is_strip = new_width * new_height > _LARGEST_SURPLUS * width * height
-    if is_strip or min(x, y) < 0 or x + width > new_width or y + height > new_height:
+    is_inside = min(x, y) >= 0 and x + width <= new_width and y + height <= new_height
+    if not is_rgb or preprocessing.resize_filter not in _VECTOR_FILTERS or is_whole or is_strip or not is_inside:
         return None
     import torch
     import torch.nn.functional as F
 
     # One image is resized by the thread that asks for it, and numpy copies by the same: no pool starts threads.
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+    pixels = torch.from_numpy(image if isinstance(image, np.ndarray) else np.array(image)).permute(2, 0, 1).unsqueeze(0)
     resized = F.interpolate(pixels, (new_height, new_width), mode=preprocessing.resize_filter, antialias=True)
     return np.ascontiguousarray(resized[0, :, y : y + height, x : x + width].numpy())
-
-
-def _is_vectorised(image: Image.Image, preprocessing: Preprocessing) -> bool:
-    return preprocessing.fast_decoding and image.mode == "RGB" and preprocessing.resize_filter in _VECTOR_FILTERS
 
 
 def _resized_centre(

@@ -67,21 +67,24 @@ def decode_split(
     shape = (len(split), preprocessing.num_channels, *preprocessing.decode_size)
     if split.packed and (len(split.packed.rows) == len(split.packed.pixels) or math.prod(shape) <= ram_budget_bytes):
         return _unpacked(split.packed)
-    chunks = _decoded_chunks(split, preprocessing, title if progress else None)
+    bar_title = title if progress else None
     if math.prod(shape) <= ram_budget_bytes:
-        return _in_memory(chunks, shape)
+        pixels = np.empty(shape, dtype=np.uint8)
+        return _in_memory(pixels, _decoded_chunks(split, preprocessing, bar_title, into=pixels))
+    chunks = _decoded_chunks(split, preprocessing, bar_title)
     folder = decoded_cache() / _cache_key(split, preprocessing, listing)
     return _mapped(folder, shape[1:]) or _write_and_map(folder, chunks, shape[1:])
 
 
-def _in_memory(chunks: Iterator["_Chunk"], shape: tuple[int, ...]) -> Decoded:
-    pixels = np.empty(shape, dtype=np.uint8)
+def _in_memory(pixels: UInt8[np.ndarray, "N C H W"], chunks: Iterator["_Chunk"]) -> Decoded:
+    """Close the gaps that unreadable records left in `pixels`, which the chunks are parts of."""
     kept: list[int] = []
     errors: list[ImageError] = []
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk.pixels.data)  # beside the decoding, without the interpreter lock
-        pixels[len(kept) : len(kept) + len(chunk.kept)] = chunk.pixels
+        if errors:  # behind them, every chunk moves down, to where finished ones were
+            pixels[len(kept) : len(kept) + len(chunk.kept)] = chunk.pixels
         kept += chunk.kept
         errors += chunk.errors
     pixels = pixels[: len(kept)]
@@ -108,8 +111,13 @@ class _Chunk:
     errors: list[ImageError]
 
 
-def _decoded_chunks(split: Split, preprocessing: Preprocessing, title: str | None) -> Iterator[_Chunk]:
-    """Decode in order, in threads, a bounded number of records waiting.
+def _decoded_chunks(
+    split: Split,
+    preprocessing: Preprocessing,
+    title: str | None,
+    into: UInt8[np.ndarray, "N C H W"] | None = None,
+) -> Iterator[_Chunk]:
+    """Decode in order, in threads, a bounded number of records waiting, each `into` its row where that is given.
 
     Pillow decodes and resizes without the interpreter lock, so photographs use all cores. Of tiny images one core
     does more than 10,000 a second; worker processes would not have started before CIFAR is done.
@@ -119,8 +127,9 @@ def _decoded_chunks(split: Split, preprocessing: Preprocessing, title: str | Non
     with ThreadPoolExecutor(workers) as pool, bar:
         waiting: deque[Future[_Chunk]] = deque()
         for start, records in _tasks(split):
-            names = split.names[start : start + len(records)]
-            waiting.append(pool.submit(_decode_records, records, names, start, preprocessing))
+            rows = slice(start, start + len(records))
+            names, place = split.names[rows], None if into is None else into[rows]
+            waiting.append(pool.submit(_decode_records, records, names, start, preprocessing, place))
             if len(waiting) > 2 * workers:
                 yield _finished(waiting.popleft(), bar)
         while waiting:
@@ -151,8 +160,15 @@ def _tasks(split: Split) -> Iterator[tuple[int, list[Encoded]]]:
         yield start, records
 
 
-def _decode_records(records: list[Encoded], names: Sequence[str], start: int, preprocessing: Preprocessing) -> _Chunk:
-    pixels = np.empty((len(records), preprocessing.num_channels, *preprocessing.decode_size), dtype=np.uint8)
+def _decode_records(
+    records: list[Encoded],
+    names: Sequence[str],
+    start: int,
+    preprocessing: Preprocessing,
+    into: UInt8[np.ndarray, "n C H W"] | None,
+) -> _Chunk:
+    shape = (len(records), preprocessing.num_channels, *preprocessing.decode_size)
+    pixels = np.empty(shape, dtype=np.uint8) if into is None else into
     kept: list[int] = []
     errors: list[ImageError] = []
     for offset, (record, name) in enumerate(zip(records, names, strict=True)):
