@@ -3,8 +3,8 @@
     .venv/bin/python bench/folder.py [--rounds 3] [--images 2000]
 
 `reference`: torchvision's Resize(256), CenterCrop(224), ToTensor, Normalize on Pillow images, a DataLoader with two
-workers. `cold`: our decoder, once with Pillow's resize (`exact`) and once with data.fast-decoding (`fast`); `packed`:
-what `vitrail data pack` wrote, checksum included in the first pass over it (`first`), then as every later epoch finds
+workers. `cold`: our decoder to the same size, filter and crop, once with the same pixels (`exact`) and once with
+data.fast-decoding (`fast`); `packed`: what `vitrail data pack` wrote, checksum included in the first pass over it (`first`), then as every later epoch finds
 it. All of them end with normalised float batches. The photographs are CIFAR-10 images, magnified, with some grain. The
 files are in the page cache for everyone. About four minutes on two cores.
 
@@ -91,7 +91,7 @@ def main() -> None:
         folder, packed = Path(place, "photographs"), Path(place, "packed")
         write_photographs(folder, arguments.images)
         loader = DataLoader(Files(sorted(folder.rglob("*.jpg"))), BATCH, num_workers=2, persistent_workers=True)
-        exact = DataConfig(spec=str(folder), image_size=224)
+        exact = DataConfig(spec=str(folder), image_size=224, resize_size=256, resize_filter="bilinear")
         fast = replace(exact, fast_decoding=True)
         data.pack(exact, packed)
         from_pack = replace(exact, spec=str(packed))

@@ -184,7 +184,7 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
     label = name if name is not None else str(source) if isinstance(source, Path) else "image"
     data = _read(source, label, limits) if isinstance(source, Path) else source
     if len(data) > limits.max_bytes:
-        raise ImageError(f"the file has more than {limits.max_bytes} bytes", label)
+        raise ImageError(_too_large(limits), label)
     kind = _format(data)
     if kind is None:
         found = "it is empty" if not data else f"it starts with {bytes(data[:8])!r}"
@@ -206,12 +206,19 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
 
 def _read(path: Path, label: str, limits: Limits) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block, a device might never end
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a named pipe would block, a device might never end
             raise ImageError("not a regular file", label)
-        with path.open("rb") as file:
-            return file.read(limits.max_bytes + 1)
+        if found.st_size > limits.max_bytes:
+            raise ImageError(_too_large(limits), label)
+        with path.open("rb", buffering=0) as file:  # a buffered read of at most n bytes takes memory for n
+            return file.read()
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror or error})", label) from error
+
+
+def _too_large(limits: Limits) -> str:
+    return f"the file has more than {limits.max_bytes} bytes"
 
 
 def _format(data: bytes) -> str | None:
