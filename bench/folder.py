@@ -4,9 +4,10 @@
 
 `reference`: torchvision's Resize(256), CenterCrop(224), ToTensor, Normalize on Pillow images, a DataLoader with two
 workers. `cold`: our decoder to the same size, filter and crop, once with the same pixels (`exact`) and once with
-data.fast-decoding (`fast`); `packed`: what `vitrail data pack` wrote, checksum included in the first pass over it (`first`), then as every later epoch finds
-it. All of them end with normalised float batches. The photographs are CIFAR-10 images, magnified, with some grain. The
-files are in the page cache for everyone. About four minutes on two cores.
+data.fast-decoding (`fast`); `packed`: what `vitrail data pack` wrote, checksum included in the first pass over it
+(`first`), then as every later epoch finds it. All of them end with normalised float batches. The photographs are
+CIFAR-10 images, magnified, with some grain. The files are in the page cache for everyone. About two minutes on two
+cores.
 
 Out: a Markdown table, and bench/results/folder.json.
 """

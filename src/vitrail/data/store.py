@@ -32,8 +32,9 @@ from vitrail.errors import ImageError
 
 # Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
 _CACHE_VERSION = 1
-# Records in one task of a thread: enough to hide its cost, few enough to bound what waits in memory.
-_TASK_RECORDS = 64
+# One task of a thread: enough small images to hide its cost, few large ones, so that all threads end at once.
+_TASK_RECORDS = (8, 64)
+_TASK_BYTES = 1 << 20
 _MAX_THREADS = 32
 DECODING = ("decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "channels")
 """What of a preprocessing decides the decoded pixels."""
@@ -126,7 +127,7 @@ def _decoded_chunks(
     bar = tqdm(total=len(split), unit="image", desc=title, disable=title is None)
     with ThreadPoolExecutor(workers) as pool, bar:
         waiting: deque[Future[_Chunk]] = deque()
-        for start, records in _tasks(split):
+        for start, records in _tasks(split, preprocessing):
             rows = slice(start, start + len(records))
             names, place = split.names[rows], None if into is None else into[rows]
             waiting.append(pool.submit(_decode_records, records, names, start, preprocessing, place))
@@ -148,12 +149,15 @@ def _finished(future: "Future[_Chunk]", bar: "tqdm[Any]") -> _Chunk:
     return chunk
 
 
-def _tasks(split: Split) -> Iterator[tuple[int, list[Encoded]]]:
+def _tasks(split: Split, preprocessing: Preprocessing) -> Iterator[tuple[int, list[Encoded]]]:
+    fewest, most = _TASK_RECORDS
+    image_bytes = preprocessing.num_channels * math.prod(preprocessing.decode_size)
+    count = max(fewest, min(most, _TASK_BYTES // image_bytes))
     records: list[Encoded] = []
     start = 0
     for record in split.read(np.arange(len(split))):
         records.append(record)
-        if len(records) == _TASK_RECORDS:
+        if len(records) == count:
             yield start, records
             start, records = start + len(records), []
     if records:
