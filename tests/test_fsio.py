@@ -1,11 +1,12 @@
 """Writing: whole or not at all, and an error that says what to do."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Any
@@ -175,6 +176,7 @@ class _Odd:
         self.file, self.most, self.refused = file, most, 0
 
     def write(self, data: memoryview) -> int:
+        fcntl = pytest.importorskip("fcntl")
         if fcntl.fcntl(self.file.fileno(), fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0):
             self.refused += 1
             raise OSError(errno.EINVAL, "injected")
@@ -220,3 +222,25 @@ def test_a_single_byte_that_reads_back_otherwise_is_found(tmp_path: Path, change
     with fsio.use_file_system(Flipping()), pytest.raises(SaveError, match="reading it back"):
         fsio.write_new_dir(tmp_path / "new", {"a": [data]}, ("m", lambda _: b"end"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_takes_nothing_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+    class Odd(fsio.FileSystem):
+        def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+            return _Odd(super().open(path, mode, buffering), most=0)  # type: ignore[return-value]
+
+    with fsio.use_file_system(Odd()), pytest.raises(SaveError, match="nothing was written"):
+        fsio.write_new_dir(tmp_path / "new", {"a": [b"1"]}, ("m", lambda _: b"end"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_that_is_under_way_when_the_interpreter_ends_is_finished(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading, time; from pathlib import Path; from vitrail import fsio\n"
+        "def save():\n"
+        "    time.sleep(0.5)\n"
+        "    fsio.write_new_dir(Path(sys.argv[1]), {'a': [b'1']}, ('m', lambda sums: sums['a'].encode()))\n"
+        "threading.Thread(target=save).start()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "new")], check=True)
+    assert (tmp_path / "new" / "m").read_text() == hashlib.sha256(b"1").hexdigest()

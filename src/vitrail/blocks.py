@@ -1,17 +1,16 @@
 """Large blocks between memory and a disk, past the memory that the system keeps of files.
 
-It saves a copy of every byte, and what is read comes from the disk. Where a file system or a system cannot, the same
-calls go through the cache.
+It saves a copy of every byte, and whole pages that are read come from the disk. Where a file system or a system
+cannot, the same calls go through the cache.
 """
 
-import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 BLOCK_BYTES = 512 << 10
-_PAGE_BYTES = 4096
 
 
 def blocks(pieces: Sequence[bytes | memoryview]) -> Iterator[list[memoryview]]:
@@ -31,14 +30,17 @@ def blocks(pieces: Sequence[bytes | memoryview]) -> Iterator[list[memoryview]]:
 
 
 class PageAligned:
-    """Memory for one block that begins with a page, as reading and writing past the cache ask for."""
+    """Memory for one block that begins with a page, as reading and writing past the cache ask for.
+
+    It is shared memory: what goes past the cache into private memory must not meet a fork (open(2), O_DIRECT).
+    """
 
     def __init__(self) -> None:
-        self._bytes = bytearray(BLOCK_BYTES + _PAGE_BYTES)
-        self._start = -ctypes.addressof(ctypes.c_char.from_buffer(self._bytes)) % _PAGE_BYTES
-        self.view = memoryview(self._bytes)[self._start : self._start + BLOCK_BYTES]
+        self._memory = mmap.mmap(-1, BLOCK_BYTES)
+        self.view = memoryview(self._memory)
 
     def filled(self, parts: Sequence[memoryview]) -> memoryview:
+        """Copy `parts`, at most a block, one behind the other, and give what they fill."""
         at = 0
         for part in parts:
             self.view[at : at + len(part)] = part
@@ -46,9 +48,10 @@ class PageAligned:
         return self.view[:at]
 
     def holds(self, parts: Sequence[memoryview]) -> bool:
-        at = self._start
+        """Whether the block begins with exactly these bytes."""
+        at = 0
         for part in parts:
-            if not self._bytes.startswith(part, at):  # one memcmp, where == would box each byte
+            if self._memory.find(part, at, at + len(part)) != at:  # many times faster than == of two memoryviews
                 return False
             at += len(part)
         return True
@@ -73,7 +76,7 @@ def bypass_cache(file: IO[Any], wanted: bool) -> bool:
 
 def moved(file: IO[Any], operation: Callable[[memoryview], int], block: memoryview) -> int:
     """Read into or write `block`, through the cache where the file system refuses it, as for part of a page."""
-    if len(block) % _PAGE_BYTES:
+    if len(block) % mmap.PAGESIZE:
         bypass_cache(file, False)
     try:
         return operation(block)

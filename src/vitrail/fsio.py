@@ -203,8 +203,7 @@ def write_new_dir(
 
     Written under a temporary name in the same parent, each file and the directory flushed to the disk, read back and
     compared, renamed, the parent flushed. A second thread computes the hashes meanwhile. Whole blocks go past the
-    memory that the system keeps of files, where the file system allows it: half of the time, and what is read back
-    comes from the disk.
+    memory that the system keeps of files, where the file system allows it.
 
     Args:
         final: its name; nothing may stand there.
@@ -221,11 +220,11 @@ def write_new_dir(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             _file_system.mkdir(temporary)
-            digests = {name: hashing.submit(_sha256_of, pieces) for name, pieces in files.items()}
+            digests = {name: _begun(hashing, pieces) for name, pieces in files.items()}
             for name, pieces in files.items():
                 _write_and_read_back(temporary / name, pieces)
             name, content = last
-            _write_and_read_back(temporary / name, [content({file: found.result() for file, found in digests.items()})])
+            _write_and_read_back(temporary / name, [content({file: digest() for file, digest in digests.items()})])
             _file_system.fsync_dir(temporary)
             _file_system.replace(temporary, final)
         except BaseException:
@@ -244,7 +243,10 @@ def _write_and_read_back(path: Path, pieces: Sequence[bytes | memoryview]) -> No
         for parts in blocks(pieces):
             block = memory.filled(parts)
             while block:
-                block = block[moved(file, file.write, block) :]
+                count = moved(file, file.write, block)
+                if not count:
+                    raise OSError(errno.EIO, "nothing was written, and no reason given")
+                block = block[count:]
         _file_system.fsync(file)
     if not _holds(path, pieces, memory):
         raise OSError(errno.EIO, "reading it back gave other bytes than were written")
@@ -262,6 +264,14 @@ def _holds(path: Path, pieces: Sequence[bytes | memoryview], memory: PageAligned
             if block or not memory.holds(parts):
                 return False
         return file.tell() == os.fstat(file.fileno()).st_size
+
+
+def _begun(thread: ThreadPoolExecutor, pieces: Sequence[bytes | memoryview]) -> Callable[[], str]:
+    """What gives the SHA-256, computed in a thread from now on, or when asked for while the interpreter ends."""
+    try:
+        return thread.submit(_sha256_of, pieces).result
+    except RuntimeError:
+        return lambda: _sha256_of(pieces)
 
 
 def _sha256_of(pieces: Sequence[bytes | memoryview]) -> str:

@@ -310,6 +310,15 @@ def test_byte_cap(tmp_path: Path) -> None:
             decode_image(source, limits=Limits(max_bytes=len(data) - 1))
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs a file that says it is empty and is not")
+def test_a_file_that_says_less_than_it_has_is_read_up_to_the_cap() -> None:
+    path = Path("/proc/self/maps")
+    with pytest.raises(ImageError, match="more than 10 bytes"):
+        decode_image(path, limits=Limits(max_bytes=10))
+    with pytest.raises(ImageError, match="not an image"):
+        decode_image(path)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
 def test_pixel_cap(kind: str) -> None:
     data = encode(noise(8, 9), kind) if kind != "GIF" else encode(Image.new("P", (9, 8)), kind)

@@ -69,6 +69,25 @@ def test_a_large_jpeg_is_decoded_small(changes: dict, orientation: int, monkeypa
     assert np.abs(ours - theirs).max() <= MOST_LEVELS
 
 
+def test_a_grey_image_that_becomes_rgb_is_resized_quickly_too() -> None:
+    exact = replace(EXACT, fast_decoding=True)
+    grey = photograph(90, 80).convert("L")
+    assert np.array_equal(fit(grey, exact), fit(grey.convert("RGB"), exact))
+    assert not np.array_equal(fit(grey, exact), fit(grey, EXACT)), "within two levels of Pillow's, but not Pillow's"
+
+
+def test_memory_that_is_not_there_is_an_error_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "simplejpeg", SimpleNamespace(decode_jpeg=without))
+    fast = replace(EXACT, fast_decoding=True)
+    assert load_image(jpeg(photograph(90, 80)), fast).shape == (3, 60, 48)  # Pillow had enough
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", without)
+    with pytest.raises(ImageError, match="MemoryError"):
+        load_image(jpeg(photograph(90, 80)), fast)
+
+
 def _kinds_of_jpeg(size: tuple[int, int]) -> dict[str, bytes]:
     """One photograph in many forms of the format, some of them damaged."""
     image, kinds = photograph(*size), {}

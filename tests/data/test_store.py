@@ -132,7 +132,7 @@ class FullDisk(fsio.FileSystem):
         self.left = writes
 
     def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
-        file = super().open(path, mode)
+        file = super().open(path, mode, buffering)
         write = file.write
 
         def limited(data: Any) -> int:

@@ -152,7 +152,7 @@ def image_header(source: bytes | Path, *, name: str | None = None, limits: Limit
 
 
 def _by_simplejpeg(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "H W 3"] | None:
-    """What Pillow would decode, from the same libjpeg-turbo and sooner; None where more is to be done than decoding.
+    """The pixels that Pillow would decode, sooner; None where more is to be done than decoding.
 
     A file with any damage is left to Pillow, which says what is wrong.
     """
@@ -163,7 +163,7 @@ def _by_simplejpeg(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "H W 3"] | N
     try:
         # The size is that of the draft, the whole one or an exact half, quarter or eighth.
         pixels = simplejpeg.decode_jpeg(image.fp.getvalue(), min_height=image.height, min_width=image.width)
-    except ValueError:
+    except (ValueError, MemoryError):
         return None
     return pixels if pixels.shape == (image.height, image.width, 3) else None
 
@@ -184,7 +184,7 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
     label = name if name is not None else str(source) if isinstance(source, Path) else "image"
     data = _read(source, label, limits) if isinstance(source, Path) else source
     if len(data) > limits.max_bytes:
-        raise ImageError(_too_large(limits), label)
+        raise ImageError(f"the file has more than {limits.max_bytes} bytes", label)
     kind = _format(data)
     if kind is None:
         found = "it is empty" if not data else f"it starts with {bytes(data[:8])!r}"
@@ -209,16 +209,15 @@ def _read(path: Path, label: str, limits: Limits) -> bytes:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opening a named pipe would block, a device might never end
             raise ImageError("not a regular file", label)
-        if found.st_size > limits.max_bytes:
-            raise ImageError(_too_large(limits), label)
-        with path.open("rb", buffering=0) as file:  # a buffered read of at most n bytes takes memory for n
-            return file.read()
+        # Reading at most n bytes takes memory for n, so the limit is no good n. A file may have more than it said.
+        room, parts = limits.max_bytes + 1, list[bytes]()
+        with path.open("rb", buffering=0) as file:
+            while part := file.read(min(room, max(found.st_size, 4096) + 1)):
+                parts.append(part)
+                room -= len(part)
+        return b"".join(parts)
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror or error})", label) from error
-
-
-def _too_large(limits: Limits) -> str:
-    return f"the file has more than {limits.max_bytes} bytes"
 
 
 def _format(data: bytes) -> str | None:

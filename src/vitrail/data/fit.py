@@ -29,14 +29,14 @@ def fit(image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preproce
         image: of any mode, or RGB pixels.
         preprocessing: how.
     """
+    if isinstance(image, Image.Image) and image.mode != preprocessing.channels:
+        image = image.convert(preprocessing.channels)
     if preprocessing.fast_decoding:
         quick = _quick_fit(image, preprocessing)
         if quick is not None:
             return quick
     if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    if image.mode != preprocessing.channels:
-        image = image.convert(preprocessing.channels)
+        image = Image.fromarray(image).convert(preprocessing.channels)
     height, width = preprocessing.decode_size
     if (image.width, image.height) != (width, height) or preprocessing.resize_size is not None:
         if preprocessing.resize_size is not None:
@@ -79,11 +79,16 @@ def _quick_fit(
         new_width, new_height, x, y = width, height, 0, 0
     else:
         new_width, new_height, x, y = _covering(*size, width, height)
-    is_rgb = preprocessing.channels == "RGB" and (isinstance(image, np.ndarray) or image.mode == "RGB")
     is_whole = size == (width, height) and preprocessing.resize_size is None
     is_strip = new_width * new_height > _LARGEST_SURPLUS * width * height
     is_inside = min(x, y) >= 0 and x + width <= new_width and y + height <= new_height
-    if not is_rgb or preprocessing.resize_filter not in _VECTOR_FILTERS or is_whole or is_strip or not is_inside:
+    if (
+        preprocessing.channels != "RGB"
+        or preprocessing.resize_filter not in _VECTOR_FILTERS
+        or is_whole
+        or is_strip
+        or not is_inside
+    ):
         return None
     import torch
     import torch.nn.functional as F
