@@ -60,7 +60,7 @@ def cifar10_cpu() -> RunConfig:
         ),
         augment=AugmentConfig(flip=0.5, crop_padding=2, fill="reflect"),
         optim=_MUON,
-        schedule=_schedule(12),
+        schedule=_schedule(20),
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )
 
