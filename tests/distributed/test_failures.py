@@ -89,6 +89,7 @@ def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, ra
     [
         ("train:1", 1, "kill"), ("train:8", 0, "kill"), ("train:8", 0, "stop"), ("evaluate:12", 1, "stop"),
         ("train:8", 1, "hang"), ("evaluate:12", 1, "term"), ("train:16", 0, "exit"),
+        ("start:0", 0, "stop"), ("start:0", 1, "stop"), ("start:0", 0, "kill"), ("train:1", 0, "stop"),
     ],
 )  # fmt: skip
 @pytest.mark.timeout(300)

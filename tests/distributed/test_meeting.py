@@ -1,34 +1,35 @@
 """Processes of one attempt agree on its name, whatever dead processes of earlier attempts left in the store."""
 
 import datetime
+import os
 import random
 import threading
 
 import pytest
 import torch.distributed as dist
 
-from vitrail.distributed.meeting import agreed
+from vitrail.distributed.meeting import Attempt, agreed
 from vitrail.errors import RankLost
 
 SOON = datetime.timedelta(seconds=20)
 
 
-def _attempt(store: dist.Store, ranks: list[int], size: int, patience: datetime.timedelta) -> dict[int, str | None]:
-    """What each of the processes that came calls the attempt; None: it gave up."""
-    names: dict[int, str | None] = {}
+def _attempt(store: dist.Store, ranks: list[int], size: int, patience: datetime.timedelta) -> dict[int, Attempt | None]:
+    """What each of the processes that came knows of the attempt; None: it gave up."""
+    found: dict[int, Attempt | None] = {}
 
     def come(rank: int) -> None:
         try:
-            names[rank] = agreed(store, rank, size, patience)
+            found[rank] = agreed(store, rank, size, patience)
         except RankLost:
-            names[rank] = None
+            found[rank] = None
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in ranks]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return names
+    return found
 
 
 def test_every_attempt_has_a_name_of_its_own_that_all_know() -> None:
@@ -38,13 +39,14 @@ def test_every_attempt_has_a_name_of_its_own_that_all_know() -> None:
         # An attempt of which some never come, or die on the way, leaves its words behind.
         some = draw.sample(range(size), draw.randint(1, size - 1))
         _attempt(store, some, size, datetime.timedelta(seconds=0.1))
-        names = _attempt(store, draw.sample(range(size), size), size, SOON)
-        assert len(names) == size
-        assert len(set(names.values())) == 1
-        name = names[0]
-        assert name is not None
-        assert name not in used
-        used.add(name)
+        found = _attempt(store, draw.sample(range(size), size), size, SOON)
+        assert len(found) == size
+        assert len(set(found.values())) == 1
+        attempt = found[0]
+        assert attempt is not None
+        assert attempt.name not in used
+        assert [process.pid for process in attempt.processes] == [os.getpid()] * size
+        used.add(attempt.name)
 
 
 def test_a_process_that_does_not_come_is_named() -> None:

@@ -1,7 +1,8 @@
 """Faults on purpose, for drills: VITRAIL_FAULT="PHASE:STEP:RANK:ACTION" in the environment; nothing without it.
 
-PHASE is train or evaluate, ACTION is kill, stop, hang, term or exit. `vitrail train digits --nproc 2` with
-VITRAIL_FAULT=train:7:1:kill shows what a run does when its second process is killed before its seventh step.
+PHASE is start (with STEP 0: the processes have just met), train or evaluate, ACTION is kill, stop, hang, term or exit.
+`vitrail train digits --nproc 2` with VITRAIL_FAULT=train:7:1:kill shows what a run does when its second process is
+killed before its seventh step.
 """
 
 import os

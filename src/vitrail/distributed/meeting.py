@@ -2,12 +2,17 @@
 
 torchrun's agent keeps its store when it starts all processes anew, and the new ones would read the addresses that the
 dead ones left there; its count of restarts differs from machine to machine, so it can't tell attempts apart. So each
-process says hello with a word of its own, and the first answers each with the name of this attempt.
+process says hello with a word of its own, and the first answers each with the name of this attempt. All learn which
+processes they are among before anything else happens: one that is stopped a moment later can still be ended.
 """
 
 import datetime
+import json
+import os
+import socket
 import time
 import uuid
+from dataclasses import asdict, dataclass
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
@@ -18,11 +23,37 @@ ARRIVAL = datetime.timedelta(minutes=10)
 _POLL_SECONDS = 0.02
 
 
-def met(rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> tuple[dist.Store, str]:
+@dataclass(frozen=True)
+class Process:
+    """Where a process of a run lives.
+
+    Args:
+        pid: its number on that machine.
+        host: name of the machine.
+    """
+
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run, the same on all its processes.
+
+    Args:
+        name: never used before.
+        processes: in the order of their ranks.
+    """
+
+    name: str
+    processes: tuple[Process, ...]
+
+
+def met(rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> tuple[dist.Store, Attempt]:
     """Wait until all processes of this attempt are there, at the store that the environment names.
 
     Returns:
-        The store, and the name of this attempt, the same on all and never used before.
+        The store, and this attempt.
     Raises:
         RankLost: one did not come in time.
     """
@@ -30,10 +61,11 @@ def met(rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> tuple[d
     return store, agreed(store, rank, size, patience)
 
 
-def agreed(store: dist.Store, rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> str:
-    """Name of this attempt, the same for all its processes, whatever earlier ones left in the store."""
+def agreed(store: dist.Store, rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> Attempt:
+    """This attempt, the same for all its processes, whatever earlier ones left in the store."""
     until = time.monotonic() + patience.total_seconds()
-    return _as_first(store, size, until) if rank == 0 else _as_other(store, rank, until)
+    name = _as_first(store, size, until) if rank == 0 else _as_other(store, rank, until)
+    return Attempt(name, tuple(Process(**entry) for entry in json.loads(store.get(_everyone(name)))))
 
 
 def _as_first(store: dist.Store, size: int, until: float) -> str:
@@ -52,6 +84,11 @@ def _as_first(store: dist.Store, size: int, until: float) -> str:
                     answered[rank] = word
         if waiting:
             _pause(until, f"rank {min(waiting)}")
+    others = [json.loads(store.get(_arrived(attempt, rank))) for rank in range(1, size)]
+    store.set(_everyone(attempt), json.dumps([_this_process(), *others]))
+    for rank in range(1, size):  # from here on each of them can end this one, which the store may live in
+        while not store.check([_ready(attempt, rank)]):
+            _pause(until, f"rank {rank}")
     return attempt
 
 
@@ -61,8 +98,15 @@ def _as_other(store: dist.Store, rank: int, until: float) -> str:
     while not store.check([_welcome(word)]):
         _pause(until, "rank 0")
     attempt = store.get(_welcome(word)).decode()
-    store.set(_arrived(attempt, rank), "")
+    store.set(_arrived(attempt, rank), json.dumps(_this_process()))
+    while not store.check([_everyone(attempt)]):
+        _pause(until, "another rank")
+    store.set(_ready(attempt, rank), "")
     return attempt
+
+
+def _this_process() -> dict[str, int | str]:
+    return asdict(Process(os.getpid(), socket.gethostname()))
 
 
 def _pause(until: float, missing: str) -> None:
@@ -86,3 +130,11 @@ def _welcome(word: str) -> str:
 
 def _arrived(attempt: str, rank: int) -> str:
     return f"vitrail/arrived/{attempt}/{rank}"
+
+
+def _everyone(attempt: str) -> str:
+    return f"vitrail/everyone/{attempt}"
+
+
+def _ready(attempt: str, rank: int) -> str:
+    return f"vitrail/ready/{attempt}/{rank}"

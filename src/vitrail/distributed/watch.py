@@ -22,6 +22,7 @@ from typing import Any
 import torch.distributed as dist
 
 from vitrail.config import ParallelConfig
+from vitrail.distributed.meeting import Attempt, Process
 from vitrail.errors import Interrupted, RankLost, VitrailError
 
 BEAT_SECONDS = 0.5
@@ -33,16 +34,16 @@ class Watch:
 
     Args:
         rank: of this process.
-        size: number of processes.
         config: how long silence and standing still may last.
-        attempt: name of this attempt at the run; what processes of an earlier one said is not heard.
+        attempt: at the run, with all its processes; what processes of an earlier one said is not heard.
     """
 
-    def __init__(self, rank: int, size: int, config: ParallelConfig, attempt: str) -> None:
-        self.rank, self.size, self.config = rank, size, config
+    def __init__(self, rank: int, config: ParallelConfig, attempt: Attempt) -> None:
+        self.rank, self.size, self.config = rank, len(attempt.processes), config
         self.stop_asked = 0
-        self._attempt = attempt
-        self._store = self._connected()
+        self._attempt = attempt.name
+        self._processes = attempt.processes
+        self._connection: dist.TCPStore | None = None
         self._place = ("start", 0)
         self._since = time.monotonic()
         self._over = threading.Event()
@@ -50,13 +51,13 @@ class Watch:
         self._guard = threading.Thread(target=self._guard_store, name="watch of the store", daemon=True)
         self._turns = 0
         self._heard: dict[int, tuple[int, float]] = {}
-        self._first: dict[str, Any] | None = None
         self._stop_spread = 0
 
     def start(self) -> None:
         """Begin to say that this process lives, and to listen."""
+        self._guard.start()  # first: a store whose process is stopped lets nobody connect
+        self._connection = self._connected()
         self._thread.start()
-        self._guard.start()
 
     def stop(self) -> None:
         """End the thread; the others no longer hear of this process."""
@@ -103,15 +104,13 @@ class Watch:
     # ---- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        count = 0
         while not self._over.wait(BEAT_SECONDS):
-            count += 1
-            self._turns = count
+            self._turns += 1
             try:
-                self._beat(count)
+                self._beat(self._turns)
                 if self._store.check([self._key(_ABORT)]):
                     # The main thread may end by itself, with its own words; in a collective call it never would.
-                    if not self._over.wait(3.0):
+                    if not self._ends_by_itself(3.0):
                         self._end(_as_error(json.loads(self._store.get(self._key(_ABORT)))), told=True)
                     return
                 self._share_stop()
@@ -126,23 +125,29 @@ class Watch:
                 first = self._abort_once({"rank": self.rank, "status": 75, "text": str(error), "lost": True})
                 if culprit is not None:
                     _kill(culprit)
-                if not self._over.wait(2.0):
+                if not self._ends_by_itself(2.0):
                     self._end(error, told=first["rank"] != self.rank)
                 return
 
+    def _ends_by_itself(self, seconds: float) -> bool:
+        """Whether the main thread ends within so many seconds; meanwhile the guard sees this thread turn."""
+        for _ in range(math.ceil(seconds / BEAT_SECONDS)):
+            if self._over.wait(BEAT_SECONDS):
+                return True
+            self._turns += 1
+        return False
+
     def _guard_store(self) -> None:
         """End this process when the store has not answered for too long, counted while this process itself ran."""
-        # The other thread waits for up to three seconds for the main thread to end with its own words.
-        most = math.ceil((self.config.silence_seconds + 3.5) / BEAT_SECONDS)
+        most = math.ceil((self.config.silence_seconds + 2 * BEAT_SECONDS) / BEAT_SECONDS)
         seen, same = -1, 0
         while not self._over.wait(BEAT_SECONDS):
             same = same + 1 if self._turns == seen else 0
             seen = self._turns
             if same < most:
                 continue
-            host = self._first
-            if host is not None and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-                _kill(host)
+            if self.rank != 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+                _kill(self._processes[0])
             text = "The process that all of this run speak through does not answer: it was stopped, or is cut off."
             self._end(RankLost(text, do="What was saved is intact: go on with --resume."), told=self.rank != 1)
 
@@ -154,8 +159,6 @@ class Watch:
             "phase": phase,
             "step": step,
             "still": still,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
             "where": _main_thread_is_at() if still > self.config.timeout_seconds / 2 else "",
         }
         self._store.set(self._key(f"beat/{self.rank}"), json.dumps(said))
@@ -168,21 +171,21 @@ class Watch:
         if not self.stop_asked and self._store.check([key]):
             self.stop_asked = int(self._store.get(key))
 
-    def _predecessor(self) -> tuple[str, dict[str, Any] | None] | None:
-        """What is wrong with the process before this one, and how to kill it."""
+    def _predecessor(self) -> tuple[str, Process | None] | None:
+        """What is wrong with the process before this one, and the process, if it is to be killed."""
         rank = (self.rank - 1) % self.size
-        if (said := self._said_by(rank)) is None:
-            return None
+        said = self._said_by(rank) or {"count": 0, "phase": "start", "step": 0}
         count, since = self._heard.get(rank, (-1, 0.0))
         if count != said["count"]:
             self._heard[rank] = said["count"], time.monotonic()
             return None
-        place = f"rank {rank} (process {said['pid']} on {said['host']}), {said['phase']} step {said['step']}"
-        if said["host"] == socket.gethostname() and not _lives(said["pid"]):
+        process = self._processes[rank]
+        place = f"rank {rank} (process {process.pid} on {process.host}), {said['phase']} step {said['step']}"
+        if process.host == socket.gethostname() and not _lives(process.pid):
             return f"{place}: it died.", None
         if time.monotonic() - since > self.config.silence_seconds:
             seconds = self.config.silence_seconds
-            return f"{place}: silent for {seconds:g} s; it was stopped, or its machine cannot be reached.", said
+            return f"{place}: silent for {seconds:g} s; it was stopped, or its machine cannot be reached.", process
         return None
 
     def _standstill(self) -> tuple[str, None] | None:
@@ -201,12 +204,7 @@ class Watch:
 
     def _said_by(self, rank: int) -> dict[str, Any] | None:
         key = self._key(f"beat/{rank}")
-        if not self._store.check([key]):
-            return None
-        said = json.loads(self._store.get(key))
-        if rank == 0 and self.rank != 0:
-            self._first = said
-        return said
+        return json.loads(self._store.get(key)) if self._store.check([key]) else None
 
     def _abort_once(self, reason: dict[str, Any]) -> dict[str, Any]:
         """Write the reason down unless there is one; the one that stands."""
@@ -224,6 +222,12 @@ class Watch:
 
     def _key(self, name: str) -> str:
         return f"{name}/{self._attempt}"
+
+    @property
+    def _store(self) -> dist.TCPStore:
+        if self._connection is None:
+            raise RuntimeError("not connected yet")
+        return self._connection
 
     def _connected(self) -> dist.TCPStore:
         """A connection of its own to the store that the processes met at."""
@@ -259,10 +263,10 @@ def _lives(pid: int) -> bool:
         return True
 
 
-def _kill(said: dict[str, Any]) -> None:
+def _kill(process: Process) -> None:
     """End a silent process of this machine: no gentler signal reaches one that is stopped."""
-    if said["host"] == socket.gethostname() and _lives(said["pid"]):
-        os.kill(said["pid"], signal.SIGKILL)
+    if process.host == socket.gethostname() and _lives(process.pid):
+        os.kill(process.pid, signal.SIGKILL)
 
 
 def _main_thread_is_at() -> str:

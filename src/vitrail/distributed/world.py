@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitrail.config import ParallelConfig
+from vitrail.distributed import faults
 from vitrail.distributed.launch import die_with_parent
 from vitrail.distributed.meeting import met
 from vitrail.distributed.watch import Watch
@@ -166,12 +167,13 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
     if on_cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     store, attempt = met(rank, size)
-    watch = Watch(rank, size, config, attempt)
+    faults.reached("start", 0, rank)
+    watch = Watch(rank, config, attempt)
     try:
         watch.start()  # a process that dies while they connect is missed too
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
-            store=dist.PrefixStore(f"vitrail/{attempt}", store),
+            store=dist.PrefixStore(f"vitrail/{attempt.name}", store),
             rank=rank,
             world_size=size,
             timeout=_GROUP_TIMEOUT,
