@@ -46,6 +46,25 @@ def test_only_small_magnified_images_on_a_cpu_take_the_fast_path() -> None:
     assert not cpu.is_faster_by_axes(torch.empty(1, 3, 32, 32, device="meta"), (224, 224))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_whole_pixels_are_moved_as_plainly(
+    dtype: torch.dtype, padding: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randint(0, 256, (40, 3, 20, 28), generator=generator).to(dtype).contiguous(memory_format=layout)
+    flip = torch.rand(40, generator=generator) < 0.5
+    x, y = torch.randint(0, 2 * padding + 1, (2, 40), generator=generator)
+    fill_values = torch.tensor([1, 2, 3], dtype=dtype)
+    before = source.clone()
+    fast = geometry.shift_and_flip(source, flip, x, y, padding, "black", fill_values)
+    assert torch.equal(source, before)
+    assert fast.dtype == dtype
+    monkeypatch.setattr(cpu, "is_faster_cut", lambda images: False)
+    assert torch.equal(fast, geometry.shift_and_flip(source, flip, x, y, padding, "black", fill_values))
+
+
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 def test_upright_sampling_is_the_plain_one(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Zoomed in and out, mirrored, shifted beyond the outline: each image in its own way."""

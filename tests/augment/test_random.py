@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vitrail.augment.random import Draw, philox, uniform
+from vitrail.augment import cpu
+from vitrail.augment.random import Draw, _constants, philox, uniform
 
 # Random123 1.14, kat_vectors, philox4x32 10: counter, key (low word first), output.
 KNOWN_ANSWERS = [
@@ -27,6 +28,12 @@ GOLDEN = [
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
 def test_philox_gives_the_published_answers(counter: tuple[int, ...], key: int, expected: tuple[int, ...]) -> None:
     assert philox(torch.tensor(counter).view(4, 1, 1), key).flatten().tolist() == list(expected)
+
+
+def test_philox_of_a_cpu_is_the_plain_one() -> None:
+    words = torch.randint(0, 1 << 32, (4, 50, 13), generator=torch.Generator().manual_seed(0))
+    for key in (0, 7, 0xFFFFFFFFFFFFFFFF):
+        assert torch.equal(cpu.philox(words, *_constants(key, words.device)), philox(words, key))
 
 
 def test_golden_values() -> None:

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch.distributed as dist
 
-from vitrail.distributed.meeting import Attempt, agreed
+from vitrail.distributed.meeting import Attempt, agreed, met
 from vitrail.errors import RankLost
 
 SOON = datetime.timedelta(seconds=20)
@@ -50,7 +50,18 @@ def test_every_attempt_has_a_name_of_its_own_that_all_know() -> None:
 
 
 def test_a_process_that_does_not_come_is_named() -> None:
+    store, soon = dist.HashStore(), datetime.timedelta(seconds=0.5)
+    other = threading.Thread(target=_attempt, args=(store, [1], 3, soon))
+    other.start()
     with pytest.raises(RankLost, match="rank 2 did not come"):
-        store = dist.HashStore()
-        threading.Thread(target=agreed, args=(store, 1, 3, SOON), daemon=True).start()
-        agreed(store, 0, 3, datetime.timedelta(seconds=0.5))
+        agreed(store, 0, 3, soon)
+    other.join()
+
+
+def test_a_first_process_that_ends_while_others_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise dist.DistNetworkError("connection reset by peer")
+
+    monkeypatch.setattr("vitrail.distributed.meeting.rendezvous", gone)
+    with pytest.raises(RankLost, match=r"is gone(.|\n)*connection reset by peer"):
+        met(1, 2)

@@ -4,8 +4,10 @@
 * Where every matrix is upright (scaling, mirroring, shifting), an output pixel is a weighted sum of two columns of two
   rows. Columns come first, as one small matrix product; then each output row is a weighted sum of two rows, which is
   what an embedding bag computes, at the speed of memory.
+* Whole pixels are moved by NumPy, which copies a row at a time and does not wait for a second thread; its operations on
+  small arrays also begin sooner, of which random numbers take a hundred a batch.
 
-In: normalised float images [B, C, h, w]. Out: float images [B, C, H, W].
+In: images [B, C, h, w], normalised and float unless said. Out: images [B, C, H, W] of the same type.
 """
 
 import sys
@@ -17,7 +19,7 @@ from math import prod
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 CHUNK_BYTES = 2 << 20
@@ -88,6 +90,57 @@ def _chunks(shape: tuple[int, ...], chunk_bytes: int) -> Iterator[tuple[int, int
     length = per_thread * num_threads
     for start in range(0, shape[0], length):
         yield start, min(start + length, shape[0])
+
+
+# ---- whole pixels, and random numbers ----------------------------------------------------------------------------
+
+
+def is_faster_cut(images: Tensor) -> bool:
+    """Whether whole pixels should be moved by `cut_and_flip`: on a CPU."""
+    return images.device.type == "cpu"
+
+
+def cut_and_flip(
+    framed: Shaped[Tensor, "B C h w"],
+    flip: Bool[Tensor, "B"],
+    x: Int64[Tensor, "B"],
+    y: Int64[Tensor, "B"],
+    size: tuple[int, int],
+) -> Shaped[Tensor, "B C H W"]:
+    """Cut `size` out of padded images of any type, as `geometry.shift_and_flip`: x counts in the mirrored image.
+
+    Args:
+        framed: with the same padding on all sides.
+    """
+    images, flipped = framed.numpy(), flip.numpy()
+    (num_images, num_channels), (height, width) = images.shape[:2], size
+    num_y, num_x = images.shape[2] - height + 1, images.shape[3] - width + 1
+    left = np.where(flipped, num_x - 1 - x.numpy(), x.numpy())
+    along, deep, down, across = images.strides
+    windows = np.lib.stride_tricks.as_strided(
+        images, (num_images, num_y, num_x, num_channels, height, width), (along, down, across, deep, down, across)
+    )
+    cut = windows[np.arange(num_images), y.numpy(), left]
+    where = np.flatnonzero(flipped)
+    cut[where] = torch.from_numpy(cut[where]).flip(3).numpy()
+    return torch.from_numpy(cut)
+
+
+def philox(
+    counter: Int64[Tensor, "4 B n"], multipliers: Int64[Tensor, "2 1 1"], keys: Int64[Tensor, "rounds 2 1 1"]
+) -> Int64[Tensor, "4 B n"]:
+    """Encrypt counters as `random.philox` does, in unsigned arithmetic; the constants are its own."""
+    mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    factors = multipliers.numpy().view(np.uint64) & mask
+    words = counter.numpy().view(np.uint64)
+    even, odd = words[0::2], words[1::2]
+    for round_key in keys.numpy().view(np.uint64):
+        product = even * factors
+        even = (product >> half)[::-1] ^ odd
+        even ^= round_key
+        product &= mask
+        odd = product[::-1]
+    return torch.from_numpy(np.stack((even[0], odd[0], even[1], odd[1])).view(np.int64))
 
 
 # ---- columns, then rows ------------------------------------------------------------------------------------------

@@ -115,6 +115,9 @@ def shift_and_flip(
         fill_values: of the same type; reflect needs none.
         x, y: left and top edge of the cut in the padded image, 0 to 2 * padding.
     """
+    if fill != "reflect" and cpu.is_faster_cut(images):
+        framed = _frame(images, padding, fill_values) if padding else images
+        return cpu.cut_and_flip(framed, flip, x, y, (images.shape[2], images.shape[3]))
     num_images, num_channels, height, width = images.shape
     columns = torch.arange(width, device=images.device) + (x - padding).unsqueeze(1)
     rows = torch.arange(height, device=images.device) + (y - padding).unsqueeze(1)
@@ -133,8 +136,9 @@ def shift_and_flip(
 
 def _frame(images: Shaped[Tensor, "B C h w"], padding: int, values: Shaped[Tensor, "C"]) -> Shaped[Tensor, "B C H W"]:
     """Pad all four sides with one value a channel."""
-    num_images, _num_channels, height, width = images.shape
-    framed = values.view(1, -1, 1, 1).repeat(num_images, 1, height + 2 * padding, width + 2 * padding)
+    num_images, num_channels, height, width = images.shape
+    framed = images.new_empty(num_images, num_channels, height + 2 * padding, width + 2 * padding)
+    framed.copy_(values.view(1, -1, 1, 1))
     framed[:, :, padding : padding + height, padding : padding + width] = images
     return framed
 

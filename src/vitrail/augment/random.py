@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vitrail.augment import cpu
+
 _MASK = 0xFFFFFFFF
 _NUM_ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -91,6 +93,7 @@ def uniform(seed: int, epoch: int, ids: Int64[Tensor, "B"], draws: Sequence[int]
     for block, position in block_of.items():
         counter[2, :, position] = block
     counter[3] = epoch & _MASK
-    words = philox(counter, seed)
+    on_cpu = counter.device.type == "cpu"
+    words = cpu.philox(counter, *_constants(seed, counter.device)) if on_cpu else philox(counter, seed)
     rows = torch.stack([words[int(draw) % 4, :, block_of[int(draw) // 4]] for draw in draws])
     return (rows >> 8).to(torch.float32).mul_(2.0**-24)

@@ -55,10 +55,17 @@ def met(rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> tuple[d
     Returns:
         The store, and this attempt.
     Raises:
-        RankLost: one did not come in time.
+        RankLost: one did not come in time, or ended meanwhile.
     """
-    store: dist.Store = next(iter(rendezvous("env://", timeout=patience)))[0]
-    return store, agreed(store, rank, size, patience)
+    try:
+        store: dist.Store = next(iter(rendezvous("env://", timeout=patience)))[0]
+        return store, agreed(store, rank, size, patience)
+    except dist.DistError as error:
+        raise RankLost(
+            "The launcher or the first process of this run is gone, or could not be reached.",
+            got=str(error).splitlines()[0][:200],
+            do="Look at what that process says, and whether the machines reach each other.",
+        ) from error
 
 
 def agreed(store: dist.Store, rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> Attempt:
