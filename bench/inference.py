@@ -70,8 +70,8 @@ def transformers_model() -> Run:
     return lambda images: model(images).logits
 
 
-def translated(engine: str, *, int8: bool = False) -> Run:
-    return start(engine, Translated(ours(), SIZE, int8=int8).file())
+def translated(engine: str, *, int8: bool = False, merge: int = 0) -> Run:
+    return start(engine, Translated(ours(), SIZE, int8=int8, merge=merge).file())
 
 
 def merging(count: int) -> Run:
@@ -91,6 +91,11 @@ def contenders() -> dict[str, Callable[[], Run]]:
         found["ours int8"] = functools.partial(translated, "onnx", int8=True)
     for count in MERGED:
         found[f"ours merge {count}"] = functools.partial(merging, count)
+    for engine in ("onnx", "openvino"):
+        if not missing(engine):
+            found[f"ours {engine}, merge {MERGED[1]}"] = functools.partial(translated, engine, merge=MERGED[1])
+    if not missing("onnx"):
+        found[f"ours int8, merge {MERGED[1]}"] = functools.partial(translated, "onnx", int8=True, merge=MERGED[1])
     absent = ({*peers} - {*found}) | {e for e in ("onnx", "openvino") if missing(e)}
     print("not installed:", ", ".join(sorted(absent)) or "nothing")
     return found
@@ -125,6 +130,10 @@ def accuracy(name: str, spec: str, root: str) -> tuple[dict[str, Any], list[str]
     patches = model.config.grid[0] * model.config.grid[1]
     for count in MERGED_OF_FEW if patches < FEW_PATCHES else MERGED:
         forms[f"merge {count}"] = torch_runtime(model, size, count)
+        if not missing("onnx"):
+            forms[f"onnx merge {count}"] = start("onnx", Translated(model, size, merge=count).file())
+            both = Translated(model, size, int8=True, merge=count)
+            forms[f"onnx int8, merge {count}"] = start("onnx", both.file())
     rates = rates_of(forms, Translated(model, size), 1 / 64)
     rows: dict[str, Any] = {}
     for form, run in forms.items():

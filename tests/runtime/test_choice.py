@@ -1,6 +1,7 @@
 """What is chosen when, what is kept, and what falls back to torch."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -62,6 +63,7 @@ def test_other_weights_are_another_file(model: ViT) -> None:
     path = Translated(model, SIZE).path
     assert Translated(model, SIZE).path == path
     assert Translated(model, SIZE, int8=True).path != path
+    assert Translated(model, SIZE, merge=2).path != path
     assert Translated(model, (64, 64)).path != path
     model.head.bias.data[0] += 1
     assert Translated(model, SIZE).path != path
@@ -75,8 +77,33 @@ def test_an_engine_that_answers_otherwise_is_not_used(model: ViT, monkeypatch: p
     assert "differ" in chosen.reason
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_numbers_that_are_not_finite_are_never_used(
+    model: ViT, precision: Literal["fp32", "int8"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engines.start
+    monkeypatch.setattr(choice, "start", lambda *a: lambda images: real(*a)(images) / 0)
+    chosen = choose(model, SIZE, EngineOptions(precision=precision, engine="onnx"), num_images=1)
+    assert (chosen.engine, chosen.precision) == ("torch", "fp32")
+
+
+def test_tokens_are_merged_in_the_engine_that_is_chosen(model: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = images_for(model, 5)
+    merged = torch_runtime(model, SIZE, 3)(images)
+    asked = choose(model, SIZE, EngineOptions(engine="onnx", merge=3), num_images=1)
+    assert (asked.engine, asked.merge) == ("onnx", 3)
+    assert torch.allclose(asked.runtime(images), merged, atol=1e-4)
+    both = choose(model, SIZE, EngineOptions(precision="int8", merge=3), num_images=1)
+    assert (both.engine, both.precision, both.merge) == ("onnx", "int8", 3)
+    assert choose(model, SIZE, EngineOptions(merge=3), num_images=1).engine == "torch"
+    monkeypatch.setattr(choice, "WORTH_MEASURING_S", 0.0)
+    measured = choose(model, SIZE, EngineOptions(merge=3), num_images=1000)
+    assert measured.merge == 3
+    assert torch.allclose(measured.runtime(images), merged, atol=1e-4)
+
+
 def test_a_model_that_cannot_be_translated_runs_in_torch(model: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitrail.runtime.graph._MAX_BYTES", 10)
+    monkeypatch.setattr("vitrail.runtime.graph.vit._MAX_BYTES", 10)
     chosen = choose(model, SIZE, EngineOptions(engine="onnx"), num_images=1)
     assert chosen.engine == "torch"
     assert "too large" in chosen.reason
@@ -93,8 +120,7 @@ def test_what_is_not_installed(model: ViT, monkeypatch: pytest.MonkeyPatch) -> N
     "options",
     [
         {"merge": -1},
-        {"merge": 2, "engine": "onnx"},
-        {"merge": 2, "precision": "int8"},
+        {"merge": 2, "precision": "int8", "engine": "torch"},
         {"engine": "openvino", "precision": "int8"},
     ],
 )

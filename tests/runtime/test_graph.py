@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.support.random_vit import random_vit
+from vitrail.config.checks import pair
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
-from vitrail.runtime import graph, merged_logits, start, torch_runtime
+from vitrail.runtime import merged_logits, start, torch_runtime
 from vitrail.runtime.graph import onnx_bytes
 
 pytest.importorskip("onnx")
@@ -41,7 +42,7 @@ def a_model(**changes: object) -> ViT:
 
 
 def images_for(model: ViT, count: int, size: tuple[int, int] | None = None) -> torch.Tensor:
-    height, width = size or graph.pair(model.config.image_size)
+    height, width = size or pair(model.config.image_size)
     return torch.randn(count, model.config.num_channels, height, width, generator=torch.Generator().manual_seed(3))
 
 
@@ -55,11 +56,35 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_every_geometry_gives_the_models_logits(engine: str, variant: str) -> None:
     pytest.importorskip("onnxruntime" if engine == "onnx" else engine)
     model = a_model(**VARIANTS[variant])
-    size = graph.pair(model.config.image_size)
+    size = pair(model.config.image_size)
     runtime, plain = start(engine, onnx_bytes(model, size)), torch_runtime(model, size)
     for count in (3, 1):
         images = images_for(model, count)
         assert relative(plain(images), runtime(images)) < ONNX_TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize(("variant", "count"), [*((name, 3) for name in VARIANTS), ("plain", 1), ("plain", 100)])
+def test_the_same_tokens_are_merged(engine: str, variant: str, count: int) -> None:
+    """With a layer more, so that merged tokens are merged again: 16 patches, at most 8, 12 and 14 of them gone."""
+    pytest.importorskip("onnxruntime" if engine == "onnx" else engine)
+    model = a_model(**{"num_hidden_layers": 3, **VARIANTS[variant]})
+    size = pair(model.config.image_size)
+    runtime, plain = start(engine, onnx_bytes(model, size, merge=count)), torch_runtime(model, size, count)
+    for batch in (3, 1):
+        images = images_for(model, batch)
+        assert relative(plain(images), runtime(images)) < ONNX_TOLERANCE
+        assert relative(torch_runtime(model, size)(images), runtime(images)) > ONNX_TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["plain", "swiglu", "map", "mean, no class token"])
+def test_merging_and_integer_arithmetic(variant: str) -> None:
+    pytest.importorskip("onnxruntime")
+    model = a_model(**VARIANTS[variant])
+    size = pair(model.config.image_size)
+    images = images_for(model, 4)
+    plain, runtime = torch_runtime(model, size, 3)(images), start("onnx", onnx_bytes(model, size, int8=True, merge=3))
+    assert ONNX_TOLERANCE < relative(plain, runtime(images)) < INT8_TOLERANCE
 
 
 @pytest.mark.parametrize("variant", ["plain", "sincos, grey", "mean, no class token"])
@@ -75,7 +100,7 @@ def test_another_image_size(variant: str) -> None:
 def test_integer_arithmetic_is_close_and_is_another(variant: str) -> None:
     pytest.importorskip("onnxruntime")
     model = a_model(**VARIANTS[variant])
-    size = graph.pair(model.config.image_size)
+    size = pair(model.config.image_size)
     images = images_for(model, 4)
     plain, whole = torch_runtime(model, size)(images), start("onnx", onnx_bytes(model, size, int8=True))(images)
     assert ONNX_TOLERANCE < relative(plain, whole) < INT8_TOLERANCE
@@ -83,7 +108,7 @@ def test_integer_arithmetic_is_close_and_is_another(variant: str) -> None:
 
 
 def test_too_large_for_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "_MAX_BYTES", 1000)
+    monkeypatch.setattr("vitrail.runtime.graph.vit._MAX_BYTES", 1000)
     with pytest.raises(ConfigError, match="--engine torch"):
         onnx_bytes(a_model(), (32, 32))
 

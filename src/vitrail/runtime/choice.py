@@ -4,6 +4,7 @@ The default is exact: engines that compute in fp32 and whose logits were compare
 token merging happen only where they were asked for.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeGuard
@@ -32,7 +33,7 @@ class EngineOptions:
     engine: EngineChoice = "auto"
     precision: Precision = "fp32"
     merge: int = 0
-    """Tokens fewer after each layer (vitrail.runtime.merging)."""
+    """Tokens fewer after each layer (vitrail.runtime.merging), in any engine."""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -43,12 +44,6 @@ class EngineOptions:
                 raise ConfigError(f"{name} has no such value.", got=value, expected=", ".join(known))
         if self.merge < 0:
             raise ConfigError("--merge must not be negative.", got=self.merge, expected="tokens, an integer >= 0")
-        if self.merge and (self.precision == "int8" or self.engine in _ALTERNATIVES):
-            raise ConfigError(
-                "--merge runs in torch and in fp32.",
-                got=f"--engine {self.engine} --precision {self.precision}",
-                do="Leave one of them out.",
-            )
         if self.precision == "int8" and self.engine in ("torch", "openvino"):
             raise ConfigError(
                 "--precision int8 runs in ONNX Runtime.", got=f"--engine {self.engine}", do="Use --engine onnx."
@@ -104,11 +99,10 @@ def choose(
             )
         engine = "openvino" if options.engine == "openvino" else "onnx"
         check_installed(engine)
-        return _checked(Translated(model, image_size, int8=options.precision == "int8"), engine, plain, on_wait)
+        translated = Translated(model, image_size, int8=options.precision == "int8", merge=options.merge)
+        return _checked(translated, engine, plain, on_wait)
     if options.engine == "torch":
         return plain
-    if options.merge:
-        return replace(plain, reason="token merging runs in torch")
     if device.type != "cpu":
         return replace(plain, reason=f"the device is {device.type}")
     if not alone:
@@ -119,7 +113,7 @@ def choose(
     seconds = seconds_each(plain.runtime, model, image_size)
     if seconds * num_images < WORTH_MEASURING_S:
         return replace(plain, reason="too little work to start another engine for")
-    return _fastest(Translated(model, image_size), able, plain, seconds, on_wait)
+    return _fastest(Translated(model, image_size, merge=options.merge), able, plain, seconds, on_wait)
 
 
 def _checked(translated: Translated, engine: Any, plain: Chosen, on_wait: Callable[[str], object]) -> Chosen:
@@ -132,13 +126,16 @@ def _checked(translated: Translated, engine: Any, plain: Chosen, on_wait: Callab
         difference = _difference(translated, engine, runtime, plain.runtime)
     except VitrailError as error:
         return replace(plain, reason=f"{engine} cannot run this model: {error.what}")
-    if kind == "fp32" and not difference <= MAX_DIFFERENCE:
+    if not math.isfinite(difference):
+        return replace(plain, reason=f"logits of {engine} are not finite")
+    if kind == "fp32" and difference > MAX_DIFFERENCE:
         reason = f"logits of {engine} differ by {difference:.1e}, more than {MAX_DIFFERENCE:.0e}"
         return replace(plain, reason=reason)
     return Chosen(
         runtime=runtime,
         engine=engine,
         precision=kind,
+        merge=plain.merge,
         reason=f"asked for; logits differ by {difference:.1e} from fp32 torch's (relative, random images)",
     )
 
@@ -153,7 +150,8 @@ def _difference(translated: Translated, engine: str, runtime: Runtime, plain: Ru
     images = probe_images(translated.model, translated.image_size, 2)
     theirs, ours = runtime(images), plain(images)
     difference = float((theirs - ours).abs().max() / ours.abs().max().clamp(min=1e-6))
-    translated.note(name, {"version": version, "largest": difference})
+    if math.isfinite(difference):
+        translated.note(name, {"version": version, "largest": difference})
     return difference
 
 

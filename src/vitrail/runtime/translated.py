@@ -21,7 +21,7 @@ from vitrail.errors import SaveError
 from vitrail.model import ViT
 from vitrail.model.tensor_file import tensors_sha256
 
-TRANSLATION_VERSION = 1
+TRANSLATION_VERSION = 2
 """Changed with everything that changes the file of the same weights."""
 
 
@@ -32,13 +32,23 @@ class Translated:
         model: on any device.
         image_size: height and width of the input.
         int8: with integer arithmetic.
+        merge: tokens fewer after each layer.
         folder: where it is kept; None: in the user's cache folder.
     """
 
-    def __init__(self, model: ViT, image_size: tuple[int, int], *, int8: bool = False, folder: Path | None = None):
-        self.model, self.image_size, self.int8 = model, image_size, int8
+    def __init__(
+        self,
+        model: ViT,
+        image_size: tuple[int, int],
+        *,
+        int8: bool = False,
+        merge: int = 0,
+        folder: Path | None = None,
+    ) -> None:
+        self.model, self.image_size, self.int8, self.merge = model, image_size, int8, merge
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        depends_on = [TRANSLATION_VERSION, tensors_sha256(tensors), to_json(model.config), list(image_size), int8]
+        form = [list(image_size), int8, merge]
+        depends_on = [TRANSLATION_VERSION, tensors_sha256(tensors), to_json(model.config), form]
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         folder = folder or engine_cache()
         self.path, self._notes_path = folder / f"{key}.onnx", folder / f"{key}.json"
@@ -71,7 +81,7 @@ class Translated:
     def _translate(self) -> bytes:
         from vitrail.runtime.graph import onnx_bytes
 
-        file = onnx_bytes(self.model, self.image_size, int8=self.int8)
+        file = onnx_bytes(self.model, self.image_size, int8=self.int8, merge=self.merge)
         with contextlib.suppress(SaveError):
             fsio.write_bytes(self.path, file)
         self.notes = {name: note for name, note in self.notes.items() if not name.startswith("difference")}

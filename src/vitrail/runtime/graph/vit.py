@@ -9,12 +9,9 @@ rows of one table that is added to the patches, behind as many rows of zeros.
 Paper: arXiv:2010.11929, section 3.1; the names of nodes and weights are those of vitrail.model.vit.
 """
 
-from typing import Any
-
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from vitrail.config.checks import pair
@@ -24,14 +21,15 @@ from vitrail.model import ViT
 from vitrail.model.mlp import SwiGLU, gelu_tanh, quick_gelu
 from vitrail.model.pooling import AttentionPooling
 from vitrail.model.vit import MLP, Attention, Block, LayerScale
+from vitrail.runtime.graph.merging import Merging
+from vitrail.runtime.graph.nodes import MICROSOFT, Graph
 
 OPSET = 20
-_MICROSOFT = "com.microsoft"
 _MAX_BYTES = 2_000_000_000
 """A protobuf message holds 2 GiB; what is larger needs files beside it, which we do not write."""
 
 
-def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False) -> bytes:
+def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False, merge: int = 0) -> bytes:
     """Translate a model.
 
     Args:
@@ -39,6 +37,7 @@ def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False) -
         image_size: height and width of the input; positions are resampled to it as the model itself would.
         int8: weights rounded to 8 bits with a scale for each output, activations to 8 bits with a scale that is
             measured in each product (W8A8, "dynamic"); attention scores stay fp32. Only ONNX Runtime reads such a file.
+        merge: tokens fewer after each layer, as by `vitrail.runtime.merging`.
     Raises:
         ConfigError: more than 2 GB of weights.
     """
@@ -50,9 +49,9 @@ def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False) -
             expected=f"at most {_MAX_BYTES / 1e9:.0f} GB",
             do="Use --engine torch.",
         )
-    graph = _Graph(int8)
+    graph = Graph(int8)
     with torch.no_grad():
-        logits = _vit(graph, model, image_size)
+        logits = _vit(graph, model, image_size, merge)
     config = model.config
     features = config.hidden_size * (2 if config.pooling == "cls_mean" else 1)
     proto = helper.make_graph(
@@ -64,91 +63,36 @@ def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False) -
     )
     opsets = [helper.make_opsetid("", OPSET)]
     if int8:
-        opsets.append(helper.make_opsetid(_MICROSOFT, 1))
+        opsets.append(helper.make_opsetid(MICROSOFT, 1))
     # The version of the file's form that came with this set of operators: older readers know it.
     whole = helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="vitrail")
     onnx.checker.check_model(whole)
     return whole.SerializeToString()
 
 
-class _Graph:
-    """Nodes in the order in which they run, and the constants that they use."""
-
-    def __init__(self, int8: bool) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self.int8 = int8
-
-    def node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output, whose name is returned; an input "" is left out."""
-        name = f"{kind}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name, domain=domain, **attributes))
-        return name
-
-    def constant(self, value: torch.Tensor | np.ndarray | list[int]) -> str:
-        """Add a constant: fp32 numbers of the model, or int64 shapes and axes."""
-        if isinstance(value, list):
-            array = np.array(value, np.int64)
-        else:
-            array = value.detach().float().cpu().numpy() if isinstance(value, torch.Tensor) else value
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array.copy(order="C"), name))
-        return name
-
-    def linear(self, x: str, layer: nn.Linear) -> str:
-        if self.int8:
-            return self._linear_int8(x, layer)
-        x = self.node("MatMul", x, self.constant(layer.weight.T))
-        bias = layer._parameters["bias"]
-        return x if bias is None else self.node("Add", x, self.constant(bias))
-
-    def _linear_int8(self, x: str, layer: nn.Linear) -> str:
-        """Weights as symmetric int8 with a scale for each output, activations as uint8 with a scale of the moment."""
-        weight = layer.weight.detach().float()
-        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
-        codes = (weight / scale[:, None]).round().to(torch.int8)
-        inputs = [x, self.constant(codes.T.contiguous().numpy()), self.constant(scale), ""]
-        if (bias := layer._parameters["bias"]) is not None:
-            inputs.append(self.constant(bias))
-        return self.node("DynamicQuantizeMatMul", *inputs, domain=_MICROSOFT)
-
-    def norm(self, x: str, layer: nn.Module) -> str:
-        if isinstance(layer, nn.Identity):
-            return x
-        assert isinstance(layer, nn.LayerNorm)
-        weight, bias = self.constant(layer.weight), self.constant(layer.bias)
-        return self.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=layer.eps)
-
-    def slice(self, x: str, start: int, stop: int, axis: int) -> str:
-        return self.node("Slice", x, *(self.constant([value]) for value in (start, stop, axis)))
-
-    def number(self, value: float) -> str:
-        return self.constant(np.array(value, np.float32))
-
-    def token(self, x: str, number: int) -> str:
-        """One token of each image: [B, N, D] to [B, D]."""
-        return self.node("Gather", x, self.constant(np.array(number, np.int64)), axis=1)
-
-    def over_tokens(self, kind: str, x: str) -> str:
-        """ReduceMean or ReduceMax over the tokens: [B, N, D] to [B, D]."""
-        return self.node(kind, x, self.constant([1]), keepdims=0)
-
-
-def _vit(graph: _Graph, model: ViT, image_size: tuple[int, int]) -> str:
+def _vit(graph: Graph, model: ViT, image_size: tuple[int, int], merge: int) -> str:
     """The whole model, from `pixel_values` to logits."""
     x = _embed(graph, model, image_size)
+    height, width = _grid(model, image_size)
+    merging = Merging(graph, merge, model.config.num_prefix_tokens, height * width)
     for block in model.blocks:
         assert isinstance(block, Block)
-        x = _block(graph, block, x)
+        x = _block(graph, block, x, merging)
     tokens = graph.norm(x, model.norm)
-    logits = _classify(graph, _pool(graph, model, tokens), model.head)
+    logits = _classify(graph, _pool(graph, model, tokens, merging), model.head)
     if model.head_dist is None:
         return logits
     distilled = _classify(graph, graph.token(tokens, 1), model.head_dist)
     return graph.node("Mul", graph.node("Add", logits, distilled), graph.number(0.5))
 
 
-def _embed(graph: _Graph, model: ViT, image_size: tuple[int, int]) -> str:
+def _grid(model: ViT, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    down_y, down_x = token_stride(model.config)
+    return image_size[0] // down_y, image_size[1] // down_x
+
+
+def _embed(graph: Graph, model: ViT, image_size: tuple[int, int]) -> str:
     """Equation (1), and the registers."""
     config, x = model.config, "pixel_values"
     for layer in model.stem.children():
@@ -156,9 +100,8 @@ def _embed(graph: _Graph, model: ViT, image_size: tuple[int, int]) -> str:
     proj = model.patch_embed.proj
     assert proj.bias is not None
     x = _convolution(graph, x, proj)
-    (down_y, down_x), width = token_stride(config), config.hidden_size
-    grid = image_size[0] // down_y, image_size[1] // down_x
-    x = graph.node("Reshape", x, graph.constant([-1, width, grid[0] * grid[1]]))
+    grid = _grid(model, image_size)
+    x = graph.node("Reshape", x, graph.constant([-1, config.hidden_size, grid[0] * grid[1]]))
     x = graph.node("Transpose", x, perm=[0, 2, 1])
 
     positions = model._positions(grid, interpolate=image_size != pair(config.image_size))[0]
@@ -172,7 +115,7 @@ def _embed(graph: _Graph, model: ViT, image_size: tuple[int, int]) -> str:
     return graph.node("Add", x, graph.constant(torch.cat((*rows, positions[first:]))[None]))
 
 
-def _stem_layer(graph: _Graph, layer: nn.Module, x: str) -> str:
+def _stem_layer(graph: Graph, layer: nn.Module, x: str) -> str:
     """Convolution, pooling where there is one, batch norm with the statistics of training, ReLU."""
     for step in layer.children():
         if isinstance(step, nn.Conv2d):
@@ -191,48 +134,63 @@ def _stem_layer(graph: _Graph, layer: nn.Module, x: str) -> str:
     return x
 
 
-def _convolution(graph: _Graph, x: str, layer: nn.Conv2d) -> str:
+def _convolution(graph: Graph, x: str, layer: nn.Conv2d) -> str:
     weights = [graph.constant(layer.weight)] + ([] if layer.bias is None else [graph.constant(layer.bias)])
     pads = [int(side) for side in layer.padding] * 2
     return graph.node("Conv", x, *weights, kernel_shape=layer.kernel_size, strides=layer.stride, pads=pads)
 
 
-def _block(graph: _Graph, block: Block, x: str) -> str:
-    """Equations (2) and (3)."""
-    branch = _scaled(graph, block.ls1, _attention(graph, block.attn, graph.norm(x, block.norm1)))
-    x = graph.node("Add", x, branch)
+def _block(graph: Graph, block: Block, x: str, merging: Merging) -> str:
+    """Equations (2) and (3); where tokens are merged, between the two."""
+    attended, keys = _attention(graph, block.attn, graph.norm(x, block.norm1), merging)
+    x = graph.node("Add", x, _scaled(graph, block.ls1, attended))
+    if keys:
+        x = merging.merge(x, keys)
     branch = _scaled(graph, block.ls2, _mlp(graph, block.mlp, graph.norm(x, block.norm2)))
     return graph.node("Add", x, branch)
 
 
-def _scaled(graph: _Graph, scale: nn.Module, x: str) -> str:
+def _scaled(graph: Graph, scale: nn.Module, x: str) -> str:
     return graph.node("Mul", x, graph.constant(scale.gamma)) if isinstance(scale, LayerScale) else x
 
 
-def _attention(graph: _Graph, layer: Attention, x: str) -> str:
-    """Queries, keys and values from one matrix, softmax(q k^T * scale) v, projection."""
+def _attention(graph: Graph, layer: Attention, x: str, merging: Merging) -> tuple[str, str]:
+    """Queries, keys and values from one matrix, softmax(q k^T * scale) v, projection.
+
+    Returns:
+        What is added to x, and where tokens are to be merged the keys [B, N, K], averaged over the heads, else "".
+    """
     width, heads = layer.proj.in_features, layer.num_heads
     scale = (width // heads) ** -0.5 if layer.scale is None else layer.scale
     x = graph.linear(x, layer.qkv)
+    keys = ""
     if graph.int8 and isinstance(layer.q_norm, nn.Identity):
         q, k, v = (graph.slice(x, i * width, (i + 1) * width, 2) for i in range(3))
-        x = graph.node("MultiHeadAttention", q, k, v, domain=_MICROSOFT, num_heads=heads, scale=scale)
-        return graph.linear(x, layer.proj)
+        if merging.num_due:
+            split = graph.node("Reshape", k, graph.constant([0, 0, heads, width // heads]))
+            keys = graph.node("ReduceMean", split, graph.constant([2]), keepdims=0)
+        x = graph.fused_attention(q, k, v, heads, scale, merging.score_bias())
+        return graph.linear(x, layer.proj), keys
     x = graph.node("Reshape", x, graph.constant([0, 0, 3 * heads, width // heads]))
     x = graph.node("Transpose", x, perm=[0, 2, 1, 3])  # [B, 3A, N, K]
     q, k, v = (graph.slice(x, i * heads, (i + 1) * heads, 1) for i in range(3))
-    x = _attend(graph, graph.norm(q, layer.q_norm), graph.norm(k, layer.k_norm), v, scale)
-    return graph.linear(graph.node("Reshape", x, graph.constant([0, 0, width])), layer.proj)
+    q, k = graph.norm(q, layer.q_norm), graph.norm(k, layer.k_norm)
+    if merging.num_due:
+        keys = graph.node("ReduceMean", k, graph.constant([1]), keepdims=0)
+    x = _attend(graph, q, k, v, scale, merging.log_sizes())
+    return graph.linear(graph.node("Reshape", x, graph.constant([0, 0, width])), layer.proj), keys
 
 
-def _attend(graph: _Graph, q: str, k: str, v: str, scale: float) -> str:
-    """[B, A, N, K] each to [B, N, A, K]."""
+def _attend(graph: Graph, q: str, k: str, v: str, scale: float, bias: str) -> str:
+    """[B, A, N, K] each to [B, N, A, K]; the bias, if there is one, is added to the scores."""
     scores = graph.node("MatMul", q, graph.node("Transpose", k, perm=[0, 1, 3, 2]))
-    weights = graph.node("Softmax", graph.node("Mul", scores, graph.number(scale)), axis=-1)
-    return graph.node("Transpose", graph.node("MatMul", weights, v), perm=[0, 2, 1, 3])
+    scores = graph.node("Mul", scores, graph.number(scale))
+    if bias:
+        scores = graph.node("Add", scores, bias)
+    return graph.node("Transpose", graph.node("MatMul", graph.node("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
 
 
-def _mlp(graph: _Graph, layer: nn.Module, x: str) -> str:
+def _mlp(graph: Graph, layer: nn.Module, x: str) -> str:
     if isinstance(layer, SwiGLU):
         gate = graph.linear(x, layer.gate)
         gate = graph.node("Mul", gate, graph.node("Sigmoid", gate))
@@ -246,39 +204,38 @@ def _mlp(graph: _Graph, layer: nn.Module, x: str) -> str:
     return graph.linear(x, layer.fc2)
 
 
-def _pool(graph: _Graph, model: ViT, tokens: str) -> str:
+def _pool(graph: Graph, model: ViT, tokens: str, merging: Merging) -> str:
     """What is classified, [B, D] or [B, 2D]."""
-    config, patches = model.config, tokens
-    if config.num_prefix_tokens:
-        patches = graph.slice(tokens, config.num_prefix_tokens, np.iinfo(np.int64).max, 1)
+    config = model.config
+    patches = graph.after(tokens, config.num_prefix_tokens, 1)
     if model.attn_pool is not None:
-        return _attention_pooling(graph, model.attn_pool, patches)
+        return _attention_pooling(graph, model.attn_pool, patches, merging)
     if config.pooling in ("cls", "cls_dist"):
         pooled = graph.token(tokens, 0)
     elif config.pooling == "cls_mean":
-        pooled = graph.node("Concat", graph.token(tokens, 0), graph.over_tokens("ReduceMean", patches), axis=-1)
+        pooled = graph.node("Concat", graph.token(tokens, 0), merging.mean(patches), axis=-1)
     elif config.pooling == "max":
         pooled = graph.over_tokens("ReduceMax", patches)
     else:
-        pooled = graph.over_tokens("ReduceMean", patches)
+        pooled = merging.mean(patches)
         if config.pooling == "mean_max":
             pooled = graph.node("Add", pooled, graph.over_tokens("ReduceMax", patches))
             pooled = graph.node("Mul", pooled, graph.number(0.5))
     return graph.norm(pooled, model.fc_norm)
 
 
-def _attention_pooling(graph: _Graph, layer: AttentionPooling, patches: str) -> str:
+def _attention_pooling(graph: Graph, layer: AttentionPooling, patches: str, merging: Merging) -> str:
     """The learned query attends to every patch (arXiv:2106.04560)."""
     heads, width = layer.num_heads, layer.proj.in_features
     q = graph.constant(layer.q(layer.latent).unflatten(-1, (heads, -1)).transpose(1, 2))
     x = graph.node("Reshape", graph.linear(patches, layer.kv), graph.constant([0, 0, 2 * heads, width // heads]))
     x = graph.node("Transpose", x, perm=[0, 2, 1, 3])
     k, v = (graph.slice(x, i * heads, (i + 1) * heads, 1) for i in range(2))
-    x = _attend(graph, q, k, v, (width // heads) ** -0.5)
+    x = _attend(graph, q, k, v, (width // heads) ** -0.5, merging.log_sizes(patches_alone=True))
     x = graph.linear(graph.node("Reshape", x, graph.constant([0, 0, width])), layer.proj)
     x = graph.node("Add", x, _mlp(graph, layer.mlp, graph.norm(x, layer.norm)))
     return graph.token(x, 0)
 
 
-def _classify(graph: _Graph, features: str, head: nn.Module) -> str:
+def _classify(graph: Graph, features: str, head: nn.Module) -> str:
     return graph.linear(features, head) if isinstance(head, nn.Linear) else features

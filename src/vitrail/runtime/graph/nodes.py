@@ -1,0 +1,101 @@
+"""A graph of ONNX that grows node by node; values are known by name.
+
+Shapes are those of the model, the batch first. Nodes are those of the standard (opset 20); products of integers are
+ONNX Runtime's own.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import nn
+
+MICROSOFT = "com.microsoft"
+
+
+class Graph:
+    """Nodes in the order in which they run, and the constants that they use.
+
+    Args:
+        int8: matrix products with weights are of integers.
+    """
+
+    def __init__(self, int8: bool) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.int8 = int8
+
+    def node(self, kind: str, *inputs: str, domain: str = "", output: int = 0, **attributes: Any) -> str:
+        """Add a node, and return the name of one of its outputs, the first; an input "" is left out."""
+        name = f"{kind}_{len(self.nodes)}"
+        outputs = [*(f"{name}_{number}" for number in range(output)), name]
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name, domain=domain, **attributes))
+        return name
+
+    def constant(self, value: torch.Tensor | np.ndarray | list[int]) -> str:
+        """Add a constant: fp32 numbers of the model, or int64 shapes and axes."""
+        if isinstance(value, list):
+            array = np.array(value, np.int64)
+        else:
+            array = value.detach().float().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(array.copy(order="C"), name))
+        return name
+
+    def linear(self, x: str, layer: nn.Linear) -> str:
+        """A product with the layer's weights, and its bias."""
+        if self.int8:
+            return self._linear_int8(x, layer)
+        x = self.node("MatMul", x, self.constant(layer.weight.T))
+        bias = layer._parameters["bias"]
+        return x if bias is None else self.node("Add", x, self.constant(bias))
+
+    def _linear_int8(self, x: str, layer: nn.Linear) -> str:
+        """Weights as symmetric int8 with a scale for each output, activations as uint8 with a scale of the moment."""
+        weight = layer.weight.detach().float()
+        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+        codes = (weight / scale[:, None]).round().to(torch.int8)
+        inputs = [x, self.constant(codes.T.contiguous().numpy()), self.constant(scale), ""]
+        if (bias := layer._parameters["bias"]) is not None:
+            inputs.append(self.constant(bias))
+        return self.node("DynamicQuantizeMatMul", *inputs, domain=MICROSOFT)
+
+    def fused_attention(self, q: str, k: str, v: str, num_heads: int, scale: float, bias: str) -> str:
+        """Attention of [B, N, D] each as one node of ONNX Runtime's; bias [B, 1, N, N] is added to the scores."""
+        inputs = [q, k, v] if not bias else [q, k, v, "", "", bias]
+        return self.node("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=num_heads, scale=scale)
+
+    def norm(self, x: str, layer: nn.Module) -> str:
+        """LayerNorm, or nothing."""
+        if isinstance(layer, nn.Identity):
+            return x
+        assert isinstance(layer, nn.LayerNorm)
+        weight, bias = self.constant(layer.weight), self.constant(layer.bias)
+        return self.node("LayerNormalization", x, weight, bias, axis=-1, epsilon=layer.eps)
+
+    def slice(self, x: str, start: int, stop: int, axis: int, step: int = 1) -> str:
+        """Part of an axis; stop may lie beyond the end."""
+        return self.node("Slice", x, *(self.constant([value]) for value in (start, stop, axis, step)))
+
+    def number(self, value: float) -> str:
+        """A constant without axes."""
+        return self.constant(np.array(value, np.float32))
+
+    def filled(self, like: str, value: float) -> str:
+        """Equal numbers in the shape of another value."""
+        number = numpy_helper.from_array(np.array([value], np.float32))
+        return self.node("ConstantOfShape", self.node("Shape", like), value=number)
+
+    def after(self, x: str, start: int, axis: int) -> str:
+        """An axis from `start` to its end."""
+        return self.slice(x, start, np.iinfo(np.int64).max, axis) if start else x
+
+    def token(self, x: str, number: int) -> str:
+        """One token of each image: [B, N, D] to [B, D]."""
+        return self.node("Gather", x, self.constant(np.array(number, np.int64)), axis=1)
+
+    def over_tokens(self, kind: str, x: str) -> str:
+        """ReduceMean or ReduceMax over the tokens: [B, N, D] to [B, D]."""
+        return self.node(kind, x, self.constant([1]), keepdims=0)
