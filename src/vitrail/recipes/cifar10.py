@@ -91,7 +91,7 @@ def cifar10_cpu_conv() -> RunConfig:
         ),
         augment=AugmentConfig(flip=0.5, crop_padding=2, fill="reflect"),
         optim=_MUON,
-        schedule=_schedule(15),
+        schedule=_schedule(13),
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )
 
