@@ -65,6 +65,17 @@ def test_whole_pixels_are_moved_as_plainly(
     assert torch.equal(fast, geometry.shift_and_flip(source, flip, x, y, padding, "black", fill_values))
 
 
+def test_what_numpy_does_not_know_is_moved_plainly() -> None:
+    source = images(4)
+    flip, edge = torch.tensor([True, False, True, False]), torch.tensor([0, 1, 2, 1])
+    expected = geometry.shift_and_flip(source, flip, edge, edge, 1, "black", FILL)
+    brief = geometry.shift_and_flip(source.bfloat16(), flip, edge, edge, 1, "black", FILL.bfloat16())
+    assert torch.equal(brief, expected.bfloat16())
+    source.requires_grad_()
+    geometry.shift_and_flip(source, flip, edge, edge, 1, "black", FILL).sum().backward()
+    assert source.grad is not None
+
+
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 def test_upright_sampling_is_the_plain_one(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Zoomed in and out, mirrored, shifted beyond the outline: each image in its own way."""

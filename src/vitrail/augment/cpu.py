@@ -28,6 +28,7 @@ _AXES_CHUNK_BYTES = 4 << 20
 """The same for each thread where columns and rows are sampled in turn: its temporaries are smaller."""
 _MAX_PIXELS = 96 * 96
 """Of an input whose columns are sampled by a product with a dense matrix; above that, taking two of them is cheaper."""
+_NUMPY_TYPES = (torch.uint8, torch.float16, torch.float32, torch.float64)
 _REUSE_FROM_BYTES, _REUSE_UP_TO_BYTES = 1 << 20, 512 << 20
 _MAX_KEPT_OUTPUTS, _MAX_KEPT_ALIKE = 4, 2
 
@@ -96,8 +97,8 @@ def _chunks(shape: tuple[int, ...], chunk_bytes: int) -> Iterator[tuple[int, int
 
 
 def is_faster_cut(images: Tensor) -> bool:
-    """Whether whole pixels should be moved by `cut_and_flip`: on a CPU."""
-    return images.device.type == "cpu"
+    """Whether whole pixels should be moved by `cut_and_flip`: on a CPU, where NumPy knows their type."""
+    return images.device.type == "cpu" and images.dtype in _NUMPY_TYPES and not images.requires_grad
 
 
 def cut_and_flip(
@@ -123,7 +124,7 @@ def cut_and_flip(
     cut = windows[np.arange(num_images), y.numpy(), left]
     where = np.flatnonzero(flipped)
     cut[where] = torch.from_numpy(cut[where]).flip(3).numpy()
-    return torch.from_numpy(cut)
+    return torch.from_numpy(np.ascontiguousarray(cut))
 
 
 def philox(

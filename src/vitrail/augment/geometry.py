@@ -137,7 +137,7 @@ def shift_and_flip(
 def _frame(images: Shaped[Tensor, "B C h w"], padding: int, values: Shaped[Tensor, "C"]) -> Shaped[Tensor, "B C H W"]:
     """Pad all four sides with one value a channel."""
     num_images, num_channels, height, width = images.shape
-    framed = images.new_empty(num_images, num_channels, height + 2 * padding, width + 2 * padding)
+    framed = values.new_empty(num_images, num_channels, height + 2 * padding, width + 2 * padding)
     framed.copy_(values.view(1, -1, 1, 1))
     framed[:, :, padding : padding + height, padding : padding + width] = images
     return framed

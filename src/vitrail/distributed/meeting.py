@@ -6,6 +6,7 @@ process says hello with a word of its own, and the first answers each with the n
 processes they are among before anything else happens: one that is stopped a moment later can still be ended.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -13,11 +14,12 @@ import socket
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from vitrail.errors import RankLost
+from vitrail.errors import ConfigError, RankLost
 
 ARRIVAL = datetime.timedelta(minutes=10)
 _POLL_SECONDS = 0.02
@@ -30,10 +32,13 @@ class Process:
     Args:
         pid: its number on that machine.
         host: name of the machine.
+        machine: equal for two processes only if each knows the other by its number: hosts may have the same name, and
+            containers count their processes anew.
     """
 
     pid: int
     host: str
+    machine: str
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,18 @@ def met(rank: int, size: int, patience: datetime.timedelta = ARRIVAL) -> tuple[d
         The store, and this attempt.
     Raises:
         RankLost: one did not come in time, or ended meanwhile.
+        ConfigError: the port is in use.
     """
     try:
         store: dist.Store = next(iter(rendezvous("env://", timeout=patience)))[0]
         return store, agreed(store, rank, size, patience)
     except dist.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise ConfigError(
+                "The port that the processes are to meet at is in use.",
+                got=f"MASTER_PORT={os.environ.get('MASTER_PORT')}",
+                do="Set MASTER_PORT to another one on all of them.",
+            ) from error
         raise RankLost(
             "The launcher or the first process of this run is gone, or could not be reached.",
             got=str(error).splitlines()[0][:200],
@@ -93,9 +105,6 @@ def _as_first(store: dist.Store, size: int, until: float) -> str:
             _pause(until, f"rank {min(waiting)}")
     others = [json.loads(store.get(_arrived(attempt, rank))) for rank in range(1, size)]
     store.set(_everyone(attempt), json.dumps([_this_process(), *others]))
-    for rank in range(1, size):  # from here on each of them can end this one, which the store may live in
-        while not store.check([_ready(attempt, rank)]):
-            _pause(until, f"rank {rank}")
     return attempt
 
 
@@ -108,12 +117,36 @@ def _as_other(store: dist.Store, rank: int, until: float) -> str:
     store.set(_arrived(attempt, rank), json.dumps(_this_process()))
     while not store.check([_everyone(attempt)]):
         _pause(until, "another rank")
-    store.set(_ready(attempt, rank), "")
     return attempt
 
 
+def watched(store: dist.Store, attempt: Attempt, rank: int, patience: datetime.timedelta = ARRIVAL) -> None:
+    """Say that this process watches the others; the first, which the store may live in, waits until all do.
+
+    Raises:
+        RankLost: one did not get so far in time.
+    """
+    until = time.monotonic() + patience.total_seconds()
+    if rank:
+        store.set(_watches(attempt.name, rank), "")
+        return
+    for other in range(1, len(attempt.processes)):
+        while not store.check([_watches(attempt.name, other)]):
+            _pause(until, f"rank {other}")
+
+
+def this_machine() -> str:
+    """Host name, this start of the system, and the space that process numbers are counted in."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
 def _this_process() -> dict[str, int | str]:
-    return asdict(Process(os.getpid(), socket.gethostname()))
+    return asdict(Process(os.getpid(), socket.gethostname(), this_machine()))
 
 
 def _pause(until: float, missing: str) -> None:
@@ -143,5 +176,5 @@ def _everyone(attempt: str) -> str:
     return f"vitrail/everyone/{attempt}"
 
 
-def _ready(attempt: str, rank: int) -> str:
-    return f"vitrail/ready/{attempt}/{rank}"
+def _watches(attempt: str, rank: int) -> str:
+    return f"vitrail/watches/{attempt}/{rank}"

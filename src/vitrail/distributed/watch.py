@@ -7,12 +7,12 @@ all of them end; a process that hangs in a collective call cannot be woken in an
 first: the store lives in one process, and when that one is stopped, asking it takes forever.
 """
 
+import contextlib
 import faulthandler
 import json
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,10 +22,12 @@ from typing import Any
 import torch.distributed as dist
 
 from vitrail.config import ParallelConfig
-from vitrail.distributed.meeting import Attempt, Process
+from vitrail.distributed.meeting import Attempt, Process, this_machine
 from vitrail.errors import Interrupted, RankLost, VitrailError
 
 BEAT_SECONDS = 0.5
+START_SECONDS = 30.0
+"""How long a process may at least take until it is first heard of: to connect may need names to be looked up."""
 _ABORT, _STOP = "vitrail/abort", "vitrail/stop"
 
 
@@ -57,6 +59,8 @@ class Watch:
         """Begin to say that this process lives, and to listen."""
         self._guard.start()  # first: a store whose process is stopped lets nobody connect
         self._connection = self._connected()
+        self._turns = 1
+        self._beat(self._turns)
         self._thread.start()
 
     def stop(self) -> None:
@@ -115,19 +119,20 @@ class Watch:
                     return
                 self._share_stop()
                 reason = self._predecessor() or (self._standstill() if self.rank == 0 else None)
+                if reason is None:
+                    continue
+                text, culprit = reason
+                error = RankLost(text, do="What was saved is intact: go on with --resume.")
+                first = self._abort_once({"rank": self.rank, "status": 75, "text": str(error), "lost": True})
             except RuntimeError:
                 if not self._over.is_set():
                     self._end(RankLost("The launcher or the first process of this run is gone."), told=self.rank != 1)
                 return
-            if reason is not None:
-                text, culprit = reason
-                error = RankLost(text, do="What was saved is intact: go on with --resume.")
-                first = self._abort_once({"rank": self.rank, "status": 75, "text": str(error), "lost": True})
-                if culprit is not None:
-                    _kill(culprit)
-                if not self._ends_by_itself(2.0):
-                    self._end(error, told=first["rank"] != self.rank)
-                return
+            if culprit is not None:
+                _kill(culprit)
+            if not self._ends_by_itself(2.0):
+                self._end(error, told=first["rank"] != self.rank)
+            return
 
     def _ends_by_itself(self, seconds: float) -> bool:
         """Whether the main thread ends within so many seconds; meanwhile the guard sees this thread turn."""
@@ -139,17 +144,20 @@ class Watch:
 
     def _guard_store(self) -> None:
         """End this process when the store has not answered for too long, counted while this process itself ran."""
-        most = math.ceil((self.config.silence_seconds + 2 * BEAT_SECONDS) / BEAT_SECONDS)
         seen, same = -1, 0
         while not self._over.wait(BEAT_SECONDS):
             same = same + 1 if self._turns == seen else 0
             seen = self._turns
-            if same < most:
+            if same * BEAT_SECONDS < self._patience(begun=seen > 0) + 2 * BEAT_SECONDS:
                 continue
             if self.rank != 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 _kill(self._processes[0])
             text = "The process that all of this run speak through does not answer: it was stopped, or is cut off."
             self._end(RankLost(text, do="What was saved is intact: go on with --resume."), told=self.rank != 1)
+
+    def _patience(self, *, begun: bool) -> float:
+        """Seconds of silence that are allowed, of a process that has begun to speak or not yet."""
+        return self.config.silence_seconds if begun else max(self.config.silence_seconds, START_SECONDS)
 
     def _beat(self, count: int) -> None:
         phase, step = self._place
@@ -181,10 +189,10 @@ class Watch:
             return None
         process = self._processes[rank]
         place = f"rank {rank} (process {process.pid} on {process.host}), {said['phase']} step {said['step']}"
-        if process.host == socket.gethostname() and not _lives(process.pid):
+        if process.machine == this_machine() and not _lives(process.pid):
             return f"{place}: it died.", None
-        if time.monotonic() - since > self.config.silence_seconds:
-            seconds = self.config.silence_seconds
+        seconds = self._patience(begun=count > 0)
+        if time.monotonic() - since > seconds:
             return f"{place}: silent for {seconds:g} s; it was stopped, or its machine cannot be reached.", process
         return None
 
@@ -213,12 +221,14 @@ class Watch:
 
     def _end(self, error: VitrailError, *, told: bool) -> None:
         """Leave at once: the main thread may wait in a call that never returns."""
-        if not told:
-            sys.stderr.write(f"vitrail: {error}\n")
-            if self._place[0] != "start":
-                faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        sys.stderr.flush()
-        os._exit(error.exit_status)
+        try:
+            if not told:
+                sys.stderr.write(f"vitrail: {error}\n")
+                if self._place[0] != "start":
+                    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+            sys.stderr.flush()
+        finally:
+            os._exit(error.exit_status)
 
     def _key(self, name: str) -> str:
         return f"{name}/{self._attempt}"
@@ -265,8 +275,9 @@ def _lives(pid: int) -> bool:
 
 def _kill(process: Process) -> None:
     """End a silent process of this machine: no gentler signal reaches one that is stopped."""
-    if process.host == socket.gethostname() and _lives(process.pid):
-        os.kill(process.pid, signal.SIGKILL)
+    if process.machine == this_machine() and _lives(process.pid):
+        with contextlib.suppress(OSError):  # another was quicker
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def _main_thread_is_at() -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vitrail.config import ParallelConfig
 from vitrail.distributed import faults
 from vitrail.distributed.launch import die_with_parent
-from vitrail.distributed.meeting import met
+from vitrail.distributed.meeting import met, watched
 from vitrail.distributed.watch import Watch
 from vitrail.errors import ConfigError, RankLost, RunError, VitrailError
 
@@ -167,10 +167,11 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
     if on_cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     store, attempt = met(rank, size)
-    faults.reached("start", 0, rank)
     watch = Watch(rank, config, attempt)
     try:
         watch.start()  # a process that dies while they connect is missed too
+        watched(store, attempt, rank)
+        faults.reached("start", 0, rank)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
             store=dist.PrefixStore(f"vitrail/{attempt.name}", store),

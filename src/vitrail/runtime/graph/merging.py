@@ -107,7 +107,9 @@ class Merging:
         partner = graph.node("Cast", graph.node("ArgMax", alike, axis=2, keepdims=0), to=TensorProto.FLOAT)
         order = graph.node("TopK", best, graph.constant([self.num_due]), axis=1, output=1)
         is_merged = graph.node("ScatterElements", graph.filled(best, 0), order, graph.filled(order, 1), axis=1)
-        kept = graph.node("CumSum", graph.node("Sub", graph.number(1.0), is_merged), graph.constant(np.array(1, np.int64)))
+        kept = graph.node(
+            "CumSum", graph.node("Sub", graph.number(1.0), is_merged), graph.constant(np.array(1, np.int64))
+        )
         kept = graph.node("Sub", kept, graph.number(1.0))
         into = graph.node("Add", partner, graph.number(num_kept))
         place = graph.node("Where", graph.node("Cast", is_merged, to=TensorProto.BOOL), into, kept)
