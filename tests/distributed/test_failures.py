@@ -5,16 +5,20 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import vitrail
+from vitrail.distributed.meeting import Process, this_machine
+from vitrail.distributed.watch import _kill
 from vitrail.run import RunDir
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
@@ -97,6 +101,27 @@ def test_a_fault_of_one_process_ends_all_within_seconds(
     server: ForkServer, whole: Path, tmp_path: Path, place: str, rank: int, action: str
 ) -> None:
     _check_fault(server, tmp_path, whole, place, rank, action)
+
+
+@pytest.mark.parametrize("slow_rank", [0, 2])
+def test_a_process_that_starts_slowly_is_waited_for(server: ForkServer, tmp_path: Path, slow_rank: int) -> None:
+    log = tmp_path / "log"
+    ended = server.run(f"{JOBS}:join_slowly", {"slow_rank": slow_rank, "seconds": 4.0}, ranks=3, log=log)
+    assert ended.statuses == [0, 0, 0], log.read_text()
+    assert ended.seconds > 4.0
+
+
+def test_only_processes_of_the_same_machine_are_killed() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    here = Process(child.pid, socket.gethostname(), this_machine())
+    _kill(replace(here, machine=f"{this_machine()} another container"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(timeout=0.5)
+    _kill(here)
+    assert child.wait(timeout=10) == -signal.SIGKILL
+    _kill(here)
+    assert child.stdin is not None
+    child.stdin.close()
 
 
 @pytest.mark.slow

@@ -139,6 +139,22 @@ def train_with_fault(run: str, fault: str, sections: dict[str, dict[str, Any]], 
     train_tiny(run, resume=resume, sections=sections)
 
 
+def join_slowly(slow_rank: int, seconds: float) -> None:
+    """Meet, where one process takes a while from the meeting to its first word; then say who is there."""
+    from vitrail.distributed.watch import Watch
+
+    start = Watch.start
+
+    def slowly(self: Watch) -> None:
+        if self.rank == slow_rank:
+            _pause(seconds)
+        start(self)
+
+    Watch.start = slowly  # type: ignore[method-assign]
+    with joined(ParallelConfig(silence_seconds=1.0, timeout_seconds=1.0), "cpu") as world:
+        assert world.gather(world.rank) == list(range(world.size))
+
+
 def train_with_nan(
     run: str, rank: int, layer: str, step: int, backward: bool, sections: dict[str, dict[str, Any]]
 ) -> None:
