@@ -9,6 +9,23 @@ with. A message reads, in at most three lines:
 """
 
 
+def shown(text: object, most: int = 120) -> str:
+    """A stranger's text (the name of a file, class, column or tensor; a server's answer) in a form that can be printed.
+
+    Control, bidirectional and undecodable characters become escapes, so that no name can forge a line or colour a
+    terminal; of a long text the middle is left out.
+
+    Args:
+        text: anything; `str` is applied to it.
+        most: characters, at least 8.
+    """
+    whole = str(text)
+    if len(whole) > most:
+        head = (most - 3) * 2 // 3
+        whole = f"{whole[:head]}...{whole[len(whole) - (most - 3 - head) :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in whole)
+
+
 class VitrailError(Exception):
     """What the user gave, or what the machine refused, in a form that says what to do next.
 
