@@ -1,6 +1,7 @@
 """Range checks shared by the settings: they raise or stay silent, they never change a value."""
 
 import math
+from collections.abc import Iterable
 
 from vitrail.errors import ConfigError
 
@@ -44,3 +45,20 @@ def require_fraction(name: str, value: float) -> None:
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """A side or `(height, width)` as `(height, width)`."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def distinct_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes without repetition, in label order.
+
+    The first of several equal names stays; each later one becomes "name (index)", with its label as the index, as
+    ImageNet's two cranes become "crane" and "crane (517)".
+    """
+    given = list(names)
+    originals, taken, result = set(given), set[str](), list[str]()
+    for index, name in enumerate(given):
+        unique = name
+        while unique in taken or (unique != name and unique in originals):
+            unique = f"{unique} ({index})"
+        taken.add(unique)
+        result.append(unique)
+    return tuple(result)
