@@ -71,6 +71,7 @@ def _problems(found: dict[str, Any]) -> str:
     """What is wrong with a data set, at most a few of each kind."""
     splits: dict[str, dict[str, Any]] = found["splits"]
     lines = [f"{name}: {split['num_examples']} images read" for name, split in splits.items()]
+    lines += found["notes"]
     lines += found["warnings"] or ["nothing is wrong with them"]
     details = [f"{name}: unreadable: {e['path']}: {e['error']}" for name, s in splits.items() for e in s["errors"]]
     details += [f"{name}: the same: {', '.join(g)}" for name, s in splits.items() for g in s["duplicates"]]
@@ -99,9 +100,7 @@ def _text(found: dict[str, Any]) -> str:
         if split["imbalance"] > _IMBALANCED:
             lines.append(f"{name}: the largest class has {split['imbalance']:.0f} times the images of the smallest")
         lines += [f"{name}: unreadable: {error['path']}: {error['error']}" for error in split["errors"]]
-    if found["num_ignored_files"]:
-        lines.append(f"{found['num_ignored_files']} files that are no images are ignored")
-    return "\n".join(lines)
+    return "\n".join([*lines, *found["notes"]])
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -14,7 +14,7 @@ from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
-from vitrail.errors import ConfigError, DataError, ImageError
+from vitrail.errors import ConfigError, DataError, ImageError, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> Answer:
     if args.top < 1:
         raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
     check_engine_options(args)
-    files = _files([Path(path) for path in args.paths])
+    files = _files(args.paths)
     if started_here(args):
         return launched(args)
 
@@ -81,17 +81,24 @@ def run(args: argparse.Namespace) -> Answer:
     return Answer("\n".join([text, *(f"unreadable: {error}" for error in errors)]), values)
 
 
-def _files(paths: list[Path]) -> list[Path]:
-    """The files among and below `paths`, folders sorted by name, hidden ones left out."""
+def _files(paths: list[str]) -> list[Path]:
+    """The files among and below `paths`, through links, those of a folder sorted by name, hidden ones left out."""
+    from vitrail.data import files_below
+
     files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = (p for p in sorted(path.rglob("*")) if p.is_file())
-            files += [p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: there is no such file or folder.", expected="an image, or a folder with images")
+    for given in paths:
+        path = Path(given)
+        try:
+            if path.is_dir():
+                files += sorted(files_below(path))
+            elif path.exists() or path.is_symlink():
+                files.append(path)
+            else:
+                raise DataError(
+                    f"{shown(path)}: there is no such file or folder.", expected="an image, or a folder with images"
+                )
+        except OSError as error:
+            raise DataError(f"{shown(error.filename or path)}: cannot be read.", got=error.strerror) from error
     if not files:
-        raise DataError(f"{', '.join(map(str, paths))}: there are no files here.", expected="images")
+        raise DataError(f"{', '.join(map(shown, paths))}: there are no files here.", expected="images")
     return files

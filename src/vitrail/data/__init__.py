@@ -11,6 +11,7 @@ from vitrail.data.loader import Batch, Timed, batches
 from vitrail.data.order import epoch_order
 from vitrail.data.pack import pack
 from vitrail.data.sources import download
+from vitrail.data.sources.walk import files_below
 
 __all__ = [
     "available_splits",
@@ -23,6 +24,7 @@ __all__ = [
     "decode_image",
     "download",
     "epoch_order",
+    "files_below",
     "load",
     "load_image",
     "pack",

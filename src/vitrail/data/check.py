@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vitrail.config import DataConfig
 from vitrail.data.decode import decode_image
-from vitrail.data.sources import Encoded, Source, Split, open_source
+from vitrail.data.sources import Encoded, Source, Split, case_twins, few, open_source
 from vitrail.data.store import num_threads
 from vitrail.errors import ImageError
 
@@ -26,8 +26,8 @@ def check(config: DataConfig, *, progress: bool = False) -> dict[str, Any]:
 
     Returns:
         name, classes, splits (num_examples, per_class, imbalance, errors, duplicates: groups of names), leaks (groups
-        of split:name that several splits share), conflicts (groups of split:name with different classes), warnings,
-        is_clean.
+        of split:name that several splits share), conflicts (groups of split:name with different classes), notes (what
+        is left out), warnings, is_clean.
     Raises:
         DataError: there is no such data set.
     """
@@ -65,8 +65,9 @@ def check(config: DataConfig, *, progress: bool = False) -> dict[str, Any]:
         "leaks": leaks,
         "conflicts": [_named(source, group) for group in mixed],
         "num_ignored_files": source.num_ignored,
+        "notes": list(source.notes),
     }
-    warnings = _warnings(answer)
+    warnings = [*_warnings(answer), *case_twins(source.classes)]
     return {**answer, "warnings": warnings, "is_clean": not warnings}
 
 
@@ -86,7 +87,9 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
             lines.append(f"{name}: the largest class has {split['imbalance']:.0f} times the images of the smallest")
         empty = [label for label, count in split["per_class"].items() if not count]
         if empty:
-            lines.append(f"{name}: {len(empty)} classes have no images: {', '.join(empty[:5])}")
+            lines.append(
+                f"{name}: {len(empty)} {'class has' if len(empty) == 1 else 'classes have'} no images: {few(empty)}"
+            )
     if answer["leaks"]:
         lines.append(f"{len(answer['leaks'])} images are in more than one split: what is measured there is too good")
     if answer["conflicts"]:

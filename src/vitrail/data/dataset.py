@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -11,9 +11,20 @@ from vitrail.config import DataConfig, Preprocessing
 from vitrail.config.checks import pair
 from vitrail.data.decode import image_header
 from vitrail.data.order import epoch_order, hold_out
-from vitrail.data.sources import NAMED_SETS, Source, Split, class_index, joined, open_source, pack_preprocessing, taken
+from vitrail.data.sources import (
+    NAMED_SETS,
+    Source,
+    Split,
+    case_twins,
+    class_index,
+    few,
+    joined,
+    open_source,
+    pack_preprocessing,
+    taken,
+)
 from vitrail.data.store import DECODING, Decoded, decode_split
-from vitrail.errors import DataError, ImageError
+from vitrail.errors import DataError, ImageError, shown
 
 _SPLITS = ("train", "val", "test")
 # Headers that `summary` reads of each split; more would make it slow on large sets.
@@ -39,6 +50,8 @@ class ImageSet:
     """Examples that could not be read; they are not in the other fields."""
     fingerprint: str
     """SHA-256 over classes, names, labels and pixels, in hexadecimal."""
+    notes: tuple[str, ...] = ()
+    """What of the data set is left out or read in another way than a glance tells, a line each."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,13 +82,8 @@ def load(
             class, a class too small to be split, or not one readable image in a split.
     """
     source = open_source(config, may_download=True, progress=progress)
-    if classes is None and len(source.classes) < 2:
-        raise DataError(
-            f"{source.name} has a single class.",
-            got=", ".join(source.classes),
-            expected="at least two, to tell apart",
-            do="Put the images of each class into a folder of its own.",
-        )
+    if classes is None:
+        _check_can_be_learnt(source)
     preprocessing = preprocessing or preprocessing_for(config)
     _check_packed_as(source, preprocessing)
     label_map = _label_map(source, classes) if classes is not None else np.arange(len(source.classes))
@@ -92,7 +100,8 @@ def load(
         if not len(decoded.kept):
             raise _nothing_readable(source, name, decoded.errors)
         final = tuple(classes) if classes is not None else source.classes
-        result[name] = _image_set(name, final, label_map, split, ids, decoded)
+        image_set = _image_set(name, final, label_map, split, ids, decoded)
+        result[name] = replace(image_set, notes=(*source.notes, *case_twins(source.classes)))
     return result
 
 
@@ -147,6 +156,7 @@ def summary(config: DataConfig) -> dict[str, object]:
         "classes": list(source.classes),
         "num_bytes": source.num_bytes,
         "num_ignored_files": source.num_ignored,
+        "notes": [*source.notes, *case_twins(source.classes)],
         "fingerprint": source.listing,
         "splits": {name: _split_summary(split, source.classes) for name, split in source.splits.items()},
     }
@@ -165,8 +175,8 @@ def _chosen(
     for name in names:
         if name not in available:
             raise DataError(
-                f"{source.name} has no split {name!r}.",
-                got=name,
+                f"{shown(source.name)} has no split {name!r}.",
+                got=name + "".join(f"; {note}" for note in source.notes if "no such split" in note),
                 expected=f"one of {', '.join(available)}",
                 do="Choose one with --split (eval) or --evaluation.split (train), or add the split to the data.",
             )
@@ -205,6 +215,24 @@ def _label_map(source: Source, classes: Sequence[str]) -> Int64[np.ndarray, "L"]
     )
 
 
+def _check_can_be_learnt(source: Source) -> None:
+    """Raise DataError where a class has no images at all, or there is nothing to tell apart."""
+    if source.empty:
+        raise DataError(
+            f"{shown(source.name)}: a folder of a class has no images: {few(source.empty)}.",
+            got=next((note for note in source.notes if "no images, as" in note), "an empty folder"),
+            expected="images in every class folder",
+            do=f"Add images, or remove the folder; vitrail data check {shown(source.name)} says what is there.",
+        )
+    if len(source.classes) < 2:
+        raise DataError(
+            f"{shown(source.name)} has a single class.",
+            got=few(source.classes),
+            expected="at least two, to tell apart",
+            do="Put the images of each class into a folder of its own.",
+        )
+
+
 def _check_packed_as(source: Source, wanted: Preprocessing) -> None:
     """Raise DataError where images were packed in another way than they are wanted."""
     if source.packed_as is None:
@@ -214,7 +242,7 @@ def _check_packed_as(source: Source, wanted: Preprocessing) -> None:
         if have != want:
             flag = name.replace("_", "-")
             raise DataError(
-                f"{source.name} was packed with another {flag}.",
+                f"{shown(source.name)} was packed with another {flag}.",
                 got=have,
                 expected=want,
                 do=f"Pack it again with --{flag}, or use the data it was packed from.",
@@ -242,10 +270,10 @@ def _image_set(
 def _nothing_readable(source: Source, split: str, errors: Sequence[ImageError]) -> DataError:
     first = "\n    ".join(str(error) for error in errors[:3])
     return DataError(
-        f"{source.name}: not one image of {split!r} could be read."
+        f"{shown(source.name)}: not one image of {split!r} could be read."
         + (f" The first ones:\n    {first}" if first else ""),
         got=f"{len(errors)} unreadable images" if errors else "no examples",
-        expected="JPEG, PNG, WebP, BMP or GIF images",
+        expected="at least one image that can be decoded",
     )
 
 

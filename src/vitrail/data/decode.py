@@ -232,6 +232,17 @@ def _format(data: bytes) -> str | None:
     return "BMP" if data.startswith(b"BM") else None
 
 
+def image_format(head: bytes) -> str | None:
+    """The format of an image file, read here or not, by its first 32 bytes; None for a file of another kind."""
+    if head[4:8] == b"ftyp":  # the container of films, too: the brands tell
+        brands = {head[start : start + 4] for start in (8, *range(16, 32, 4))}
+        known = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1"), "HEIC")
+        return min((known[brand] for brand in brands & known.keys()), default=None)
+    kind = "TIFF" if head.startswith((b"II*\0", b"MM\0*")) else _format(head)
+    # Two letters may begin any text; of a bitmap's second header the size is small.
+    return kind if kind != "BMP" or head[15:18] == b"\0\0\0" else None
+
+
 def _check_pixels(size: tuple[int, int], limits: Limits, label: str) -> None:
     width, height = size
     if width * height > limits.max_pixels:

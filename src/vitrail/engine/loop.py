@@ -81,7 +81,7 @@ class Loop:
         epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
         total = epochs * self.num_examples + rest * self.config.data.batch_size
         bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
-        for line in (*self._plan(), *told, *skipped(self.train_set.errors)):
+        for line in (*self._plan(), *told, *self.train_set.notes, *skipped(self.train_set.errors)):
             bar.line(line)
         try:
             with stop_on_signal() as stop:

@@ -9,7 +9,7 @@ from vitrail import weights
 from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
 from vitrail.data import ImageSet
 from vitrail.engine.evaluate import Evaluation
-from vitrail.errors import ImageError, RunError
+from vitrail.errors import ImageError, RunError, shown
 from vitrail.model import ViT
 from vitrail.run.device import autocast_dtype
 
@@ -97,11 +97,17 @@ def plan(
     chosen = "chosen and " if config.evaluation.every_epochs and config.evaluation.split == "test" else ""
     used = str(autocast_dtype(config.compute, device) or "fp32").removeprefix("torch.")
     return (
-        f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {len(train_set.classes)} classes; "
+        f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {_classes(train_set)}; "
         f"{len(train_set.labels)} training images, {total_steps} steps of {config.data.batch_size}; "
         f"{chosen}measured on {len(held_out.labels)} images of the {config.evaluation.split} split; "
         f"{device}, {used}; {path}"
     )
+
+
+def _classes(train_set: ImageSet, most: int = 10) -> str:
+    """How many classes there are, and the names of the first ones."""
+    names = ", ".join(shown(name, 40) for name in train_set.classes[:most])
+    return f"{len(train_set.classes)} classes ({names}{', ...' if len(train_set.classes) > most else ''})"
 
 
 def needed_bytes(config: RunConfig, path: Path) -> int:

@@ -4,13 +4,15 @@ from pathlib import Path
 
 from vitrail.config import DataConfig
 from vitrail.data.sources.download import download
-from vitrail.data.sources.folders import open_folder, open_manifest
+from vitrail.data.sources.folders import open_folder
 from vitrail.data.sources.hub import open_hub
-from vitrail.data.sources.index import Encoded, Packed, Source, Split, class_index, joined, taken
+from vitrail.data.sources.index import Encoded, Packed, Source, Split, case_twins, class_index, few, joined, taken
+from vitrail.data.sources.manifest import open_manifest
 from vitrail.data.sources.named import NAMED_SETS, open_named
 from vitrail.data.sources.packed import check_whole, is_pack, open_pack, pack_preprocessing
 from vitrail.data.sources.parquet import open_parquet, parquet_files
-from vitrail.errors import DataError
+from vitrail.data.sources.walk import is_archive
+from vitrail.errors import DataError, shown
 
 __all__ = [
     "NAMED_SETS",
@@ -18,9 +20,11 @@ __all__ = [
     "Packed",
     "Source",
     "Split",
+    "case_twins",
     "check_whole",
     "class_index",
     "download",
+    "few",
     "joined",
     "open_source",
     "pack_preprocessing",
@@ -39,6 +43,8 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
         DataError: there is no such data set, or it is not laid out as one.
     """
     spec = config.spec
+    if not spec.strip():
+        raise DataError("--data is empty.", expected=f"one of {', '.join(NAMED_SETS)}; a folder; a file; hf:OWNER/NAME")
     if spec in NAMED_SETS:
         return open_named(spec, config.root, may_download=may_download, progress=progress)
     if spec.startswith("hf:"):
@@ -46,17 +52,22 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
     path = Path(spec).expanduser()
     try:
         source = _open_path(path, spec)
+        kind = "a file of another kind" if path.exists() else "neither a known name nor an existing path"
     except OSError as error:
         raise DataError(
-            f"{error.filename or path}: cannot be read.", got=error.strerror, expected="a readable file or folder"
+            f"{shown(error.filename or path)}: cannot be read.",
+            got=error.strerror,
+            expected="a readable file or folder",
         ) from error
+    except ValueError as error:  # a path with a null character
+        raise DataError(f"{shown(spec)}: is no path.", got=error) from error
     if source is not None:
         return source
     raise DataError(
-        f"{spec!r} is no data set.",
-        got="a file of another kind" if path.exists() else "neither a known name nor an existing path",
+        f"{shown(spec)!r} is no data set.",
+        got=kind,
         expected=f"one of {', '.join(NAMED_SETS)}; a folder; a .parquet, .csv or .tsv file",
-        do="Check the spelling of --data.",
+        do="Unpack it, and give the folder." if is_archive(path) else "Check the spelling of --data.",
     )
 
 

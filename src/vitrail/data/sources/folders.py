@@ -1,194 +1,119 @@
-"""Data sets of plain image files: a folder a class, or a CSV or TSV manifest."""
+"""Data sets of plain image files: a folder a class, in a folder a split or not."""
 
-import csv
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from vitrail.data.sources.index import Encoded, Source, Split, class_index, listing_of_paths
-from vitrail.errors import DataError
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
-
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
-_CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+from vitrail.data.sources.index import Source, Split, class_index, few, listing_of_paths, nfc, path_split
+from vitrail.data.sources.layout import find_layout
+from vitrail.data.sources.walk import files_below, files_in, folders_in, is_archive, is_image
+from vitrail.errors import DataError, shown
 
 
 @dataclass
 class _Found:
-    """Images by class folder, and how many other files were passed over."""
+    """What lies below a split: images by class, the folders of the classes, and what is no example."""
 
     images: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
-    num_ignored: int = 0
+    folders: dict[str, Path] = field(default_factory=dict[str, Path])
+    others: list[Path] = field(default_factory=list[Path])
+    loose: list[Path] = field(default_factory=list[Path])
+
+    def empty(self) -> list[Path]:
+        """The class folders without images."""
+        return [self.folders[label] for label, images in sorted(self.images.items()) if not images]
 
 
 def open_folder(root: Path, name: str) -> Source:
     """Index `root/train/<class>/...` with `val` and `test`, or just `root/<class>/...`, which is all "train".
 
-    Hidden entries, __MACOSX and Thumbs.db are passed over. Whatever lies below a class folder, however deep, and has
-    the suffix of an image is an example; other files are counted and ignored.
+    Split folders may be called in any of the usual ways, as `Training`, `test_set`, `pets_valid`. A folder that is
+    the only one, around all others, is seen through. Hidden entries, __MACOSX and Thumbs.db are passed over. Whatever
+    lies below a class folder, however deep, and is an image is an example; other files are counted and left out.
 
     Args:
         root: the folder.
         name: how messages call the data set.
     Raises:
-        DataError: there is no class folder, an empty one, or one that the training set does not have.
+        DataError: there is no class folder, it is not clear which folders are classes and which are splits, or a
+            folder is no class of the training set.
     """
-    folders = _folders(root)
-    splits_here = {_SPLITS[f.name]: f for f in folders if f.name in _SPLITS and _folders(f)}
-    is_split = "train" in splits_here or len(splits_here) == len(folders) > 0
-    found = {split: _classes(folder, root) for split, folder in splits_here.items()} if is_split else {}
-    if not is_split:
-        found = {"train": _classes(root, root)}
+    layout = find_layout(root)
+    notes = list(layout.notes)
+    found: dict[str, _Found] = {}
+    for split, folder in layout.splits.items():
+        content = _classes(folder)
+        if content.images:
+            found[split] = content
+        elif split == "train" or len(layout.splits) == 1:
+            raise _no_classes(folder, root)
+        else:
+            count = f"{len(content.loose)} images" if content.loose else "no images"
+            notes.append(f"{split}: {count} and no class folders, so there is no such split")
     first = "train" if "train" in found else min(found)
     classes = tuple(sorted(found[first].images))
-    if not classes:
-        raise DataError(
-            f"{root}: no class folders.",
-            got="an empty folder" if not any(root.iterdir()) else "no sub-folders",
-            expected="train/<class>/... with val or test, or <class>/..., one folder a class",
-        )
     splits: dict[str, Split] = {}
-    everything: list[Path] = []
     for split, content in found.items():
         paths: list[Path] = []
         labels: list[int] = []
-        for class_name in sorted(content.images):
-            where = splits_here[split].name + "/" + class_name if is_split else class_name
-            label = class_index(class_name, classes, f"{root}: folder {where}")
-            paths += content.images[class_name]
-            labels += [label] * len(content.images[class_name])
-        splits[split] = _path_split(paths, labels, root)
-        everything += paths
+        for class_name, images in sorted(content.images.items()):
+            if images:
+                place = _relative(content.folders[class_name], root)
+                labels += [class_index(class_name, classes, f"{shown(root)}: folder {place}")] * len(images)
+                paths += images
+        splits[split] = path_split(paths, labels, root)
+    everything = [path for content in found.values() for images in content.images.values() for path in images]
     listing, num_bytes = listing_of_paths(everything, root)
-    return Source(name, classes, splits, listing, num_bytes, sum(content.num_ignored for content in found.values()))
+    empty = {split: [_relative(folder, root) for folder in content.empty()] for split, content in found.items()}
+    others = [path for content in found.values() for path in content.others]
+    loose = [path for content in found.values() for path in content.loose]
+    notes += _left_out(root, others, loose, [folder for folders in empty.values() for folder in folders])
+    return Source(name, classes, splits, listing, num_bytes, len(others), tuple(notes), tuple(empty[first]))
 
 
-def open_manifest(path: Path, name: str) -> Source:
-    """Index a CSV or TSV file with the header `path,label[,split]`; paths are relative to its folder.
-
-    Without a split column all examples are "train".
-
-    Args:
-        path: the file; a suffix .tsv means tabs.
-        name: how messages call the data set.
-    Raises:
-        DataError: the header is wrong, or a row has no label, no such file, an unknown split or class.
-    """
-    rows = _manifest_rows(path)
-    by_split: dict[str, list[tuple[int, Path, str]]] = {}
-    for number, row in rows:
-        where = f"{path}, line {number}"
-        file, label, split = row["path"], row["label"], row.get("split", "train")
-        if split not in _SPLITS:
-            raise DataError(f"{where}: unknown split.", got=repr(split), expected="train, val or test")
-        if not file or not label:
-            raise DataError(
-                f"{where}: {'no label' if file else 'no path'}.", expected="a path and a label in every row"
-            )
-        target = path.parent / file
-        if not target.is_file():
-            raise DataError(
-                f"{where}: the file does not exist.", got=file, expected="a path relative to the manifest's folder"
-            )
-        by_split.setdefault(_SPLITS[split], []).append((number, target, label))
-    if not by_split:
-        raise DataError(f"{path}: no examples.", expected="rows of path and label after the header")
-    first = "train" if "train" in by_split else min(by_split)
-    classes = tuple(sorted({label for _, _, label in by_split[first]}))
-    splits: dict[str, Split] = {}
-    for split, entries in by_split.items():
-        first_lines = {label: number for number, _, label in reversed(entries)}
-        index = {label: class_index(label, classes, f"{path}, line {first_lines[label]}") for label in first_lines}
-        targets = [target for _, target, _ in entries]
-        splits[split] = _path_split(targets, [index[label] for _, _, label in entries], path.parent)
-    files = [path, *(target for entries in by_split.values() for _, target, _ in entries)]
-    listing, num_bytes = listing_of_paths(files, path.parent)
-    return Source(name, classes, splits, listing, num_bytes)
-
-
-def _manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows with their line numbers, cells stripped of white space."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [cell.strip().lower() for cell in next(reader, [])]
-            if not {"path", "label"} <= set(header):
-                raise DataError(
-                    f"{path}: the first line is no header.",
-                    got=delimiter.join(header)[:80] or "an empty file",
-                    expected=delimiter.join(("path", "label")) + f"[{delimiter}split]",
-                )
-            rows: list[tuple[int, dict[str, str]]] = []
-            for cells in reader:
-                if cells:
-                    if len(cells) != len(header):
-                        raise DataError(
-                            f"{path}, line {reader.line_num}: wrong number of cells.",
-                            got=len(cells),
-                            expected=f"{len(header)}, as in the header",
-                        )
-                    values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-                    rows.append((reader.line_num, values))
-            return rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable table.", got=str(error), expected="CSV or TSV in UTF-8") from error
-
-
-def _path_split(paths: list[Path], labels: list[int], root: Path) -> Split:
-    def read(positions: Sequence[int] | np.ndarray) -> Iterator[Encoded]:
-        return (paths[position] for position in positions)
-
-    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    return Split(np.array(labels, dtype=np.int64), names, read)
-
-
-def _visible(entry_name: str) -> bool:
-    return not entry_name.startswith(".") and entry_name.lower() not in _CLUTTER
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _visible(path.name) and path.is_dir())
-
-
-def _classes(folder: Path, root: Path) -> _Found:
-    """Images of each class folder below `folder`; files beside the class folders are ignored and counted."""
+def _classes(folder: Path) -> _Found:
+    """The class folders in a folder with everything below them, and the files beside them."""
     found = _Found()
-    found.num_ignored = sum(_visible(path.name) and not path.is_dir() for path in folder.iterdir())
-    for class_folder in _folders(folder):
-        images, others = _images_below(class_folder)
-        found.num_ignored += others
-        if not images:
-            raise DataError(
-                f"{root}: the class folder {class_folder.relative_to(root).as_posix()!r} has no images.",
-                got=f"{others} other files" if others else "an empty folder",
-                expected=f"files ending in {', '.join(sorted(IMAGE_SUFFIXES))}",
-                do="Add images, or remove the folder.",
-            )
-        found.images[class_folder.name] = images
+    for path in files_in(folder):
+        (found.loose if is_image(path) else found.others).append(path)
+    for class_folder in folders_in(folder):
+        class_name = nfc(class_folder.name)
+        images: list[Path] = []
+        for path in files_below(class_folder):
+            (images if is_image(path) else found.others).append(path)
+        found.folders.setdefault(class_name, class_folder)
+        found.images.setdefault(class_name, []).extend(sorted(images))
     return found
 
 
-def _images_below(folder: Path) -> tuple[list[Path], int]:
-    """Image files in a class folder and all folders below it, sorted, and the number of other files."""
-    images: list[Path] = []
-    others = 0
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a symbolic link back to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if _visible(name))
-        for file in files:
-            if _visible(file):
-                if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
-                    images.append(Path(place, file))
-                else:
-                    others += 1
-    return sorted(images), others
+def _left_out(root: Path, others: Sequence[Path], loose: Sequence[Path], empty: Sequence[str]) -> list[str]:
+    notes: list[str] = []
+    for paths, what in ((others, "files that are no images"), (loose, "images that lie in no class folder")):
+        if paths:
+            examples = [_relative(path, root) for path in paths[:3]]
+            notes.append(f"left out: {len(paths)} {what}, as {', '.join(examples)}")
+    if empty:
+        notes.append(f"class folders without images: {few(empty)}")
+    return notes
+
+
+def _relative(path: Path, root: Path) -> str:
+    return shown(path.relative_to(root).as_posix())
+
+
+def _no_classes(folder: Path, root: Path) -> DataError:
+    files = files_in(folder)
+    images = sum(map(is_image, files))
+    tables = [path for path in (*files, *files_in(root)) if path.suffix.lower() in (".csv", ".tsv")]
+    archives = [path for path in files if is_archive(path)]
+    do = "Put the images of each class into a folder, or write a manifest: a CSV file with the columns path,label."
+    if tables:
+        do = f"If {shown(tables[0].name)} says which image is what, give that file: it needs the columns path,label."
+    elif archives and not images:
+        do = f"Unpack {shown(archives[0].name)} first."
+    return DataError(
+        f"{shown(folder)}: no class folders.",
+        got=f"{images} images and {len(files) - images} other files, no folders" if files else "an empty folder",
+        expected="train/<class>/... with val or test, or <class>/..., one folder a class",
+        do=do,
+    )

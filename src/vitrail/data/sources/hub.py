@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from vitrail.data.sources.index import Encoded, Source, Split, class_index
-from vitrail.errors import ConfigError, DataError
+from vitrail.config.checks import distinct_names
+from vitrail.data.sources.index import Encoded, Source, Split, few, nfc
+from vitrail.data.sources.labels import LABEL_COLUMNS, label_indices, labelled, names_of, tidy_labels
+from vitrail.data.sources.split_names import split_of
+from vitrail.errors import ConfigError, DataError, shown
 
 _SPEC = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
-_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
-_LABELS = ("label", "labels", "fine_label", "class", "target")
 
 
 def open_hub(spec: str) -> Source:
@@ -55,19 +56,39 @@ def open_hub(spec: str) -> Source:
             got=f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}",
             do="Check the name; without a network it must be in the cache already.",
         ) from error
-    tables = {_SPLITS[split]: table for split, table in loaded.items() if split in _SPLITS}
-    if "train" not in tables:
-        raise DataError(f"{spec}: has no training split.", got=", ".join(loaded), expected="train")
-    image, label = _columns(spec, tables["train"].features)
-    classes = _classes(tables["train"], label)
+    tables, left_out = _by_split(loaded)
+    if not tables:
+        raise DataError(f"{shown(spec)}: has no split.", got=few(left_out), expected="train, validation or test")
+    first = tables["train" if "train" in tables else min(tables)]
+    image, label = _columns(spec, first.features)
+    classes = _classes(spec, first, label)
     digest = hashlib.sha256("\0".join(f"{k} {t._fingerprint}" for k, t in sorted(tables.items())).encode())
+    splits, notes = labelled(
+        {split: _split(spec, split, table, image, label, classes) for split, table in tables.items()}, shown(spec)
+    )
+    if left_out:
+        notes.append(f"beside the splits, these parts are left out: {few(left_out)}")
     return Source(
         name=spec,
         classes=classes,
-        splits={split: _split(spec, split, table, image, label, classes) for split, table in tables.items()},
+        splits=splits,
         listing=digest.hexdigest(),
         num_bytes=sum(int(table.dataset_size or 0) for table in list(tables.values())[:1]),
+        notes=tuple(notes),
     )
+
+
+def _by_split(loaded: Any) -> tuple[dict[str, Any], list[str]]:
+    """The tables that are splits, of several that mean the same one the first; and the names of the others."""
+    tables: dict[str, Any] = {}
+    left_out: list[str] = []
+    for name, table in loaded.items():
+        split = split_of(name)
+        if split is None or split in tables:
+            left_out.append(name)
+        else:
+            tables[split] = table
+    return tables, left_out
 
 
 def _columns(spec: str, features: Any) -> tuple[str, str]:
@@ -76,43 +97,49 @@ def _columns(spec: str, features: Any) -> tuple[str, str]:
 
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    labels = labels or [name for name in _LABELS if name in features]
+    labels = labels or [name for name in LABEL_COLUMNS if name in features]
     if len(images) != 1 or not labels:
         raise DataError(
-            f"{spec}: it is not clear which columns hold the images and their classes.",
-            got=", ".join(f"{name}: {type(feature).__name__}" for name, feature in features.items()),
-            expected="one column of images and one of classes",
+            f"{shown(spec)}: it is not clear which columns hold the images and their classes.",
+            got=few([f"{name}: {type(feature).__name__}" for name, feature in features.items()], 12),
+            expected=f"one column of images, and one of classes, called {', '.join(LABEL_COLUMNS)}",
         )
-    return images[0], next((name for name in _LABELS if name in labels), labels[0])
+    return images[0], next((name for name in LABEL_COLUMNS if name in labels), labels[0])
 
 
-def _classes(table: Any, label: str) -> tuple[str, ...]:
-    """Names of the label column, or its distinct values, sorted."""
+def _names(features: Any, label: str) -> tuple[str, ...] | None:
+    """The names of integer labels, where the set gives them."""
     import datasets
 
-    feature = table.features[label]
-    if isinstance(feature, datasets.ClassLabel):
-        return tuple(map(str, feature.names))
-    values = set(table[label])
-    return tuple(map(str, sorted(values)))
+    feature = features[label]
+    return (
+        distinct_names(nfc(str(name)) for name in feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    )
+
+
+def _classes(spec: str, table: Any, label: str) -> tuple[str, ...]:
+    """Names of the label column, or its distinct values, sorted."""
+    where = f"{shown(spec)}, column {shown(label)!r}"
+    return _names(table.features, label) or names_of(tidy_labels(list(table[label]), where))
 
 
 def _split(spec: str, split: str, table: Any, image: str, label: str, classes: tuple[str, ...]) -> Split:
     import datasets
 
-    values: list[Any] = list(table[label])
-    if isinstance(table.features[label], datasets.ClassLabel):
-        labels: Int64[np.ndarray, "N"] = np.asarray(values, dtype=np.int64)
-        if len(labels) and (labels.min() < 0 or labels.max() >= len(classes)):
-            raise DataError(f"{spec} {split}: examples without a class.", got=int(labels.min()), expected="0 or above")
-    else:
-        known = list(classes)
-        labels = np.array([class_index(str(value), known, f"{spec} {split}") for value in values], dtype=np.int64)
+    if image not in table.features or label not in table.features:
+        raise DataError(
+            f"{shown(spec)} {split}: other columns than in the training set.", got=few(list(table.features))
+        )
+    where = f"{shown(spec)} {split}, column {shown(label)!r}"
+    values = tidy_labels(list(table[label]), where)
+    labels = label_indices(values, _names(table.features, label), classes, where)
     encoded = table.cast_column(image, datasets.Image(decode=False))
 
     def read(positions: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
         for position in positions:
-            record = encoded[int(position)][image]
-            yield record["bytes"] if record["bytes"] is not None else Path(record["path"])
+            record: dict[str, Any] = encoded[int(position)][image] or {}
+            content, file = record.get("bytes"), record.get("path")
+            # Without bytes and file it is an unreadable image, not an error of the whole set.
+            yield Path(file) if content is None and file else content or b""
 
     return Split(labels, [f"{split}:{i}" for i in range(len(labels))], read)

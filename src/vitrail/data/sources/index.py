@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vitrail.config import Preprocessing
-from vitrail.errors import DataError, ImageError
+from vitrail.errors import DataError, ImageError, shown
 
 Encoded = bytes | Path | UInt8[np.ndarray, "..."]
 """One record: the bytes of an image file, its path, or pixels [H, W] or [H, W, 3] that need no decoding."""
@@ -76,6 +77,8 @@ class Source:
         listing: SHA-256 over names, sizes and modification times of all files, in hexadecimal.
         num_bytes: size of all files.
         num_ignored: files that are no examples, as notes beside the images.
+        notes: what of it is left out or read in another way than a glance tells, a line each.
+        empty: class folders of the training set that have no image.
         packed_as: how the images were decoded, where that was done before.
     """
 
@@ -85,6 +88,8 @@ class Source:
     listing: str
     num_bytes: int = 0
     num_ignored: int = 0
+    notes: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
     packed_as: Preprocessing | None = None
 
 
@@ -130,6 +135,16 @@ def array_split(pixels: UInt8[np.ndarray, "N ..."], labels: Int64[np.ndarray, "N
     return Split(labels, names, lambda positions: (pixels[position] for position in positions))
 
 
+def path_split(paths: Sequence[Path], labels: Sequence[int] | Int64[np.ndarray, "N"], root: Path) -> Split:
+    """A split of image files, named by their paths relative to `root`."""
+
+    def read(positions: Sequence[int] | np.ndarray) -> Iterator[Encoded]:
+        return (paths[position] for position in positions)
+
+    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    return Split(np.array(labels, dtype=np.int64), names, read)
+
+
 def taken(split: Split, positions: Int64[np.ndarray, "M"]) -> Split:
     """The examples at some ascending positions as a split of their own."""
 
@@ -140,8 +155,18 @@ def taken(split: Split, positions: Int64[np.ndarray, "M"]) -> Split:
     return Split(split.labels[positions], names, read, split.packed and split.packed.taken(positions))
 
 
+def nfc(name: str) -> str:
+    """The composed form of a name: some file systems hand out its accents apart from the letters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Some strangers' names for a message."""
+    return ", ".join(shown(name, 80) for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
 def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the training set") -> int:
-    """Position of a class name, exactly as spelt.
+    """Position of a class name, as spelt but for the way that accents are stored.
 
     Args:
         name: the class that was found.
@@ -151,14 +176,28 @@ def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the 
     Raises:
         DataError: there is no such class; the message names the nearest one.
     """
-    try:
+    if name in classes:
         return classes.index(name)
-    except ValueError:
-        near = difflib.get_close_matches(name, classes, n=1)
-        few = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
-        raise DataError(
-            f"{what} names a class that {owner} does not have.",
-            got=repr(name),
-            expected=repr(near[0]) if near else f"one of {few}",
-            do=f"Rename it or leave it out; the class list is that of {owner}.",
-        ) from None
+    composed = [nfc(known) for known in classes]
+    if nfc(name) in composed:
+        return composed.index(nfc(name))
+    near = difflib.get_close_matches(name, classes, n=1)
+    few = ", ".join(repr(shown(known)) for known in classes[:10]) + (", ..." if len(classes) > 10 else "")
+    raise DataError(
+        f"{what} names a class that {owner} does not have.",
+        got=repr(shown(name)),
+        expected=repr(shown(near[0])) if near else f"one of {few}",
+        do=f"Rename it or leave it out; the class list is that of {owner}.",
+    )
+
+
+def case_twins(classes: Sequence[str]) -> list[str]:
+    """A line for each group of classes whose names differ in nothing but capital letters."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [
+        f"the classes {' and '.join(repr(shown(name)) for name in group)} differ in capital letters alone"
+        for group in groups.values()
+        if len(group) > 1
+    ]
