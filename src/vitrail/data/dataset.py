@@ -220,7 +220,7 @@ def _check_can_be_learnt(source: Source) -> None:
     if source.empty:
         raise DataError(
             f"{shown(source.name)}: a folder of a class has no images: {few(source.empty)}.",
-            got=next((note for note in source.notes if "no images, as" in note), "an empty folder"),
+            got=next((note for note in source.notes if "left out, no images" in note), "an empty folder"),
             expected="images in every class folder",
             do=f"Add images, or remove the folder; vitrail data check {shown(source.name)} says what is there.",
         )

@@ -48,8 +48,8 @@ def open_folder(root: Path, name: str) -> Source:
         elif split == "train" or len(layout.splits) == 1:
             raise _no_classes(folder, root)
         else:
-            count = f"{len(content.loose)} images" if content.loose else "no images"
-            notes.append(f"{split}: {count} and no class folders, so there is no such split")
+            left = f": {len(content.loose)} images" if content.loose else ""
+            notes.append(f"{split}: {shown(folder.name)} has no class folders and is left out{left}; no such split")
     first = "train" if "train" in found else min(found)
     classes = tuple(sorted(found[first].images))
     splits: dict[str, Split] = {}
@@ -88,10 +88,10 @@ def _classes(folder: Path) -> _Found:
 
 def _left_out(root: Path, others: Sequence[Path], loose: Sequence[Path], empty: Sequence[str]) -> list[str]:
     notes: list[str] = []
-    for paths, what in ((others, "files that are no images"), (loose, "images that lie in no class folder")):
+    for paths, what in ((others, "no images"), (loose, "images in no class folder")):
         if paths:
             examples = [_relative(path, root) for path in paths[:3]]
-            notes.append(f"left out: {len(paths)} {what}, as {', '.join(examples)}")
+            notes.append(f"left out, {what}: {len(paths)} file{'s'[: len(paths) > 1]}, as {', '.join(examples)}")
     if empty:
         notes.append(f"class folders without images: {few(empty)}")
     return notes

@@ -112,7 +112,7 @@ def labelled(splits: dict[str, Split], name: str) -> tuple[dict[str, Split], lis
             kept[split] = taken(content, rows)
             notes.append(f"{split}: {missing} of {len(content)} examples have no label and are left out")
         else:
-            notes.append(f"{split}: none of its {missing} examples has a label, so there is no such split")
+            notes.append(f"{split}: none of its {missing} examples has a label; no such split")
     if not kept or ("train" in splits and "train" not in kept):
         raise DataError(f"{name}: no example has a label.", got="; ".join(notes), expected="labelled training images")
     return kept, notes

@@ -46,7 +46,10 @@ def find_layout(root: Path) -> Layout:
     left_out = [folder.name for folder in folders if folder not in splits]
     if left_out:
         notes.append(f"beside the splits, these folders are left out: {few(left_out)}")
-    return Layout(top, {split: _same_inside(folder) for folder, split in splits.items()}, tuple(notes))
+    inner = {split: _same_inside(folder) for folder, split in splits.items()}
+    for folder in inner.values():
+        _check_no_annotations(folder, folders_in(folder))
+    return Layout(top, {split: inner[split] for split in ("train", "val", "test") if split in inner}, tuple(notes))
 
 
 def _split_folders(top: Path, folders: Sequence[Path]) -> dict[Path, str]:
@@ -116,6 +119,11 @@ def _check_are_classes(top: Path, folders: Sequence[Path]) -> None:
             expected="train and val or test with a folder a class in each, or a folder a class",
             do=f"If they are splits: call them train, val and test. {_AS_CLASSES} {_BY_MANIFEST}",
         )
+    _check_no_annotations(top, folders)
+
+
+def _check_no_annotations(top: Path, folders: Sequence[Path]) -> None:
+    """Raise DataError where images lie in one folder, and what is said about them in another."""
     names = {folder.name.lower() for folder in folders}
     if names & _IMAGES and names & _ANNOTATIONS:
         raise DataError(

@@ -13,7 +13,7 @@ from vitrail.errors import DataError, shown
 
 _COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
-    "label": (*LABEL_COLUMNS, "class_name", "category"),
+    "label": (*LABEL_COLUMNS, "class_name", "category", "class_id", "classid"),
     "split": ("split", "subset", "partition"),
 }
 _DELIMITERS = ("\t", ";", ",")
@@ -134,6 +134,7 @@ def _places(header: list[str], path: Path) -> dict[str, int]:
             got=shown(", ".join(header)) or "an empty file",
             expected="path,label[,split]; also read: "
             + "; ".join(f"{', '.join(accepted[1:])} as {ours}" for ours, accepted in _COLUMNS.items()),
+            do="Rename the columns in the first line; a path has its suffix, as images/1.jpg.",
         )
     twice = [name for name in chosen.values() if lower.count(name) > 1]
     if twice:
