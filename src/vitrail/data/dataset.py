@@ -176,7 +176,7 @@ def _chosen(
         if name not in available:
             raise DataError(
                 f"{shown(source.name)} has no split {name!r}.",
-                got=name + "".join(f"; {note}" for note in source.notes if "no such split" in note),
+                got=next((note for note in source.notes if note.startswith(f"{name}: ")), name),
                 expected=f"one of {', '.join(available)}",
                 do="Choose one with --split (eval) or --evaluation.split (train), or add the split to the data.",
             )
@@ -220,7 +220,6 @@ def _check_can_be_learnt(source: Source) -> None:
     if source.empty:
         raise DataError(
             f"{shown(source.name)}: a folder of a class has no images: {few(source.empty)}.",
-            got=next((note for note in source.notes if "left out, no images" in note), "an empty folder"),
             expected="images in every class folder",
             do=f"Add images, or remove the folder; vitrail data check {shown(source.name)} says what is there.",
         )

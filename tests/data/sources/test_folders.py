@@ -217,8 +217,8 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
     [
         ("nowhere/at/all", "neither a known name"),
         ("hf:owner/name", "cannot be opened"),
-        ("", "--data is empty"),
-        ("  ", "--data is empty"),
+        ("", "is empty"),
+        ("  ", "is empty"),
         ("a\0b", "no path|neither a known name"),
         ("x" * 300, "cannot be read"),
     ],

@@ -75,3 +75,45 @@ def test_without_a_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(DataError, match="Couldn't reach the hub") as caught:
         open_source(DataConfig(spec="hf:owner/name@main"))
     assert "and more" not in str(caught.value)
+
+
+def saved(folder: Path, split: str, labels: list, feature: object) -> Path:
+    """A split of `len(labels)` images in a folder that `hf:` opens."""
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    pictures = [{"bytes": stream.getvalue(), "path": None}] * len(labels)
+    folder.mkdir(exist_ok=True)
+    table = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features)
+    table.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature", "words"),
+    [
+        ([[0], [1, 2]], datasets.Sequence(datasets.Value("int64")), "a list"),
+        ([{"a": 1}, {"a": 2}], {"a": datasets.Value("int64")}, "a dict"),
+        ([0.5, 1.5], datasets.Value("float32"), "a float"),
+        ([None, None], datasets.Value("string"), "no example has a label"),
+    ],
+)
+def test_labels_that_are_no_classes_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list, feature: object, words: str
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(DataError, match=words):
+        open_source(DataConfig(spec=f"hf:{saved(tmp_path / 'set', 'train', labels, feature)}"))
+
+
+def test_unlabelled_rows_are_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    feature = datasets.ClassLabel(names=["crane", "jay", "owl"])
+    saved(tmp_path / "set", "train", [0, 1, None, 2], feature)
+    source = open_source(DataConfig(spec=f"hf:{saved(tmp_path / 'set', 'test', [-1, -1], feature)}"))
+    assert source.classes == ("crane", "jay", "owl")
+    assert {name: split.labels.tolist() for name, split in source.splits.items()} == {"train": [0, 1, 2]}
+    assert source.notes == (
+        "train: 1 of 4 examples have no label and are left out",
+        "test: none of its 2 examples has a label; no such split",
+    )

@@ -75,7 +75,10 @@ def test_manifest_outside_its_folder(tmp_path: Path) -> None:
         ("path,label\nimages/img0.png,\n", "no example has a label"),
         ("path,label\nimages/a.png,x\nimages/b.png,x\n", r"line 2: (.|\n)*a\.png, the first of 2 in 2 rows"),
         ("path,label,path\nimages/img0.png,x,y\n", "two columns are called 'path'"),
-        ("name,kind\nimages/img0.png,x\n", r"no header(.|\n)*name, kind(.|\n)*file_name(.|\n)*category, class_id, classid as label"),
+        (
+            "name,kind\nimages/img0.png,x\n",
+            r"no header(.|\n)*name, kind(.|\n)*file_name(.|\n)*category, class_id, classid as label",
+        ),
         ('path,label\n"images/img0.png,x\n', "not a readable table"),
         ("path,label\n,a\n", "line 2: no path"),
         ("path,label,split\nimages/img0.png,a,trian\n", "line 2: unknown split(.|\n)*'trian'"),

@@ -44,7 +44,10 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
     """
     spec = config.spec
     if not spec.strip():
-        raise DataError("--data is empty.", expected=f"one of {', '.join(NAMED_SETS)}; a folder; a file; hf:OWNER/NAME")
+        raise DataError(
+            "The name of the data set (--data) is empty.",
+            expected=f"one of {', '.join(NAMED_SETS)}; a folder; a file; hf:OWNER/NAME",
+        )
     if spec in NAMED_SETS:
         return open_named(spec, config.root, may_download=may_download, progress=progress)
     if spec.startswith("hf:"):

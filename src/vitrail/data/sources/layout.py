@@ -148,9 +148,13 @@ def _inner(folder: Path) -> Path:
 def _same_inside(folder: Path) -> Path:
     """A split folder, or the one of the same name in it, as archives have it that were unpacked into a folder."""
     inside = folders_in(folder)
-    while len(inside) == 1 and nfc(inside[0].name).casefold() == nfc(folder.name).casefold():
+    while len(inside) == 1 and _same_name(inside[0], folder) and not _has_images(folder):
         folder, inside = inside[0], folders_in(inside[0])
     return folder
+
+
+def _same_name(one: Path, other: Path) -> bool:
+    return nfc(one.name).casefold() == nfc(other.name).casefold()
 
 
 def _class_names(folder: Path) -> set[str]:

@@ -1,0 +1,57 @@
+"""Data on the command line: what is left out is said, wherever a data set is opened."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.folders import image_folder, write_images
+from vitrail.cli import main
+from vitrail.cli.predict import _files  # pyright: ignore[reportPrivateUsage]
+from vitrail.errors import DataError
+
+
+def folder_with_extras(root: Path) -> Path:
+    image_folder(root, {"Training/cat": 4, "Training/dog": 4, "Testing/cat": 2, "Testing/dog": 2, "more": 1})
+    (root / "Training" / "cat" / "notes.txt").write_text("x")
+    return root
+
+
+NOTES = [
+    "beside the splits, these folders are left out: more",
+    "left out, no images: 1 file, as Training/cat/notes.txt",
+]
+
+
+@pytest.mark.parametrize("action", ["info", "check"])
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str) -> None:
+    folder = str(folder_with_extras(tmp_path))
+    assert main(["data", action, folder]) == 0
+    text = capsys.readouterr().out
+    assert all(note in text for note in NOTES)
+    assert main(["data", action, folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == NOTES
+
+
+def test_training_names_its_classes_and_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_with_extras(tmp_path / "set")
+    settings = ["--schedule.max-steps", "1", "--data.image-size", "8", "--data.batch-size", "8"]
+    run = ["--run", str(tmp_path / "run")]
+    assert main(["train", "digits", "--data", str(folder), *run, *settings, "--checkpoint.every-steps", "0"]) == 0
+    told = capsys.readouterr().err
+    for words in ("2 classes (cat, dog); 8 training images", *NOTES):
+        assert words in told
+
+
+def test_predict_follows_links_and_lists_those_to_nowhere(tmp_path: Path) -> None:
+    write_images(tmp_path / "elsewhere", 1)
+    folder = tmp_path / "set"
+    write_images(folder, 1)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "linked" / "up").symlink_to(folder)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    names = ["gone.png", "img0.png", "linked/img0.png"]
+    assert _files([str(folder)]) == [folder / name for name in names]
+    assert _files([str(folder / "gone.png")]) == [folder / "gone.png"]
+    with pytest.raises(DataError, match="no such file"):
+        _files([str(tmp_path / "nowhere")])
