@@ -1,17 +1,20 @@
 """Prediction agrees with evaluation, for every way of giving an image."""
 
 import dataclasses
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vitrail
 from vitrail import data
 from vitrail.data import ImageSet
 from vitrail.errors import ConfigError, ImageError, InputError
-from vitrail.predict import Prediction, Predictor
+from vitrail.predict import ImageLike, Prediction, Predictor
 from vitrail.selftest.tiny import tiny_run
 
 PROBABILITY_TOLERANCE = 1e-6
@@ -75,9 +78,84 @@ def test_an_unreadable_file_among_others(run: Path, digits: ImageSet, tmp_path: 
         Predictor(run)([tmp_path / "b.png"])
 
 
-def test_wrong_arrays_and_sizes(run: Path) -> None:
-    with pytest.raises(InputError, match="uint8"):
-        Predictor(run)(np.zeros((8, 8), np.float32))
+def open_binary(path: Path) -> io.BufferedReader:
+    return path.open("rb")
+
+
+def test_every_form_of_an_image_gives_the_same(run: Path, tmp_path: Path) -> None:
+    predictor, pixels = Predictor(run), np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    with open_binary(path) as file, Image.open(path) as opened:
+        forms: list[ImageLike] = [
+            *(path, str(path), path.read_bytes(), bytearray(path.read_bytes()), io.BytesIO(path.read_bytes()), file),
+            *(opened, pixels, pixels / 255, (pixels / 255).astype(np.float32), tensor, tensor / 255),
+            *((tensor / 255).requires_grad_(), np.dstack([pixels, np.full((8, 8), 255, np.uint8)])),
+        ]
+        first, *others = predictor(forms)
+    assert all(other.top == first.top for other in others)
+    assert [p.path for p in predictor([path, path.read_bytes(), pixels])] == [str(path), "bytes", "ndarray"]
+    batch = predictor(np.stack([pixels, pixels]))
+    assert [p.top for p in batch] == [p.top for p in predictor(torch.stack([tensor, tensor]))] == [first.top] * 2
+
+
+def test_one_channel(run: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    forms = [grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None], np.dstack([grey] * 3)]
+    assert len({p.top for p in Predictor(run)(forms)}) == 1
+
+
+def test_nothing_is_nothing(run: Path) -> None:
+    assert Predictor(run)([]) == []
+    assert list(Predictor(run).stream([])) == []
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("image", [None, 7, {"a": 1}, object(), [None], [Path("a"), 7]])
+def test_what_is_no_image_is_an_input_error(run: Path, image: Any) -> None:
+    with pytest.raises(InputError, match="This is no image"):
+        Predictor(run)([image] if isinstance(image, dict) else image)
+
+
+def test_files_that_cannot_be_read_are_errors_of_one_line(run: Path, tmp_path: Path) -> None:
+    good = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    good.save(tmp_path / "a.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b.jpg")
+    with open_binary(tmp_path / "a.png") as closed:
+        pass
+    gone = Image.open(tmp_path / "a.png")
+    gone.close()
+    cut = Image.open(io.BytesIO((tmp_path / "b.jpg").read_bytes()[:900]))
+    bad: list[ImageLike] = [closed, gone, cut, b"", b"text", "https://example.org/a.png", tmp_path, str(tmp_path / "c")]
+    for image, result in zip(bad, Predictor(run).stream(bad), strict=True):
+        assert isinstance(result, ImageError), image
+        assert "\n" not in str(result)
+    with (tmp_path / "a.png").open(encoding="latin-1") as text, pytest.raises(InputError, match='open.path, "rb"'):
+        Predictor(run)(io.StringIO(text.read()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.int64),
+        np.zeros((8, 8), bool),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.full((8, 8, 3), 255.0),
+        np.full((8, 8, 3), np.nan),
+        torch.randn(3, 8, 8),
+        torch.zeros(8, 8, 3, dtype=torch.uint8),
+        torch.zeros(8),
+    ],
+)
+def test_arrays_whose_meaning_nothing_says(run: Path, image: np.ndarray | torch.Tensor) -> None:
+    with pytest.raises(InputError, match="uint8, or floating-point in .0, 1."):
+        Predictor(run)(image)
+
+
+def test_wrong_sizes_and_devices(run: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of the patch"):
         Predictor(run, image_size=9)
     with pytest.raises(ConfigError, match="not available here"):

@@ -1,10 +1,11 @@
 """Images to ranked labels, with the preprocessing and the class names that travel in the model file."""
 
-import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,13 +17,26 @@ from vitrail.augment import prepare
 from vitrail.config.checks import pair
 from vitrail.config.vit import check_divisible
 from vitrail.data import load_image
-from vitrail.errors import ImageError, InputError, WeightsError
+from vitrail.errors import ImageError, InputError, WeightsError, shown
 from vitrail.model import ViT
 from vitrail.run.device import pick_device
 from vitrail.runtime import Chosen, EngineOptions, choose, find_batch_size
 
-ImageLike = str | Path | Image.Image | np.ndarray
-_LOSSLESS_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+@runtime_checkable
+class ReadsBytes(Protocol):
+    """A file opened for reading bytes, or what behaves so: io.BytesIO, an upload of a web server."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+ImageLike = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | ReadsBytes | Image.Image | np.ndarray | torch.Tensor
+)
+"""A path; the bytes of a file; a file opened for reading bytes; an image of Pillow; an array [H, W], [H, W, 1],
+[H, W, 3] or [H, W, 4], or a tensor [H, W], [1, H, W], [3, H, W] or [4, H, W], uint8 or floating-point in [0, 1]."""
+
+_FILE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -126,12 +140,15 @@ class Predictor:
         """Classify images.
 
         Args:
-            images: paths, PIL images or uint8 arrays [H, W, 3] or [H, W]; one or several.
+            images: one image or several, each in a form of `ImageLike`; an array or tensor of four axes is a batch.
             top: how many classes to rank.
+        Returns:
+            One prediction for each image, also where there is one.
         Raises:
             ImageError: one of them cannot be read.
+            InputError: one of them is nothing of this kind.
         """
-        several = [images] if isinstance(images, ImageLike) else list(images)
+        several = _listed(images)
         results: list[Prediction] = []
         for result in self.stream(several, top=top):
             if isinstance(result, ImageError):
@@ -145,10 +162,12 @@ class Predictor:
         """Classify many images one after the other, in their order; an unreadable one yields its error.
 
         Args:
-            images: paths, PIL images or uint8 arrays.
+            images: each in a form of `ImageLike`.
             top: how many classes to rank, at most all.
             batch_size: images in one forward pass; 0: measured where there is much to do, else 64.
         """
+        if not images:
+            return
         batch_size = batch_size or self.chosen(len(images)).batch_size
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(images), batch_size):
@@ -160,9 +179,8 @@ class Predictor:
                     yield Prediction(_name(image), next(ranked)) if isinstance(pixels, np.ndarray) else pixels
 
     def _decode(self, image: ImageLike) -> np.ndarray | ImageError:
-        source = Path(image) if isinstance(image, str | Path) else _png(image)
         try:
-            return load_image(source, self.preprocessing, name=_name(image))
+            return load_image(_source(image), self.preprocessing, name=_name(image))
         except ImageError as error:
             return error
 
@@ -178,22 +196,84 @@ class Predictor:
 
 
 def _name(image: ImageLike) -> str:
-    return str(image) if isinstance(image, str | Path) else type(image).__name__
+    """How messages and predictions call an image."""
+    if isinstance(image, str | os.PathLike):
+        return os.fsdecode(image)
+    name = getattr(image, "name", None)  # of an open file
+    return name if isinstance(name, str) and hasattr(image, "read") else type(image).__name__
 
 
-def _png(image: Image.Image | np.ndarray) -> bytes:
-    """Pixels in memory take the same way as a file: through the one decoder."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-            raise InputError(
-                "An image array has the wrong form.",
-                got=f"{image.dtype} {list(image.shape)}",
-                expected="uint8 [H, W], [H, W, 3] or [H, W, 4]",
-            )
-        image = Image.fromarray(image)
-    exif = image.getexif()  # holds the orientation, which the decoder follows
-    if image.mode not in _LOSSLESS_PNG_MODES:
-        image = image.convert("RGB")
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=0, exif=exif)
-    return buffer.getvalue()
+def _listed(images: Any) -> list[ImageLike]:
+    """The images one by one."""
+    single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    if single or hasattr(images, "read") or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim != 4):
+        return [images]
+    try:
+        return list(images)
+    except TypeError as error:
+        raise _no_image(images) from error
+
+
+def _source(image: ImageLike) -> bytes | Path | Image.Image:
+    """What the one decoder takes: pixels in memory go the same way as a file."""
+    match image:
+        case Image.Image():
+            return image
+        case np.ndarray() | torch.Tensor():
+            return Image.fromarray(_pixels(image))
+        case bytes():
+            return image
+        case bytearray() | memoryview():
+            return bytes(image)
+        case str() if image.startswith(("http://", "https://")):
+            raise ImageError("is an address, no file: download it first, then give its path or bytes", shown(image))
+        case str() | os.PathLike():
+            return Path(os.fsdecode(image))
+        case ReadsBytes():
+            return _read(image)
+        case _:
+            raise _no_image(image)
+
+
+def _read(file: ReadsBytes) -> bytes:
+    try:
+        data: object = file.read(_FILE_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: it is closed, or was opened for writing
+        raise ImageError(f"cannot be read ({error})", shown(_name(file))) from error
+    if not isinstance(data, bytes):
+        raise InputError(
+            "An open file gives no bytes.",
+            got=f"{type(data).__name__} from read()",
+            do='Open it with open(path, "rb").',
+        )
+    return data
+
+
+def _pixels(image: np.ndarray | torch.Tensor) -> UInt8[np.ndarray, "..."]:
+    """An array [H, W, C] or tensor [C, H, W] as uint8 [H, W] or [H, W, C]."""
+    is_tensor, form = isinstance(image, torch.Tensor), f"{image.dtype} {list(image.shape)}"
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+        image = image.transpose(1, 2, 0) if image.ndim == 3 else image
+    is_float = image.dtype.kind == "f" and bool(((image >= 0) & (image <= 1)).all())
+    has_form = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))
+    if not has_form or not image.size or not (is_float or image.dtype == np.uint8):
+        axes = "[H, W], [1, H, W], [3, H, W] or [4, H, W]" if is_tensor else "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        raise InputError(
+            f"An image {'tensor' if is_tensor else 'array'} has the wrong form.",
+            got=form + (", not all of it in [0, 1]" if image.dtype.kind == "f" and not is_float else ""),
+            expected=f"uint8, or floating-point in [0, 1], {axes}",
+            do="Give it as it is before mean and std are applied: the model's own are applied here.",
+        )
+    if is_float:
+        image = np.rint(image * 255).astype(np.uint8)
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+
+
+def _no_image(image: object) -> InputError:
+    return InputError(
+        "This is no image.",
+        got=type(image).__name__,
+        expected="a path, bytes, an open file, an image of Pillow, an array or a tensor; or several of them",
+    )

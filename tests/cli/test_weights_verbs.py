@@ -248,6 +248,9 @@ def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert told["max_logit_difference"] < 1e-5
     again = vitrail_json(capsys, "convert", there, back, "--to", "vitrail", "--verify")
     assert again["verified_against"] == "transformers"
+    assert told["max_image_logit_difference"] > again["max_image_logit_difference"]  # profiles are ignored from here on
+    assert again["max_image_logit_difference"] < 1e-5
+    assert [line for line in told["lost"] if "ICC profile" in line]
     before, after = (weights.load(path)[0].state_dict() for path in (source, back))
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     timm = vitrail_json(capsys, "convert", back, str(tmp_path / "timm"), "--to", "timm", "--verify")

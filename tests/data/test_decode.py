@@ -30,7 +30,8 @@ from tests.support.images import (
 )
 from vitrail.config import Preprocessing
 from vitrail.data import store
-from vitrail.data.decode import BACKGROUND, Limits, decode_image, image_header, load_image
+from vitrail.data.colour import BACKGROUND
+from vitrail.data.decode import Limits, decode_image, image_header, load_image
 from vitrail.errors import ImageError
 
 JPEG_TOLERANCE = 6  # of 255, at quality 95 without chroma subsampling, smooth content
@@ -258,7 +259,9 @@ def test_profile_keeps_alpha() -> None:
 # ---- files that are refused --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"hello, I am a text file\n", b"\0" * 100, b"%PDF-1.7", b"II*\0", b"<svg/>"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello, I am a text file\n", b"\0" * 100, b"%PDF-1.7", b"II\x2b\0\x08", b"<svg/>"]
+)
 def test_what_is_no_image(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)

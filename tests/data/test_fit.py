@@ -84,7 +84,7 @@ def test_memory_that_is_not_there_is_an_error_of_the_image(monkeypatch: pytest.M
     fast = replace(EXACT, fast_decoding=True)
     assert load_image(jpeg(photograph(90, 80)), fast).shape == (3, 60, 48)  # Pillow had enough
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", without)
-    with pytest.raises(ImageError, match="MemoryError"):
+    with pytest.raises(ImageError, match="memory"):
         load_image(jpeg(photograph(90, 80)), fast)
 
 

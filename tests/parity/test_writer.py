@@ -39,7 +39,7 @@ def card_of(model: ViT, **changes: Any) -> Card:
             channels="RGB" if channels == 3 else "L",
             mean=(0.5,) * channels,
             std=(0.25,) * channels,
-            **changes,
+            **{"icc": "ignore", **changes},
         ),
         provenance={"source": "random"},
     )

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> Answer:
         difference, against = _verified(args, model, family)
         values["max_logit_difference"], values["verified_against"] = difference, against
         lines.append(f"verified       logits differ by at most {difference:.1e} from those of {against}")
+        lines += _verified_files(args, args.target, model, card, family, written.lost, values)
     lines += [f"written        {path}" for path in written.files]
     return Answer("\n".join(lines), values)
 
@@ -56,6 +57,26 @@ def run(args: argparse.Namespace) -> Answer:
 def _unchanged(model: Any) -> dict[str, Any]:
     mapped = [{"name": name, "to": name} for name in model.state_dict()]
     return {"mapped": mapped, "adapted": [], "reinitialised": [], "dropped": [], "unknown": []}
+
+
+def _verified_files(
+    args: argparse.Namespace, target: Any, model: Any, card: Any, family: str, lost: list[str], values: dict[str, Any]
+) -> list[str]:
+    """Compare the way of image files into the model with the other library's; nothing where there is none to ask."""
+    from vitrail.weights import verify, verify_files
+
+    values["max_image_logit_difference"] = values["image_input_differences"] = None
+    library = args.to if args.to != "vitrail" else None if args.image_size else verify.library_of(family)
+    if not library:
+        return []
+    folder = target if args.to != "vitrail" else args.source
+    found = verify_files.file_difference(model, card.preprocessing, folder, library, must_agree=not lost)
+    if found is None:
+        return ["               image files are not compared: the transform of the other library is not described"]
+    values["max_image_logit_difference"], values["image_input_differences"] = found.max_logit, found.inputs
+    others = [name for name, difference in found.inputs.items() if difference > verify_files.INPUT_TOLERANCE]
+    which = f", of files {', '.join(others)} (see what is lost)" if others else ""
+    return [f"               logits of image files differ by at most {found.max_logit:.1e}{which}"]
 
 
 def _verified(args: argparse.Namespace, model: Any, family: str) -> tuple[float, str]:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", choices=("RGB", "L"), default="RGB", help="colour or grey (pack)")
     parser.add_argument("--resize-mode", choices=("crop", "squash"), default="crop", help="(pack)")
     parser.add_argument("--fast-decoding", action="store_true", help="as data.fast-decoding (pack)")
+    parser.add_argument("--icc", choices=("apply", "ignore"), default="apply", help="as data.icc (pack)")
     parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or go")
 
 
@@ -57,6 +58,7 @@ def _pack(args: argparse.Namespace) -> Answer:
         channels=args.channels,
         resize_mode=args.resize_mode,
         fast_decoding=args.fast_decoding,
+        icc=args.icc,
     )
     packed = data.pack(config, Path(args.target), progress=True)
     size = "x".join(map(str, packed["decode_size"]))

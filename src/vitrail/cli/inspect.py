@@ -58,6 +58,7 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> str:
     names = ", ".join(card.classes[:_MOST_CLASSES]) + (", ..." if len(card.classes) > _MOST_CLASSES else "")
     classes = "none: features" if not geometry.num_labels else f"{geometry.num_labels}: {names or 'unnamed'}"
     resize = f"{steps.resize_mode} to {steps.resize_size or steps.decode_size}, {steps.resize_filter}"
+    resize += f", embedded colour profiles {'applied' if steps.icc == 'apply' else 'ignored'}"
     rows: list[tuple[str, object]] = [
         ("source", source),
         ("family", f"{values['family']} ({values['evidence']})"),

@@ -8,6 +8,7 @@ from vitrail.config.checks import require, require_positive
 ResizeMode = Literal["squash", "crop"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 CropRounding = Literal["half-even", "floor"]
+IccProfile = Literal["apply", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,9 @@ class Preprocessing:
     fast_decoding: bool = False
     """A JPEG of at least twice the size needed is decoded at a half, quarter or eighth of it (exact in the DCT, not in
     Pillow's filter); RGB images are resized by torch's vector code, within two levels of Pillow's."""
+    icc: IccProfile = "apply"
+    """apply: colours go through the ICC profile that a file embeds, to sRGB; ignore: its numbers are taken as they are,
+    as timm, torchvision and transformers do."""
     channels: Literal["RGB", "L"] = "RGB"
     """Colour, or one channel of luminance (ITU-R 601)."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

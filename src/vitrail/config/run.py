@@ -5,7 +5,7 @@ from typing import Literal
 
 from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive, require_seed
 from vitrail.config.compute import CheckpointConfig, ComputeConfig, ParallelConfig
-from vitrail.config.preprocessing import CropRounding, ResizeFilter, ResizeMode
+from vitrail.config.preprocessing import CropRounding, IccProfile, ResizeFilter, ResizeMode
 from vitrail.config.vit import ArchitectureConfig, check_divisible
 
 
@@ -38,6 +38,9 @@ class DataConfig:
     fast_decoding: bool = False
     """Decode and resize files in half the time or less, other pixels than Pillow's by a little; part of the model's
     preprocessing, so that evaluation and prediction do the same."""
+    icc: IccProfile = "apply"
+    """apply: colours go through the profile that a file embeds, to sRGB; ignore: the numbers are taken as they are, as
+    other libraries do."""
     channels: Literal["RGB", "L"] = "RGB"
     """Colour or grey input."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

@@ -130,6 +130,7 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
         resize_size=pair(config.resize_size) if config.resize_size and decode_size == pair(config.image_size) else None,
         crop_rounding=config.crop_rounding,
         fast_decoding=config.fast_decoding,
+        icc=config.icc,
         channels=config.channels,
         mean=mean,
         std=std,

@@ -1,34 +1,30 @@
 """The only image decoder: training, evaluation, prediction and serving all see the same pixels.
 
-In: the bytes or the path of a JPEG, PNG, WebP, BMP or GIF file. Out: upright 8-bit sRGB, or one `ImageError`.
+In: the bytes or the path of a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file, or an image of Pillow. Out: upright
+8-bit sRGB, or one `ImageError`.
 Hostile files are expected: the format is told by its first bytes, size limits hold before pixels are decoded, and
 whatever the decoder raises becomes an `ImageError`.
 """
 
-import functools
 import io
 import stat
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
     Image,
-    ImageCms,
     ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
+    TiffImagePlugin,
 )
 
 from vitrail.config import Preprocessing
+from vitrail.data.colour import to_rgb
+from vitrail.data.containers import NotRead, gif_size, webp_size
 from vitrail.data.fit import fit, size_needed
+from vitrail.data.readers import opened
 from vitrail.errors import ImageError
 
 try:  # extra `fast`
@@ -36,14 +32,8 @@ try:  # extra `fast`
 except ImportError:
     simplejpeg = None
 
-# What transparent pixels are laid over. White: the paper on which drawings and product shots with alpha are made.
-BACKGROUND = (255, 255, 255)
-
 # Below it two scales of a JPEG can have the same size.
 _LEAST_SIDE = 8
-
-# Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB).
-_MAX_PROFILE_BYTES = 4 << 20
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,24 +72,28 @@ class ImageHeader:
     width: int
 
 
-class _JpegFile(JpegImagePlugin.JpegImageFile):
-    """Pillow's JPEG reader without its search for a resolution, which warns when the EXIF data is damaged."""
-
-    def _read_dpi_from_exif(self) -> None:
-        pass
-
-
-_READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": _JpegFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WebP": WebPImagePlugin.WebPImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
+_READ = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC are read"
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_OTHERS = {
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "XML or SVG",
+    b"II\x2b\0": "BigTIFF",
+    b"MM\0\x2b": "BigTIFF",
+    b"\0\0\1\0": "icon",
+    b"version https://git-lfs": "Git LFS pointer (git lfs pull fetches the image)",
 }
+"""First bytes of what people take for readable images, for the message."""
 
 
 def decode_image(
-    source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT
+    source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT, apply_profile: bool = True
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image file to upright sRGB.
 
@@ -111,53 +105,62 @@ def decode_image(
         source: the encoded bytes, or the path of the file.
         name: how messages call the image; default: the path.
         limits: largest file and largest image.
+        apply_profile: False: take the numbers of the file for sRGB, whatever profile it has.
     Raises:
-        ImageError: no image of the five formats, truncated, damaged, unreadable or too large.
+        ImageError: no image of a format that is read, truncated, damaged, unreadable or too large.
     """
-    return np.asarray(_upright(*_open(source, name, limits)))
+    return np.asarray(_upright(*_open(source, name, limits), apply_profile))
 
 
 def load_image(
-    source: bytes | Path, preprocessing: Preprocessing, *, name: str | None = None, limits: Limits = DEFAULT
+    source: bytes | Path | Image.Image,
+    preprocessing: Preprocessing,
+    *,
+    name: str | None = None,
+    limits: Limits = DEFAULT,
 ) -> UInt8[np.ndarray, "C h w"]:
     """Decode an image file and bring it to the size and the channels that a model keeps (`decode_size`).
 
     Args:
-        source: the encoded bytes, or the path of the file.
+        source: the encoded bytes, the path of the file, or an image of Pillow: the frame at which it stands.
         preprocessing: all that concerns decoding is used.
         name: how messages call the image; default: the path.
         limits: largest file and largest image.
     Raises:
         ImageError: as `decode_image`.
     """
+    apply_profile = preprocessing.icc == "apply"
+    if isinstance(source, Image.Image):
+        return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
     image, kind, label = _open(source, name, limits)
     if kind == "JPEG" and preprocessing.fast_decoding:
         width, height = size_needed(preprocessing)
-        turned = _orientation(image.info.get("exif", b"")) in _SWAPPING
+        turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
         image.draft(None, (height, width) if turned else (width, height))
-        pixels = _by_simplejpeg(image)
+        pixels = _by_simplejpeg(image, apply_profile)
         if pixels is not None:
             return fit(pixels, preprocessing)
-    return fit(_upright(image, kind, label), preprocessing)
+    return fit(_upright(image, kind, label, apply_profile), preprocessing)
 
 
 def image_header(source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT) -> ImageHeader:
     """Read format, pixel format and stored size (before EXIF orientation) without decoding any pixel.
 
     Raises:
-        ImageError: no image of the five formats, or too large.
+        ImageError: no image of a format that is read, or too large.
     """
     image, kind, _ = _open(source, name, limits)
     return ImageHeader(kind, image.mode, image.height, image.width)
 
 
-def _by_simplejpeg(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "H W 3"] | None:
+def _by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.ndarray, "H W 3"] | None:
     """The pixels that Pillow would decode, sooner; None where more is to be done than decoding.
 
     A file with any damage is left to Pillow, which says what is wrong.
     """
-    plain = image.mode == "RGB" and not image.info.get("icc_profile") and min(image.size) >= _LEAST_SIDE
-    if simplejpeg is None or not plain or _orientation(image.info.get("exif", b"")) != 1:
+    needs_profile = apply_profile and image.info.get("icc_profile")
+    plain = image.mode == "RGB" and not needs_profile and min(image.size) >= _LEAST_SIDE
+    if simplejpeg is None or not plain or _orientation(image.info.get("exif") or b"") != 1:
         return None
     assert isinstance(image.fp, io.BytesIO)
     try:
@@ -168,14 +171,20 @@ def _by_simplejpeg(image: ImageFile.ImageFile) -> UInt8[np.ndarray, "H W 3"] | N
     return pixels if pixels.shape == (image.height, image.width, 3) else None
 
 
-def _upright(image: ImageFile.ImageFile, kind: str, label: str) -> Image.Image:
+def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> Image.Image:
     """The upright 8-bit RGB image."""
     try:
         image.load()
-        upright = _TRANSPOSITIONS.get(_orientation(image.info.get("exif", b"")))
-        rgb = _to_rgb(image, sixteen_bit=kind == "PNG" and image.info["depth"] == 16)
+        rgb = to_rgb(image, apply_profile=apply_profile)
+        upright = _TRANSPOSITIONS.get(_orientation_of(image))
         return rgb.transpose(upright) if upright is not None else rgb
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, MemoryError, ...
+    except NotRead as error:
+        raise ImageError(f"{kind} image: {error}", label) from error
+    except MemoryError as error:
+        raise ImageError(
+            f"{image.width} x {image.height} pixels, too many for the memory that is free", label
+        ) from error
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
         raise ImageError(f"damaged or truncated {kind} image ({_first_line(error)})", label) from error
 
 
@@ -187,20 +196,19 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
         raise ImageError(f"the file has more than {limits.max_bytes} bytes", label)
     kind = _format(data)
     if kind is None:
-        found = "it is empty" if not data else f"it starts with {bytes(data[:8])!r}"
-        raise ImageError(f"not an image ({found}; JPEG, PNG, WebP, BMP and GIF are read)", label)
+        raise ImageError(f"not an image ({_found(data)}; {_READ})", label)
     try:
         # Pillow allocates the canvas of these two when it opens them, so their size is read before.
         if kind in ("WebP", "GIF"):
-            _check_pixels(_webp_size(data) if kind == "WebP" else _gif_size(data), limits, label)
-        image = _READERS[kind](io.BytesIO(data))
+            _check_pixels(webp_size(data) if kind == "WebP" else gif_size(data), limits, label)
+        image = opened(data, kind)
         _check_pixels(image.size, limits, label)
     except ImageError:
         raise
+    except NotRead as error:
+        raise ImageError(f"{kind} image: {error}", label) from error
     except Exception as error:
         raise ImageError(f"damaged {kind} image ({_first_line(error)})", label) from error
-    if kind == "PNG":
-        image.info["depth"] = data[24]
     return image, kind, label
 
 
@@ -229,18 +237,27 @@ def _format(data: bytes) -> str | None:
         return "WebP"
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return "TIFF"
+    if data[4:8] == b"ftyp":  # ISO base media: the major brand, a version, compatible brands
+        brands = {data[at : at + 4] for at in (8, *range(16, min(int.from_bytes(data[:4]), 64), 4))}
+        return "AVIF" if brands & {b"avif", b"avis"} else "HEIC" if brands & _HEIC_BRANDS else None
     return "BMP" if data.startswith(b"BM") else None
 
 
 def image_format(head: bytes) -> str | None:
-    """The format of an image file, read here or not, by its first 32 bytes; None for a file of another kind."""
-    if head[4:8] == b"ftyp":  # the container of films, too: the brands tell
-        brands = {head[start : start + 4] for start in (8, *range(16, 32, 4))}
-        known = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1"), "HEIC")
-        return min((known[brand] for brand in brands & known.keys()), default=None)
-    kind = "TIFF" if head.startswith((b"II*\0", b"MM\0*")) else _format(head)
+    """The format of an image file by its first 32 bytes; None for a file of another kind."""
+    kind = _format(head)
     # Two letters may begin any text; of a bitmap's second header the size is small.
     return kind if kind != "BMP" or head[15:18] == b"\0\0\0" else None
+
+
+def _found(data: bytes) -> str:
+    """What a file is that is no image, in a few words."""
+    if not data:
+        return "it is empty"
+    other = next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
+    return f"it is a {other} file" if other else f"it starts with {bytes(data[:8])!r}"
 
 
 def _check_pixels(size: tuple[int, int], limits: Limits, label: str) -> None:
@@ -249,33 +266,13 @@ def _check_pixels(size: tuple[int, int], limits: Limits, label: str) -> None:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {limits.max_pixels}", label)
 
 
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the canvas. Source: the WebP container and bit stream specifications (RFC 9649)."""
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if chunk == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    raise ValueError(f"unknown chunk {chunk!r}")
-
-
-def _gif_size(data: bytes) -> tuple[int, int]:
-    """Width and height that hold both the canvas and the first frame. Source: GIF89a specification."""
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    while data[position] == 0x21:  # extension blocks: two bytes, then sub-blocks up to one of length zero
-        position += 2
-        while data[position]:
-            position += 1 + data[position]
-        position += 1
-    if data[position] != 0x2C:
-        raise ValueError("no frame")
-    left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
-    return max(width, left + frame_width), max(height, top + frame_height)
+def _orientation_of(image: Image.Image) -> int:
+    """The orientation of a loaded image."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 1  # Pillow turned it
+    if "exif" in image.info or isinstance(image, ImageFile.ImageFile):
+        return _orientation(image.info.get("exif") or b"")
+    return image.getexif().get(0x0112, 1)  # of an image that was made in memory
 
 
 def _orientation(exif: bytes) -> int:
@@ -296,54 +293,7 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _to_rgb(image: Image.Image, *, sixteen_bit: bool) -> Image.Image:
-    """Any mode of the five formats as opaque 8-bit sRGB."""
-    profile = image.info.get("icc_profile", b"")
-    if image.mode.startswith("I;16"):
-        colours, alpha = _from_16_bit(image)
-    elif "A" in image.getbands() or "transparency" in image.info:
-        if sixteen_bit and image.mode == "RGB":  # Pillow kept the high bytes of the pixels, but not of this colour
-            image.info["transparency"] = tuple(sample >> 8 for sample in image.info["transparency"])
-        rgba = image.convert("RGBA")
-        colours, alpha = rgba.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), rgba.getchannel("A")
-    else:
-        colours, alpha = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB"), None
-    rgb = (_through_profile(colours, profile) if profile else None) or colours
-    rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
-    if alpha is None:
-        return rgb
-    opaque = Image.new("RGB", rgb.size, BACKGROUND)
-    opaque.paste(rgb, mask=alpha)
-    return opaque
-
-
-def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """High bytes of a 16-bit grey image, and its alpha where one grey value is declared transparent."""
-    samples = np.asarray(image).astype(np.uint16, copy=False)
-    grey = Image.fromarray((samples >> 8).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if transparent is None:
-        return grey, None
-    return grey, Image.fromarray(np.where(samples == transparent, 0, 255).astype(np.uint8))
-
-
-def _through_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """The image in sRGB, or None where the profile is broken or made for other channels."""
-    if len(profile) > _MAX_PROFILE_BYTES:
-        return None
-    try:
-        return ImageCms.applyTransform(image, _transform(profile, image.mode))
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None
-
-
-@functools.lru_cache(maxsize=16)
-def _transform(profile: bytes, mode: str) -> Any:
-    """Perceptual transform to sRGB, without lcms2's one-pixel cache, so that threads may share it."""
-    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    return ImageCms.buildTransform(source, target, mode, "RGB", flags=ImageCms.Flags.NOCACHE)
-
-
 def _first_line(error: Exception) -> str:
+    if isinstance(error, struct.error | IndexError):  # whose text is about the code that read it
+        return "it ends too early"
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -36,7 +36,9 @@ _CACHE_VERSION = 1
 _TASK_RECORDS = (8, 64)
 _TASK_BYTES = 1 << 20
 _MAX_THREADS = 32
-DECODING = ("decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "channels")
+DECODING = tuple(
+    ["decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "icc", "channels"],
+)
 """What of a preprocessing decides the decoded pixels."""
 
 

@@ -33,6 +33,7 @@ def squash(size: Size, mean: Sequence[float], std: Sequence[float], resize_filte
         decode_size=size,
         resize_mode="squash",
         resize_filter=resize_filter,
+        icc="ignore",
         channels="RGB" if len(mean) == 3 else "L",
         mean=tuple(mean),
         std=tuple(std),
@@ -127,7 +128,7 @@ def to_huggingface(preprocessing: Preprocessing, processor: str) -> tuple[dict[s
     Returns:
         Its values, and the steps that it cannot say.
     """
-    p, lost = preprocessing, _two_resizes(preprocessing)
+    p, lost = preprocessing, _not_said(preprocessing)
     height, width = p.image_size
     values: dict[str, Any] = {
         "image_processor_type": processor,
@@ -164,7 +165,7 @@ def to_timm(preprocessing: Preprocessing) -> tuple[dict[str, Any], list[str]]:
     Returns:
         Its values, and the steps that it cannot say.
     """
-    p, lost = preprocessing, _two_resizes(preprocessing)
+    p, lost = preprocessing, _not_said(preprocessing)
     resize = p.resize_size or p.image_size
     crop_pct = p.image_size[0] / resize[0]
     if math.floor(p.image_size[0] / crop_pct) != resize[0]:  # floor would fall one short
@@ -266,14 +267,18 @@ def _crop(
         resize_filter=resize_filter,
         resize_size=resize,
         crop_rounding=crop_rounding,
+        icc="ignore",
         channels="RGB" if len(mean) == 3 else "L",
         mean=tuple(mean),
         std=tuple(std),
     )
 
 
-def _two_resizes(preprocessing: Preprocessing) -> list[str]:
-    """What no other library can say: the second resize on the device."""
-    if preprocessing.decode_size == preprocessing.image_size:
-        return []
-    return [f"images are kept at {preprocessing.decode_size} first, then resized to {preprocessing.image_size}"]
+def _not_said(preprocessing: Preprocessing) -> list[str]:
+    """What no other library can say: a second resize on the device, embedded colour profiles."""
+    p, lost = preprocessing, list[str]()
+    if p.decode_size != p.image_size:
+        lost.append(f"images are kept at {p.decode_size} first, then resized to {p.image_size}")
+    if p.icc == "apply":
+        lost.append("colours go through the ICC profile that a file embeds")
+    return lost

@@ -71,6 +71,7 @@ def with_weights(config: RunConfig, source: str, head: weights.Head = "match") -
         "resize_size": steps.resize_size or 0,
         "crop_rounding": steps.crop_rounding,
         "fast_decoding": steps.fast_decoding,
+        "icc": steps.icc,
         "channels": steps.channels,
         "mean": steps.mean,
         "std": steps.std,

@@ -1,0 +1,89 @@
+"""Any pixel format that Pillow gives -> opaque 8-bit sRGB."""
+
+import functools
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from vitrail.data.containers import MAX_PROFILE_BYTES, NotRead
+
+# What transparent pixels are laid over. White: the paper on which drawings and product shots with alpha are made.
+BACKGROUND = (255, 255, 255)
+
+
+def to_rgb(image: Image.Image, *, apply_profile: bool) -> Image.Image:
+    """A loaded image as opaque 8-bit sRGB.
+
+    16-bit samples keep their high byte, alpha and transparent colours are laid over `BACKGROUND`.
+
+    Args:
+        image: of any mode.
+        apply_profile: convert from the embedded ICC profile; False: take the numbers as they are, as most libraries.
+    Raises:
+        NotRead: pixels whose range nothing says, or of a mode that Pillow does not convert.
+    """
+    profile: bytes = (image.info.get("icc_profile") or b"") if apply_profile else b""
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode.startswith("I"):
+        colours, alpha = _from_16_bit(image)
+    elif image.mode == "F":
+        raise NotRead("floating-point pixels, of which nothing says what is white: convert to mode L or RGB first")
+    elif image.mode == "LAB":
+        raise NotRead("colours in CIELAB are not read: convert to mode RGB first")
+    elif "A" in image.getbands() or "transparency" in image.info:
+        if image.mode == "RGB" and max(image.info["transparency"]) > 255:
+            # Pillow kept the high bytes of the pixels, but not of this colour.
+            image = image.copy()
+            image.info["transparency"] = tuple(sample >> 8 for sample in image.info["transparency"])
+        rgba = image.convert("RGBA")
+        colours, alpha = rgba.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), rgba.getchannel("A")
+    else:
+        colours, alpha = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB"), None
+    rgb = (_through_profile(colours, profile) if profile else None) or colours
+    rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
+    if alpha is None:
+        return rgb
+    opaque = Image.new("RGB", rgb.size, BACKGROUND)
+    opaque.paste(rgb, mask=alpha)
+    return opaque
+
+
+def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """High bytes of a grey image of 16 bits, and its alpha where one grey value is declared transparent.
+
+    Mode I has 32 bits, of which Pillow uses 16 when it writes a file. Up to 255 it may as well be an 8-bit image that
+    was converted.
+    """
+    samples = np.asarray(image)
+    if image.mode == "I" and not (255 < samples.max(initial=0) <= 65535 and samples.min(initial=0) >= 0):
+        raise NotRead(
+            f"32-bit pixels from {samples.min(initial=0)} to {samples.max(initial=0)}, of which nothing says what is "
+            "white: convert to mode L or I;16 first"
+        )
+    samples = samples.astype(np.uint16, copy=False)
+    grey = Image.fromarray((samples >> 8).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey, None
+    return grey, Image.fromarray(np.where(samples == transparent, 0, 255).astype(np.uint8))
+
+
+def _through_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """The image in sRGB, or None where the profile is broken or made for other channels."""
+    if len(profile) > MAX_PROFILE_BYTES:
+        return None
+    try:
+        return ImageCms.applyTransform(image, _transform(profile, image.mode))
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+@functools.lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> Any:
+    """Perceptual transform to sRGB, without lcms2's one-pixel cache, so that threads may share it."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    return ImageCms.buildTransform(source, target, mode, "RGB", flags=ImageCms.Flags.NOCACHE)

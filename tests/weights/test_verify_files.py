@@ -1,0 +1,82 @@
+"""Image files through our whole path and through the other library's own transform."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tests.support.torchvision_operators  # noqa: F401  (before transformers and timm)
+import vitrail
+from vitrail import weights
+from vitrail.errors import WeightsError
+from vitrail.weights.verify_files import file_difference
+
+transformers = pytest.importorskip("transformers")
+timm = pytest.importorskip("timm")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+
+KINDS = {"plain", "ICC profile", "grey", "CMYK", "turned by EXIF"}
+
+
+def model_with(**steps: Any) -> tuple[vitrail.ViT, weights.Card]:
+    geometry = vitrail.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=3
+    )
+    preprocessing = vitrail.Preprocessing(image_size=(32, 32), decode_size=(32, 32), **steps)
+    return vitrail.ViT(geometry).eval(), weights.Card(
+        geometry=geometry, classes=("a", "b", "c"), preprocessing=preprocessing
+    )
+
+
+@pytest.mark.parametrize("library", ["huggingface", "timm"])
+@pytest.mark.parametrize(
+    "steps", [{"resize_mode": "squash"}, {"resize_size": (40, 40), "crop_rounding": "floor"}, {"resize_size": (48, 48)}]
+)
+def test_the_other_library_makes_the_same_of_files(tmp_path: Path, library: Any, steps: dict[str, Any]) -> None:
+    model, card = model_with(icc="ignore", **steps)
+    written = weights.write(tmp_path / "folder", model, card, library)
+    agrees = not written.lost  # half-even for timm, floor for transformers
+    found = file_difference(model, card.preprocessing, tmp_path / "folder", library, must_agree=agrees)
+    assert found is not None
+    assert found.inputs.keys() == KINDS
+    if agrees:
+        assert max(found.inputs.values()) < 1e-5
+        assert found.max_logit < 1e-5
+    again, card_again = weights.load(tmp_path / "folder")
+    assert card_again.preprocessing.icc == "ignore"
+    assert file_difference(again, card_again.preprocessing, tmp_path / "folder", library, must_agree=True) is not None
+
+
+@pytest.mark.parametrize("library", ["huggingface", "timm"])
+def test_an_applied_profile_is_a_difference(tmp_path: Path, library: Any) -> None:
+    model, card = model_with(resize_mode="squash")
+    written = weights.write(tmp_path / "folder", model, card, library)
+    assert [line for line in written.lost if "ICC" in line]
+    found = file_difference(model, card.preprocessing, tmp_path / "folder", library, must_agree=False)
+    assert found is not None
+    assert {name for name, difference in found.inputs.items() if difference > 1e-4} == {"ICC profile"}
+    assert found.max_logit > 1e-3
+    with pytest.raises(WeightsError, match="another input of an image file .ICC profile"):
+        file_difference(model, card.preprocessing, tmp_path / "folder", library, must_agree=True)
+
+
+def test_another_resize_is_found(tmp_path: Path) -> None:
+    model, card = model_with(icc="ignore", resize_mode="squash")
+    weights.write(tmp_path / "folder", model, card, "timm")
+    other = dataclasses.replace(card.preprocessing, resize_filter="bilinear")
+    with pytest.raises(WeightsError, match="another input"):
+        file_difference(model, other, tmp_path / "folder", "timm", must_agree=True)
+
+
+def test_a_folder_that_does_not_say_how(tmp_path: Path) -> None:
+    model, card = model_with(icc="ignore", resize_mode="squash")
+    weights.write(tmp_path / "folder", model, card, "huggingface")
+    (tmp_path / "folder" / "preprocessor_config.json").unlink()
+    assert file_difference(model, card.preprocessing, tmp_path / "folder", "huggingface", must_agree=True) is None
+    weights.write(tmp_path / "timm", model, card, "timm")
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    del config["pretrained_cfg"]
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    assert file_difference(model, card.preprocessing, tmp_path / "timm", "timm", must_agree=True) is None
