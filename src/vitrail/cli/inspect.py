@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> Answer:
         "geometry": geometry,
         "num_parameters": count,
         "classes": list(card.classes),
+        "problem_type": card.problem_type,
         "preprocessing": to_json(card.preprocessing),
         "metrics": card.metrics,
         "provenance": provenance,
@@ -77,6 +78,12 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> str:
     ]
     if card.metrics:
         rows.append(("measured", ", ".join(f"{k} {v}" for k, v in card.metrics.items())))
+    if card.problem_type == "regression":
+        rows.append(("answers", "numbers (regression), which predict and eval refuse"))
+    elif card.is_yes_or_no and geometry.num_labels:
+        rows.append(("answers", "yes or no for each class, by a sigmoid of its logit; eval refuses it"))
+    if training := told.get("training"):
+        rows.append(("training", ", ".join(f"{k} {v}" for k, v in training.items())))
     rows += [(k, told[k]) for k in ("source", "container", "dtype", "sha256", "commit") if told.get(k)]
     rows += [("defaulted", line) for line in values["defaulted"]]
     rows += [("note", line) for line in told.get("notes", [])]

@@ -1,6 +1,7 @@
 """Range checks shared by the settings: they raise or stay silent, they never change a value."""
 
 import math
+from collections.abc import Sequence
 
 from vitrail.errors import ConfigError
 
@@ -44,3 +45,18 @@ def require_fraction(name: str, value: float) -> None:
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """A side or `(height, width)` as `(height, width)`."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes, none twice: the second and later of equal ones become "name (index)"."""
+    taken, result = set(names), list[str]()
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            name = f"{name} ({index})"
+            while name in taken:
+                name += "'"
+            taken.add(name)
+        seen.add(name)
+        result.append(name)
+    return tuple(result)

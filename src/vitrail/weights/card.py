@@ -8,13 +8,15 @@ import math
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import safetensors
 
 from vitrail.config import Preprocessing, ViTConfig, from_json
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError, WeightsError, shown
 
+# What the logits are, in the words of transformers.
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 FORMAT_VERSION = 2
 BEST_MODEL = "best.safetensors"
 _BUILTIN = "builtin:"
@@ -31,6 +33,7 @@ class Card:
         recipe: the whole configuration of the run, as JSON values; empty when the weights come from elsewhere.
         metrics: what was measured, on which split.
         provenance: where the weights come from: package version, commit, data fingerprint.
+        problem_type: what the logits are: one class an image, several, or numbers.
     """
 
     geometry: ViTConfig
@@ -39,6 +42,12 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict[str, Any])
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    problem_type: ProblemType = "single_label_classification"
+
+    @property
+    def is_yes_or_no(self) -> bool:
+        """Whether each logit stands for itself, as a sigmoid reads it: several classes an image, or a single logit."""
+        return self.problem_type == "multi_label_classification" or self.geometry.num_labels == 1
 
     def __post_init__(self) -> None:
         if self.classes and self.geometry.num_labels not in (0, len(self.classes)):
@@ -46,6 +55,10 @@ class Card:
                 "The classes do not match the classifier.",
                 got=f"{len(self.classes)} class names",
                 expected=f"{self.geometry.num_labels}, one for each logit",
+            )
+        if self.problem_type not in get_args(ProblemType):
+            raise ConfigError(
+                "problem_type is not known.", got=shown(self.problem_type), expected=", ".join(get_args(ProblemType))
             )
 
 
@@ -133,6 +146,7 @@ def read_card(path: str | Path) -> Card:
             recipe=described["recipe"],
             metrics=described["metrics"],
             provenance=described["provenance"],
+            problem_type=described.get("problem_type", "single_label_classification"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: its description is damaged.", got=error) from error

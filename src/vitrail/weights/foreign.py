@@ -18,6 +18,7 @@ from torch import Tensor
 from vitrail.config import Preprocessing, ViTConfig
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
+from vitrail.weights.card import ProblemType
 
 Claim = tuple[str, object, object]
 Transform = Callable[[Tensor], Tensor]
@@ -33,6 +34,10 @@ CONSTANT = "constant that is computed"
 TRAINING_ONLY = "used in training alone"
 WRAPPER = "optimiser, average or other tower of a training file"
 OLD_HEAD = "head for other classes"
+HEAD_OF_POOLER = "head that may read the pooler, which is not used"
+OTHER_HEAD = "head of another form than one linear layer; fine-tuning starts a new one"
+BESIDE = "stands beside the model in a training file"
+HEADS_LEFT_OUT = frozenset({HEAD_OF_PRE_LOGITS, HEAD_OF_POOLER, OTHER_HEAD})
 DROP_REASONS = frozenset(
     {
         POOLER,
@@ -45,6 +50,9 @@ DROP_REASONS = frozenset(
         TRAINING_ONLY,
         WRAPPER,
         OLD_HEAD,
+        HEAD_OF_POOLER,
+        OTHER_HEAD,
+        BESIDE,
     }
 )
 
@@ -55,11 +63,16 @@ class Source:
 
     Args:
         path: where it was found.
-        tensors: by name, wrappers and prefixes of training tools removed.
+        tensors: by name; those inside a dictionary of a training tool have its key before their name, with a dot.
         container: safetensors, npz or torch.
         config: config.json beside it, preprocessor: preprocessor_config.json; empty when there is none.
         notes: what was unwrapped or removed on the way.
         sha256: of the file; of several files, of their hashes.
+        nested: names of tensors that were inside a dictionary.
+        told: what stands beside in numbers and words, as epoch and accuracy.
+        prefix: below which the model was found; its names have lost it.
+        beside: what was not looked at -> one of DROP_REASONS.
+        asked_size: (height, width) that the user gave.
     """
 
     path: Path
@@ -69,6 +82,11 @@ class Source:
     preprocessor: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    nested: frozenset[str] = frozenset()
+    told: dict[str, Any] = field(default_factory=dict[str, Any])
+    prefix: str = ""
+    beside: dict[str, str] = field(default_factory=dict[str, str])
+    asked_size: tuple[int, int] | None = None
 
 
 @dataclass(kw_only=True)
@@ -85,6 +103,7 @@ class Reading:
         classes: names in the order of the logits; empty: unnamed.
         preprocessing: from an image file to the model's input.
         defaulted: what the file does not say and the family's habit decided.
+        problem_type: what the logits are, in the words of transformers.
         claims: (what, value of the tensors, value of the configuration or None), to be equal.
         table: the names of this file, where the family has several.
     """
@@ -98,6 +117,7 @@ class Reading:
     adapted: dict[str, str] = field(default_factory=dict[str, str])
     dropped: dict[str, str] = field(default_factory=dict[str, str])
     classes: tuple[str, ...] = ()
+    problem_type: ProblemType = "single_label_classification"
     defaulted: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     table: "KeyTable | None" = None
