@@ -5,6 +5,7 @@ timm.create_model("local-dir:FOLDER", pretrained=True) opens. What becomes of ev
 """
 
 import argparse
+from pathlib import Path
 from typing import Any, cast
 
 from vitrail.cli.answer import Answer
@@ -27,7 +28,13 @@ def run(args: argparse.Namespace) -> Answer:
     model, card = weights.load(args.source, image_size=size_option(args.image_size))
     told: dict[str, Any] = card.provenance
     family = "vitrail" if weights.is_own(args.source) else cast(str, told["family"])
-    written = weights.write(args.target, model, card, args.to)
+    found: list[tuple[float, str]] = []
+
+    def check(written: Path) -> None:
+        if args.verify:
+            found.append(_verified(args, written, model, family))
+
+    written = weights.write(args.target, model, card, args.to, check=check)
     audit: dict[str, Any] = dict(told.get("audit") or _unchanged(model))
     audit["adapted"] = [*audit["adapted"], *({"name": "", "reason": line} for line in written.adapted)]
     audit["dropped"] = [*audit["dropped"], *({"name": n, "reason": why} for n, why in written.dropped.items())]
@@ -45,8 +52,7 @@ def run(args: argparse.Namespace) -> Answer:
     lines += [f"rewritten      {line}" for line in written.adapted]
     lines += [f"dropped        {name}: {why}" for name, why in written.dropped.items()]
     lines += [f"lost           {line}" for line in written.lost]
-    if args.verify:
-        difference, against = _verified(args, model, family)
+    for difference, against in found:
         values["max_logit_difference"], values["verified_against"] = difference, against
         lines.append(f"verified       logits differ by at most {difference:.1e} from those of {against}")
     lines += [f"written        {path}" for path in written.files]
@@ -58,8 +64,8 @@ def _unchanged(model: Any) -> dict[str, Any]:
     return {"mapped": mapped, "adapted": [], "reinitialised": [], "dropped": [], "unknown": []}
 
 
-def _verified(args: argparse.Namespace, model: Any, family: str) -> tuple[float, str]:
-    """The largest difference of logits, and what they were compared with.
+def _verified(args: argparse.Namespace, written: Path, model: Any, family: str) -> tuple[float, str]:
+    """The largest difference of logits of what was written, and what they were compared with.
 
     A vitrail file is compared with the source in its own library where that is possible, else read again.
     """
@@ -70,8 +76,8 @@ def _verified(args: argparse.Namespace, model: Any, family: str) -> tuple[float,
 
     if args.to != "vitrail":
         library = "transformers" if args.to == "huggingface" else "timm"
-        return verify.max_logit_difference(model, args.target, args.to), library
-    again, _ = weights.load(args.target)
+        return verify.max_logit_difference(model, written, args.to, called=args.target), library
+    again, _ = weights.load(written)
     library = None if args.image_size else verify.library_of(family)
     if library:
         name = "transformers" if library == "huggingface" else "timm"

@@ -57,7 +57,11 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> str:
     geometry, steps = card.geometry, card.preprocessing
     told = values["provenance"]
     names = ", ".join(card.classes[:_MOST_CLASSES]) + (", ..." if len(card.classes) > _MOST_CLASSES else "")
-    classes = "none: features" if not geometry.num_labels else f"{geometry.num_labels}: {names or 'unnamed'}"
+    from vitrail.weights import head_left_out
+
+    why = head_left_out(card)
+    without = f"none: features ({why})" if why else "none: features"
+    classes = without if not geometry.num_labels else f"{geometry.num_labels}: {names or 'unnamed'}"
     resize = f"{steps.resize_mode} to {steps.resize_size or steps.decode_size}, {steps.resize_filter}"
     rows: list[tuple[str, object]] = [
         ("source", source),

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import safetensors
 
@@ -17,6 +17,11 @@ from vitrail.errors import ConfigError, WeightsError, shown
 
 # What the logits are, in the words of transformers.
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+# Why the classifier of a file was left out.
+HEAD_OF_PRE_LOGITS = "head that reads the pre-logits layer, which is not used"
+HEAD_OF_POOLER = "head that may read the pooler, which is not used"
+OTHER_HEAD = "head of another form than one linear layer; fine-tuning starts a new one"
+HEADS_LEFT_OUT = frozenset({HEAD_OF_PRE_LOGITS, HEAD_OF_POOLER, OTHER_HEAD})
 FORMAT_VERSION = 2
 BEST_MODEL = "best.safetensors"
 _BUILTIN = "builtin:"
@@ -60,6 +65,16 @@ class Card:
             raise ConfigError(
                 "problem_type is not known.", got=shown(self.problem_type), expected=", ".join(get_args(ProblemType))
             )
+
+
+def head_left_out(card: Card) -> str | None:
+    """Which tensors of a classifier were not taken from the file, and why; None: there were none."""
+    audit = cast(dict[str, list[dict[str, str]]], card.provenance.get("audit") or {})
+    heads = [entry for entry in audit.get("dropped", ()) if entry["reason"] in HEADS_LEFT_OUT]
+    if not heads:
+        return None
+    more = f" and {len(heads) - 3} more" if len(heads) > 3 else ""
+    return f"{', '.join(shown(entry['name']) for entry in heads[:3])}{more}: {heads[0]['reason']}"
 
 
 def builtin_names() -> list[str]:

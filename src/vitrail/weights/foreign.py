@@ -18,7 +18,7 @@ from torch import Tensor
 from vitrail.config import Preprocessing, ViTConfig
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
-from vitrail.weights.card import ProblemType
+from vitrail.weights.card import HEADS_LEFT_OUT, ProblemType
 
 Claim = tuple[str, object, object]
 Transform = Callable[[Tensor], Tensor]
@@ -26,7 +26,6 @@ Transform = Callable[[Tensor], Tensor]
 # The only reasons for leaving a tensor of the file out.
 POOLER = "pooler, not used for classification"
 PRE_LOGITS = "pre-logits layer, not used for classification"
-HEAD_OF_PRE_LOGITS = "head that reads the pre-logits layer, which is not used"
 MASK_TOKEN = "mask token, not asked for"
 DECODER = "decoder of a masked autoencoder"
 DISTILLATION = "distillation head or token, a plain model was asked for"
@@ -34,15 +33,11 @@ CONSTANT = "constant that is computed"
 TRAINING_ONLY = "used in training alone"
 WRAPPER = "optimiser, average or other tower of a training file"
 OLD_HEAD = "head for other classes"
-HEAD_OF_POOLER = "head that may read the pooler, which is not used"
-OTHER_HEAD = "head of another form than one linear layer; fine-tuning starts a new one"
 BESIDE = "stands beside the model in a training file"
-HEADS_LEFT_OUT = frozenset({HEAD_OF_PRE_LOGITS, HEAD_OF_POOLER, OTHER_HEAD})
 DROP_REASONS = frozenset(
     {
         POOLER,
         PRE_LOGITS,
-        HEAD_OF_PRE_LOGITS,
         MASK_TOKEN,
         DECODER,
         DISTILLATION,
@@ -50,9 +45,8 @@ DROP_REASONS = frozenset(
         TRAINING_ONLY,
         WRAPPER,
         OLD_HEAD,
-        HEAD_OF_POOLER,
-        OTHER_HEAD,
         BESIDE,
+        *HEADS_LEFT_OUT,
     }
 )
 
