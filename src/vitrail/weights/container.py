@@ -168,9 +168,12 @@ def _torch(file: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(list(INERT)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error below
-            loaded = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251  (foreign files)
+            with file.open("rb") as stream:  # a path that ends in .safetensors would be read as that
+                loaded = torch.load(stream, map_location="cpu", weights_only=True)  # noqa: TID251  (foreign files)
     except UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        if "Unsupported operand" in reason:
+            raise _a_pickle(file) from error
         raise WeightsError(
             f"{file}: refused, it asks for more than tensors.",
             got=shown(reason),
@@ -180,15 +183,19 @@ def _torch(file: Path) -> dict[str, Any]:
     except _DAMAGED as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if "magic number" in reason:
-            raise WeightsError(
-                f"{file}: a Python pickle, no torch file.",
-                expected="what torch.save(model.state_dict(), ...) writes",
-                do="Open it where it was made and save the tensors with safetensors.",
-            ) from error
+            raise _a_pickle(file) from error
         raise WeightsError(f"{file}: a damaged torch file.", got=shown(reason)) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{file}: holds no dictionary.", got=type(loaded).__name__, expected="a state_dict")
     return {name: plain(value) for name, value in cast(dict[str, Any], loaded).items()}
+
+
+def _a_pickle(file: Path) -> WeightsError:
+    return WeightsError(
+        f"{file}: a Python pickle, no torch file.",
+        expected="what torch.save(model.state_dict(), ...) writes",
+        do="Open it where it was made and save the tensors with safetensors.",
+    )
 
 
 def _flatten(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.config import ViTConfig
+from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, WeightsError
 
 # Sides in pixels that models are made for: where the rows of a position embedding allow two readings, the usual one.
@@ -175,7 +176,7 @@ def read_rows(
     """
     square = {p: side for p in dict.fromkeys(prefixes) if (side := math.isqrt(max(rows - p, 0))) ** 2 == rows - p > 0}
     if len(square) == 1 and prefixes[0] in square:
-        return prefixes[0], (square[prefixes[0]],) * 2
+        return prefixes[0], pair(square[prefixes[0]])
     if asked is not None:
         wanted = asked[0] // patch[0], asked[1] // patch[1]
         for prefix in prefixes:
@@ -183,7 +184,7 @@ def read_rows(
                 return prefix, wanted
     usual = [p for p, side in square.items() if side * patch[0] in _USUAL_SIDES and patch[0] == patch[1]]
     if len(usual) == 1:
-        return usual[0], (square[usual[0]],) * 2
+        return usual[0], pair(square[usual[0]])
     oblong = [p for p in prefixes if p not in square]
     readings = [f"{p} + {side} x {side}" for p, side in square.items()]
     readings += [f"{p} + an oblong grid of {rows - p}" for p in oblong[:1]] if square else []

@@ -104,7 +104,7 @@ def _candidates(source: Source) -> list[_Candidate]:
         elif hit := recognised(tensors, source.config):
             result.append(_Candidate(prefix, *hit, tensors))
     if not result:
-        raise refused or unrecognised(source)
+        raise refused or refusal(source, names) or unrecognised(source)
     return result
 
 

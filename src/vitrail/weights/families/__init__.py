@@ -25,7 +25,7 @@ _ADAPTER = (
 REFUSED = {
     r"lora_[AB]\b|lora_embedding": "a LoRA adapter, which is no model",
     r"rope_embed\.periods|storage_tokens|bias_mask": "DINOv3",
-    r"^(model\.)?layer\.\d+\.(attention\.q_proj|layer_scale1|mlp\.up_proj)": "DINOv3 of transformers",
+    r"(?<!encoder\.)\blayer\.\d+\.(attention\.q_proj|layer_scale1|mlp\.up_proj)": "DINOv3 of transformers",
     r"visual\.conv1\.weight": "CLIP",
     r"norm_pre\.": "a CLIP tower of timm (norm_pre)",
     r"vision_model\.encoder\.layers\.": "CLIP or SigLIP of transformers",
