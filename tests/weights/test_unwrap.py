@@ -50,6 +50,9 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], dict[str, Any]]] = {
     },
     "compiled, parallel": lambda s: under("_orig_mod.module.", s),
     "DeepSpeed": lambda s: {"module": under("_forward_module.", s), "global_steps": 9},
+    "wrapped blocks": lambda s: {
+        n.replace("blocks.1.", "blocks._fsdp_wrapped_module.1._checkpoint_wrapped_module."): t for n, t in s.items()
+    },
     "a module of one's own": lambda s: under("net.vit.", s),
     "a loss beside": lambda s: {**s, "criterion.weight": torch.ones(5), "n_averaged": torch.tensor(3)},
     "trunk and head apart": lambda s: {

@@ -43,6 +43,8 @@ _DAMAGED = (
 _SUFFIXES = (".safetensors", ".npz", ".bin", ".pth", ".pt", ".tar", ".ckpt")
 # What trainers put beside the weights in a folder.
 _COMPANIONS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*|.*_states?_\d+\..*")
+# Of torch.compile, FSDP, activation checkpointing, and Fabric.
+_WRAPPING_MODULES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 _MOST_TOLD = 20
 _MOST_DEPTH = 6  # of dictionaries within dictionaries
 
@@ -69,6 +71,9 @@ def open_source(where: str | Path) -> Source:
         _flatten(found, file, tensors, nested, told)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensor.")
+    clean = {_cleaned(name): tensor for name, tensor in tensors.items()}
+    if len(clean) == len(tensors):
+        tensors, nested = clean, set(map(_cleaned, nested))
     check_count(len(tensors), path)
     config, preprocessor = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     return Source(
@@ -219,6 +224,13 @@ def _flatten(
             raise WeightsError(
                 f"{file}: the entry {shown(name)!r} is no tensor.", got=type(value).__name__, expected="tensors by name"
             )
+
+
+def _cleaned(name: str) -> str:
+    """A name without the modules that training tools wrap around others, at any depth."""
+    for part in _WRAPPING_MODULES:
+        name = name.replace(part, "")
+    return name
 
 
 def _tensors_below(found: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
