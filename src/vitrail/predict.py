@@ -92,8 +92,7 @@ class Predictor:
         self._chosen: Chosen | None = None
         self.device = pick_device(device)
         loaded, self.card = model if isinstance(model, tuple) else weights.load(model)
-        if not self.card.geometry.num_labels:
-            raise InputError("This model has no classifier.", got="features only", expected="a model with classes")
+        _check_answers(self.card)
         unnamed = tuple(f"class {i}" for i in range(self.card.geometry.num_labels))
         self.labels: tuple[str, ...] = self.card.classes or unnamed
         self.model = loaded.to(self.device).eval()
@@ -187,12 +186,31 @@ class Predictor:
     @torch.inference_mode()
     def _classify(self, pixels: UInt8[np.ndarray, "B C h w"], top: int) -> list[tuple[Ranked, ...]]:
         images = prepare(torch.from_numpy(pixels).to(self.device), self.preprocessing)
-        probabilities = self.chosen(len(pixels)).runtime(images).softmax(1)
+        logits = self.chosen(len(pixels)).runtime(images)
+        probabilities = logits.sigmoid() if self.card.is_yes_or_no else logits.softmax(1)
         if not bool(probabilities.isfinite().all()):
             raise WeightsError("The model answers with numbers that are not finite.", do="Train it again.")
         best = probabilities.topk(min(top, len(self.labels)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [tuple(Ranked(self.labels[i], value) for i, value in zip(*row, strict=True)) for row in rows]
+
+
+def _check_answers(card: weights.Card) -> None:
+    """Raise InputError for a model that gives something else than classes."""
+    if card.problem_type == "regression":
+        raise InputError(
+            "This model answers with numbers (problem_type regression), not with classes.",
+            got=f"{card.geometry.num_labels} outputs",
+            expected="a model with classes",
+        )
+    if not card.geometry.num_labels:
+        why = weights.head_left_out(card)
+        raise InputError(
+            "This model has no classifier.",
+            got=f"features only; {why}" if why else "features only",
+            expected="a model with classes",
+            do="Start a classifier for classes of your own: vitrail finetune WEIGHTS --data FOLDER." if why else None,
+        )
 
 
 def _name(image: ImageLike) -> str:

@@ -38,7 +38,8 @@ def test_every_container_gives_its_tensors(tmp_path: Path, dtype: torch.dtype) -
     safetensors.torch.save_file(state, tmp_path / "a.any")
     torch.save(state, tmp_path / "b.any")
     torch.save(state, tmp_path / "c.any", _use_new_zipfile_serialization=False)
-    for name, kind in (("a.any", "safetensors"), ("b.any", "torch"), ("c.any", "torch")):
+    torch.save(state, tmp_path / "d.safetensors")
+    for name, kind in (("a.any", "safetensors"), ("b.any", "torch"), ("c.any", "torch"), ("d.safetensors", "torch")):
         source = open_source(tmp_path / name)
         assert source.container == kind
         assert source.tensors.keys() == state.keys()
@@ -64,20 +65,24 @@ def test_npz_and_its_bfloat16(tmp_path: Path) -> None:
     assert tensors["x/scalar"].shape == ()
 
 
-def test_training_files_are_unwrapped_and_the_average_preferred(tmp_path: Path) -> None:
-    average = {name: tensor + 1 for name, tensor in STATE.items()}
+def test_dictionaries_of_a_training_file_become_prefixes(tmp_path: Path) -> None:
     torch.save(
         {
             "state_dict": STATE,
-            "state_dict_ema": {f"module._orig_mod.module.{n}": t for n, t in average.items()},
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
             "args": argparse.Namespace(model="vit", lr=1e-3),
             "epoch": 3,
+            "accuracy": np.float64(91.5),
+            "loss": torch.tensor(0.25),
+            "best": float("nan"),
+            "note": "run\nvitrail: all is well",
         },
         tmp_path / "a.pth.tar",
     )
     source = open_source(tmp_path / "a.pth.tar")
-    assert torch.equal(source.tensors["a.bias"], average["a.bias"])
-    assert source.notes[0] == "taken from 'state_dict_ema' of a training file"
+    assert source.tensors.keys() == {"state_dict.a.weight", "state_dict.a.bias", "optimizer.state.0.exp_avg", "loss"}
+    assert source.nested == source.tensors.keys() - {"loss"}
+    assert source.told == {"epoch": 3, "accuracy": 91.5, "loss": 0.25, "note": "run\\nvitrail: all is well"}
 
 
 def test_shards_are_read_together_or_not_at_all(tmp_path: Path) -> None:
@@ -151,6 +156,13 @@ def test_bombs_and_lies_are_refused_before_memory_is_taken(tmp_path: Path) -> No
         (b"hello", "no weight file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(30), "HDF5, of Keras"),
+        (b"GGUF" + bytes(30), "GGUF"),
+        (b"\x1c\0\0\0TFL3" + bytes(30), "TensorFlow Lite"),
+        (b"\x08\x08\x12\x07pytorch" + bytes(30), "an ONNX export"),
+        (b"\x1f\x8b\x08" + bytes(30), "Unpack it first"),
+        (bytes(257) + b"ustar" + bytes(30), "a tar archive"),
+        (pickle.dumps({"a": [1, 2]}), "a Python pickle"),
         (b"PK\x03\x04broken", "damaged archive"),
         (b"\x80\x02broken", "torch file"),
     ],
@@ -158,6 +170,41 @@ def test_bombs_and_lies_are_refused_before_memory_is_taken(tmp_path: Path) -> No
 def test_what_is_no_weight_file_is_called_so(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     assert message in refused(tmp_path / "a.safetensors")
+
+
+def test_programs_and_archives_are_called_so(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for member in ("vit/data.pkl", "vit/code/__torch__.py", "vit/constants.pkl"):
+            archive.writestr(member, bytes(10))
+    assert "a TorchScript program" in refused(tmp_path / "a.pt")
+    for member, message in (("model.weights.h5", "a model of Keras"), ("weights/model.bin", "Unpack it first")):
+        with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+            archive.writestr(member, bytes(10))
+        assert message in refused(tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("adapter_config.json", "merge_and_unload"),
+        ("saved_model.pb", "a SavedModel"),
+        ("tf_model.h5", "TensorFlow"),
+        ("flax_model.msgpack", "Flax"),
+        ("vit.onnx", "ONNX"),
+        ("checkpoint-500/model.safetensors", "checkpoint-500"),
+    ],
+)
+def test_folders_of_other_things_are_called_so(tmp_path: Path, inside: str, message: str) -> None:
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).write_bytes(b"{}")
+    assert message in refused(tmp_path)
+
+
+def test_what_a_trainer_puts_beside_the_weights_is_not_taken_for_them(tmp_path: Path) -> None:
+    safetensors.torch.save_file(STATE, tmp_path / "weights.safetensors")
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "optimizer.bin", "scaler.pt"):
+        (tmp_path / name).write_bytes(b"no weights")
+    assert opened(tmp_path).keys() == STATE.keys()
 
 
 def test_truncated_files_are_refused(tmp_path: Path) -> None:
@@ -170,11 +217,6 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
         for part in range(1, 10):
             (tmp_path / "cut").write_bytes(whole[: len(whole) * part // 10])
             refused(tmp_path / "cut")
-
-
-def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
-    safetensors.torch.save_file({**STATE, "b": torch.tensor([1.0, float("nan")])}, tmp_path / "a")
-    assert "tensor b holds 1 values" in refused(tmp_path / "a")
 
 
 def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
@@ -221,3 +263,23 @@ def test_without_a_network_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp
         open_source("owner/no-such-model-anywhere")
     with pytest.raises(WeightsError, match="no weights here"):
         open_source(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/mien", "./x/y", "a/b/c", "here/model", "owner/model.safetensors", "owner/m.pth"]
+)
+def test_a_mistyped_path_asks_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    asked: list[object] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **_: asked.append(a))
+    with pytest.raises(WeightsError, match="no weights here"):
+        open_source(name)
+    assert not asked
+
+
+def test_a_mistyped_run_is_pointed_to_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    with pytest.raises(WeightsError, match="Did you mean runs/mine"):
+        open_source("runs/mien")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.support.random_vit import random_vit
 from vitrail import weights
 from vitrail.errors import WeightsError
-from vitrail.weights.families import dinov2, google, huggingface, timm, torchvision
+from vitrail.weights.families import dinov2, google, huggingface, reference, timm, torchvision
 
 # What the table names, the tensors of the geometry, and the container of the family.
 FAMILIES: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "timm, mean": (timm.TABLE, {"pooling": "mean", "final_norm": "pooled", "use_class_token": False}, "safetensors"),
     "timm, distilled": (timm.TABLE, {"use_distillation_token": True, "pooling": "cls_dist"}, "safetensors"),
+    "reference": (reference.TABLE, {"use_mask_token": True}, "torch"),
     "torchvision": (torchvision.TABLE, {}, "torch"),
     "Google": (google.table(1, linen=False, big_vision=False), {}, "npz"),
     "Google, mean": (
@@ -46,7 +47,10 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "Meta DINOv2": (dinov2.META, {"layer_scale": 0.3, "use_mask_token": True, "num_labels": 0}, "torch"),
 }  # fmt: skip
 # What timm writes beside weights without positions for the class token: without it, the rest is a whole model too.
-ARGUMENTS = {"architecture": "vit_base_patch16_224", "model_args": {"class_token": True, "reg_tokens": 2}}
+ARGUMENTS = {
+    "architecture": "vit_base_patch16_224",
+    "model_args": {"class_token": True, "reg_tokens": 2, "img_size": 16},
+}
 # Left out of a file, these make another model that is whole as well: without a mask token, or of raw features.
 OPTIONAL = {"mask_token", "embeddings.mask_token"}
 

@@ -5,6 +5,7 @@ timm.create_model("local-dir:FOLDER", pretrained=True) opens. What becomes of ev
 """
 
 import argparse
+from pathlib import Path
 from typing import Any, cast
 
 from vitrail.cli.answer import Answer
@@ -27,7 +28,17 @@ def run(args: argparse.Namespace) -> Answer:
     model, card = weights.load(args.source, image_size=size_option(args.image_size))
     told: dict[str, Any] = card.provenance
     family = "vitrail" if weights.is_own(args.source) else cast(str, told["family"])
-    written = weights.write(args.target, model, card, args.to)
+    verified: dict[str, Any] = {}
+    said: list[str] = []
+
+    def check(written: Path, lost: list[str]) -> None:
+        if args.verify:
+            difference, against = _verified(args, written, model, family)
+            verified.update(max_logit_difference=difference, verified_against=against)
+            said.append(f"verified       logits differ by at most {difference:.1e} from those of {against}")
+            said.extend(_verified_files(args, written, model, card, family, lost, verified))
+
+    written = weights.write(args.target, model, card, args.to, check=check)
     audit: dict[str, Any] = dict(told.get("audit") or _unchanged(model))
     audit["adapted"] = [*audit["adapted"], *({"name": "", "reason": line} for line in written.adapted)]
     audit["dropped"] = [*audit["dropped"], *({"name": n, "reason": why} for n, why in written.dropped.items())]
@@ -38,6 +49,7 @@ def run(args: argparse.Namespace) -> Answer:
         "to": args.to,
         "files": [str(path) for path in written.files],
         "lost": written.lost,
+        **verified,
     }
     lines = list(
         told.get("audit_lines") or [f"read as        {family}", f"mapped         {len(audit['mapped'])} tensors"]
@@ -45,11 +57,7 @@ def run(args: argparse.Namespace) -> Answer:
     lines += [f"rewritten      {line}" for line in written.adapted]
     lines += [f"dropped        {name}: {why}" for name, why in written.dropped.items()]
     lines += [f"lost           {line}" for line in written.lost]
-    if args.verify:
-        difference, against = _verified(args, model, family)
-        values["max_logit_difference"], values["verified_against"] = difference, against
-        lines.append(f"verified       logits differ by at most {difference:.1e} from those of {against}")
-        lines += _verified_files(args, args.target, model, card, family, written.lost, values)
+    lines += said
     lines += [f"written        {path}" for path in written.files]
     return Answer("\n".join(lines), values)
 
@@ -60,7 +68,7 @@ def _unchanged(model: Any) -> dict[str, Any]:
 
 
 def _verified_files(
-    args: argparse.Namespace, target: Any, model: Any, card: Any, family: str, lost: list[str], values: dict[str, Any]
+    args: argparse.Namespace, written: Path, model: Any, card: Any, family: str, lost: list[str], values: dict[str, Any]
 ) -> list[str]:
     """Compare the way of image files into the model with the other library's; nothing where there is none to ask."""
     from vitrail.weights import verify, verify_files
@@ -69,7 +77,7 @@ def _verified_files(
     library = args.to if args.to != "vitrail" else None if args.image_size else verify.library_of(family)
     if not library:
         return []
-    folder = target if args.to != "vitrail" else args.source
+    folder = written if args.to != "vitrail" else args.source
     found = verify_files.file_difference(model, card.preprocessing, folder, library, must_agree=not lost)
     if found is None:
         return ["               image files are not compared: the transform of the other library is not described"]
@@ -79,8 +87,8 @@ def _verified_files(
     return [f"               logits of image files differ by at most {found.max_logit:.1e}{which}"]
 
 
-def _verified(args: argparse.Namespace, model: Any, family: str) -> tuple[float, str]:
-    """The largest difference of logits, and what they were compared with.
+def _verified(args: argparse.Namespace, written: Path, model: Any, family: str) -> tuple[float, str]:
+    """The largest difference of logits of what was written, and what they were compared with.
 
     A vitrail file is compared with the source in its own library where that is possible, else read again.
     """
@@ -91,8 +99,8 @@ def _verified(args: argparse.Namespace, model: Any, family: str) -> tuple[float,
 
     if args.to != "vitrail":
         library = "transformers" if args.to == "huggingface" else "timm"
-        return verify.max_logit_difference(model, args.target, args.to), library
-    again, _ = weights.load(args.target)
+        return verify.max_logit_difference(model, written, args.to, called=args.target), library
+    again, _ = weights.load(written)
     library = None if args.image_size else verify.library_of(family)
     if library:
         name = "transformers" if library == "huggingface" else "timm"

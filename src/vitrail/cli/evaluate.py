@@ -60,6 +60,12 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
         on_wait=say if world.is_first else lambda _: None,
     )
     card, preprocessing = predictor.card, predictor.preprocessing
+    if card.is_yes_or_no:
+        raise InputError(
+            f"{args.model}: answers yes or no for each class, so accuracy is not defined for it.",
+            got=card.problem_type if card.geometry.num_labels > 1 else "a single logit",
+            expected="a model with one class for each image",
+        )
     if not card.classes:
         raise InputError(
             f"{args.model}: its classes have no names, so they cannot be matched with those of the data.",

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> Answer:
         "geometry": geometry,
         "num_parameters": count,
         "classes": list(card.classes),
+        "problem_type": card.problem_type,
         "preprocessing": to_json(card.preprocessing),
         "metrics": card.metrics,
         "provenance": provenance,
@@ -56,7 +57,11 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> str:
     geometry, steps = card.geometry, card.preprocessing
     told = values["provenance"]
     names = ", ".join(card.classes[:_MOST_CLASSES]) + (", ..." if len(card.classes) > _MOST_CLASSES else "")
-    classes = "none: features" if not geometry.num_labels else f"{geometry.num_labels}: {names or 'unnamed'}"
+    from vitrail.weights import head_left_out
+
+    why = head_left_out(card)
+    without = f"none: features ({why})" if why else "none: features"
+    classes = without if not geometry.num_labels else f"{geometry.num_labels}: {names or 'unnamed'}"
     resize = f"{steps.resize_mode} to {steps.resize_size or steps.decode_size}, {steps.resize_filter}"
     resize += f", embedded colour profiles {'applied' if steps.icc == 'apply' else 'ignored'}"
     rows: list[tuple[str, object]] = [
@@ -78,6 +83,12 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> str:
     ]
     if card.metrics:
         rows.append(("measured", ", ".join(f"{k} {v}" for k, v in card.metrics.items())))
+    if card.problem_type == "regression":
+        rows.append(("answers", "numbers (regression), which predict and eval refuse"))
+    elif card.is_yes_or_no and geometry.num_labels:
+        rows.append(("answers", "yes or no for each class, by a sigmoid of its logit; eval refuses it"))
+    if training := told.get("training"):
+        rows.append(("training", ", ".join(f"{k} {v}" for k, v in training.items())))
     rows += [(k, told[k]) for k in ("source", "container", "dtype", "sha256", "commit") if told.get(k)]
     rows += [("defaulted", line) for line in values["defaulted"]]
     rows += [("note", line) for line in told.get("notes", [])]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitrail.weights.adapt import Head
-    from vitrail.weights.card import Card, builtin_names, is_own, read_card, stored_parameters
+    from vitrail.weights.card import Card, builtin_names, head_left_out, is_own, read_card, stored_parameters
     from vitrail.weights.kinds import kind_of
     from vitrail.weights.modelfile import filled_model, num_parameters, save
     from vitrail.weights.reader import load, load_card
@@ -20,6 +20,7 @@ __all__ = [
     "Written",
     "builtin_names",
     "filled_model",
+    "head_left_out",
     "is_own",
     "kind_of",
     "load",
@@ -33,7 +34,7 @@ __all__ = [
 
 _MODULES = {
     "adapt": ("Head",),
-    "card": ("Card", "builtin_names", "is_own", "read_card", "stored_parameters"),
+    "card": ("Card", "builtin_names", "head_left_out", "is_own", "read_card", "stored_parameters"),
     "kinds": ("kind_of",),
     "modelfile": ("filled_model", "num_parameters", "save"),
     "reader": ("load", "load_card"),

@@ -142,10 +142,13 @@ def _kept_rows(have: int, old: Sequence[str], new: Sequence[str] | int, head: He
 
 
 def _row_of(name: str, old: Sequence[str]) -> int | None:
-    """The one class of this name, exactly or but for upper and lower case; None when there is none or more."""
+    """The one class of this name, exactly or but for upper and lower case; None when there is none or more.
+
+    Of several classes with one name the later ones bear their number as well ("crane (517)"): none of them is meant.
+    """
     for found in (
-        [i for i, other in enumerate(old) if other == name],
-        [i for i, other in enumerate(old) if other.casefold() == name.casefold()],
+        [i for i, other in enumerate(old) if other in (name, f"{name} ({i})")],
+        [i for i, other in enumerate(old) if other.casefold() in (name.casefold(), f"{name.casefold()} ({i})")],
     ):
         if found:
             return found[0] if len(found) == 1 else None

@@ -8,13 +8,20 @@ import math
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import safetensors
 
 from vitrail.config import Preprocessing, ViTConfig, from_json
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError, WeightsError, shown
 
+# What the logits are, in the words of transformers.
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+# Why the classifier of a file was left out.
+HEAD_OF_PRE_LOGITS = "head that reads the pre-logits layer, which is not used"
+HEAD_OF_POOLER = "head that may read the pooler, which is not used"
+OTHER_HEAD = "head of another form than one linear layer; fine-tuning starts a new one"
+HEADS_LEFT_OUT = frozenset({HEAD_OF_PRE_LOGITS, HEAD_OF_POOLER, OTHER_HEAD})
 FORMAT_VERSION = 2
 BEST_MODEL = "best.safetensors"
 _BUILTIN = "builtin:"
@@ -31,6 +38,7 @@ class Card:
         recipe: the whole configuration of the run, as JSON values; empty when the weights come from elsewhere.
         metrics: what was measured, on which split.
         provenance: where the weights come from: package version, commit, data fingerprint.
+        problem_type: what the logits are: one class an image, several, or numbers.
     """
 
     geometry: ViTConfig
@@ -39,6 +47,12 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict[str, Any])
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    problem_type: ProblemType = "single_label_classification"
+
+    @property
+    def is_yes_or_no(self) -> bool:
+        """Whether each logit stands for itself, as a sigmoid reads it: several classes an image, or a single logit."""
+        return self.problem_type == "multi_label_classification" or self.geometry.num_labels == 1
 
     def __post_init__(self) -> None:
         if self.classes and self.geometry.num_labels not in (0, len(self.classes)):
@@ -47,6 +61,20 @@ class Card:
                 got=f"{len(self.classes)} class names",
                 expected=f"{self.geometry.num_labels}, one for each logit",
             )
+        if self.problem_type not in get_args(ProblemType):
+            raise ConfigError(
+                "problem_type is not known.", got=shown(self.problem_type), expected=", ".join(get_args(ProblemType))
+            )
+
+
+def head_left_out(card: Card) -> str | None:
+    """Which tensors of a classifier were not taken from the file, and why; None: there were none."""
+    audit = cast(dict[str, list[dict[str, str]]], card.provenance.get("audit") or {})
+    heads = [entry for entry in audit.get("dropped", ()) if entry["reason"] in HEADS_LEFT_OUT]
+    if not heads:
+        return None
+    more = f" and {len(heads) - 3} more" if len(heads) > 3 else ""
+    return f"{', '.join(shown(entry['name']) for entry in heads[:3])}{more}: {heads[0]['reason']}"
 
 
 def builtin_names() -> list[str]:
@@ -133,6 +161,7 @@ def read_card(path: str | Path) -> Card:
             recipe=described["recipe"],
             metrics=described["metrics"],
             provenance=described["provenance"],
+            problem_type=described.get("problem_type", "single_label_classification"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: its description is damaged.", got=error) from error

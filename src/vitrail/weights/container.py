@@ -4,14 +4,14 @@ In: a file, a folder, or a hub id. Out: a `Source`. The kind is told by content,
 torch file read by `torch.load(weights_only=True)`. Sizes are checked before anything is allocated (kinds.py).
 """
 
-import argparse
 import hashlib
 import json
 import math
+import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  (the exception that torch.load raises; nothing is unpickled)
 from typing import Any, cast
@@ -22,14 +22,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitrail.errors import WeightsError
+from vitrail.errors import WeightsError, shown
 from vitrail.weights.foreign import Source
 from vitrail.weights.hub import fetched
-from vitrail.weights.kinds import check_count, kind_of
+from vitrail.weights.inert import INERT, Inert, plain
+from vitrail.weights.kinds import check_count, kind_of, unread_folder
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher")
-_TOOL_PREFIXES = ("module.", "_orig_mod.")
-_SHARED_PREFIXES = ("model.", "backbone.", "visual.trunk.", "timm_model.", "student.", "teacher.")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _DAMAGED = (
     safetensors.SafetensorError,
@@ -43,30 +41,40 @@ _DAMAGED = (
     struct.error,
 )
 _SUFFIXES = (".safetensors", ".npz", ".bin", ".pth", ".pt", ".tar", ".ckpt")
+# What trainers put beside the weights in a folder.
+_COMPANIONS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*|.*_states?_\d+\..*")
+# Of torch.compile, FSDP, activation checkpointing, and Fabric.
+_WRAPPING_MODULES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
+_MOST_TOLD = 20
+_MOST_DEPTH = 6  # of dictionaries within dictionaries
 
 
 def open_source(where: str | Path) -> Source:
     """Open a weight file or folder, or a hub id "owner/name[@revision]".
 
     Raises:
-        WeightsError: nothing there, damaged, hostile, of no known kind, or numbers that are not finite.
+        WeightsError: nothing there, damaged, hostile, or of no known kind.
     """
     path = fetched(where)
     files, index, folder = _files(path)
     tensors: dict[str, Tensor] = {}
+    nested: set[str] = set()
+    told: dict[str, Any] = {}
     kinds: set[str] = set()
-    notes: list[str] = []
     for file in files:
         kind, found = _read(file)
         kinds.add(kind)
         wanted = index.get(file.name)
         if wanted is not None and set(wanted) != found.keys():
             odd = sorted(set(wanted) ^ found.keys())
-            raise WeightsError(f"{file}: holds other tensors than the index says.", got=", ".join(odd[:5]))
-        plain, said = _unwrapped(found, file)
-        tensors.update(plain)
-        notes += said
-    _check_finite(tensors, path)
+            raise WeightsError(f"{file}: holds other tensors than the index says.", got=shown(", ".join(odd[:5])))
+        _flatten(found, file, tensors, nested, told)
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensor.")
+    clean = {_cleaned(name): tensor for name, tensor in tensors.items()}
+    if len(clean) == len(tensors):
+        tensors, nested = clean, set(map(_cleaned, nested))
+    check_count(len(tensors), path)
     config, preprocessor = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     return Source(
         path=path,
@@ -74,8 +82,9 @@ def open_source(where: str | Path) -> Source:
         container=kinds.pop() if len(kinds) == 1 else "several",
         config=config,
         preprocessor=preprocessor,
-        notes=tuple(dict.fromkeys(notes)),
         sha256=_sha256(files),
+        nested=frozenset(nested),
+        told=told,
     )
 
 
@@ -97,11 +106,14 @@ def _files(path: Path) -> tuple[list[Path], dict[str, list[str]], Path]:
                     raise WeightsError(f"{index_file}: the shard of {tensor} is not there.", got=shard)
                 index.setdefault(shard, []).append(tensor)
             return [path / shard for shard in sorted(index)], index, path
-    single = sorted(f for f in path.iterdir() if f.suffix in _SUFFIXES and f.is_file())
+    single = [f for f in sorted(path.iterdir()) if f.suffix in _SUFFIXES and f.is_file()]
+    single = [f for f in single if not _COMPANIONS.fullmatch(f.name)] if len(single) > 1 else single
+    if known := unread_folder(path):
+        raise WeightsError(f"{path}: {known[0]}.", do=known[1])
     if len(single) != 1:
         raise WeightsError(
             f"{path}: there are no weights here, or several.",
-            got=", ".join(f.name for f in single) or "no weight file",
+            got=shown(", ".join(f.name for f in single)) or "no weight file",
             expected=f"{', '.join(_WHOLE)}, or a single weight file",
             do="Give the file itself.",
         )
@@ -157,58 +169,76 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tenso
 
 
 def _torch(file: Path) -> dict[str, Any]:
-    """A pickled file, by the restricted unpickler; argparse.Namespace is let through, in which timm keeps settings."""
+    """A pickled file, by the restricted unpickler; settings of training tools are let through as inert objects."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(list(INERT)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error below
-            loaded = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251  (foreign files)
+            with file.open("rb") as stream:  # a path that ends in .safetensors would be read as that
+                loaded = torch.load(stream, map_location="cpu", weights_only=True)  # noqa: TID251  (foreign files)
     except UnpicklingError as error:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+        if "Unsupported operand" in reason:
+            raise _a_pickle(file) from error
         raise WeightsError(
             f"{file}: refused, it asks for more than tensors.",
-            got=reason,
+            got=shown(reason),
             expected="a dictionary of tensors",
             do="Save only the state_dict in the library that made it, best as safetensors.",
         ) from error
     except _DAMAGED as error:
-        raise WeightsError(
-            f"{file}: a damaged torch file.", got=(str(error) or type(error).__name__).splitlines()[0]
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if "magic number" in reason:
+            raise _a_pickle(file) from error
+        raise WeightsError(f"{file}: a damaged torch file.", got=shown(reason)) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{file}: holds no dictionary.", got=type(loaded).__name__, expected="a state_dict")
-    check_count(len(cast(dict[str, Any], loaded)), file)
-    return cast(dict[str, Any], loaded)
+    return {name: plain(value) for name, value in cast(dict[str, Any], loaded).items()}
 
 
-def _unwrapped(found: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Take the weights out of training files and remove the prefixes of training tools."""
-    notes: list[str] = []
-    while wrapper := next((w for w in _WRAPPERS if isinstance(found.get(w), dict)), None):
-        notes.append(f"taken from {wrapper!r} of a training file")
-        found = cast(dict[str, Any], found[wrapper])
-    wrong = next((name for name, value in found.items() if not isinstance(value, Tensor)), None)
-    if wrong is not None:
-        raise WeightsError(
-            f"{file}: the entry {wrong!r} is no tensor.", got=type(found[wrong]).__name__, expected="tensors by name"
-        )
-    tensors = cast(dict[str, Tensor], dict(found))
-    if not tensors:
-        raise WeightsError(f"{file}: holds no tensor.")
-    for _ in range(len(_TOOL_PREFIXES) * 3):
-        for prefix in (*_TOOL_PREFIXES, *_SHARED_PREFIXES):
-            if all(name.startswith(prefix) for name in tensors):
-                notes.append(f"prefix {prefix!r} removed")
-                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors, notes
+def _a_pickle(file: Path) -> WeightsError:
+    return WeightsError(
+        f"{file}: a Python pickle, no torch file.",
+        expected="what torch.save(model.state_dict(), ...) writes",
+        do="Open it where it was made and save the tensors with safetensors.",
+    )
 
 
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            if name.endswith("bias_mask"):  # DINOv3 marks unused entries with NaN
-                continue
-            count = int((~tensor.isfinite()).sum())
-            raise WeightsError(f"{path}: tensor {name} holds {count} values that are not finite.")
+def _flatten(
+    found: Mapping[Any, Any], file: Path, tensors: dict[str, Tensor], nested: set[str], told: dict[str, Any]
+) -> None:
+    """Give the tensors in a file, those in its dictionaries too, one name each, and take down what is told beside."""
+    plain = any(isinstance(value, Tensor) for value in found.values())
+    for key, value in found.items():
+        name = str(key)
+        if isinstance(value, Tensor):
+            tensors[name] = value.detach()
+            value = value.item() if value.ndim == 0 and value.dtype != torch.bfloat16 else None
+        if isinstance(value, Mapping):
+            for inner, tensor in _tensors_below(cast(Mapping[Any, Any], value), f"{name}.", _MOST_DEPTH):
+                tensors[inner] = tensor.detach()
+                nested.add(inner)
+        elif isinstance(value, bool | int | float | str):
+            if len(told) < _MOST_TOLD and (not isinstance(value, float) or math.isfinite(value)):
+                told[shown(name, 40)] = shown(value) if isinstance(value, str) else value
+        elif value is not None and not isinstance(value, Tensor) and plain and not isinstance(value, Inert):
+            raise WeightsError(
+                f"{file}: the entry {shown(name)!r} is no tensor.", got=type(value).__name__, expected="tensors by name"
+            )
+
+
+def _cleaned(name: str) -> str:
+    """A name without the modules that training tools wrap around others, at any depth."""
+    for part in _WRAPPING_MODULES:
+        name = name.replace(part, "")
+    return name
+
+
+def _tensors_below(found: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    for key, value in found.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and depth:
+            yield from _tensors_below(cast(Mapping[Any, Any], value), f"{prefix}{key}.", depth - 1)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from vitrail.config import Preprocessing, ViTConfig
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
+from vitrail.weights.card import HEADS_LEFT_OUT, ProblemType
 
 Claim = tuple[str, object, object]
 Transform = Callable[[Tensor], Tensor]
@@ -25,7 +26,6 @@ Transform = Callable[[Tensor], Tensor]
 # The only reasons for leaving a tensor of the file out.
 POOLER = "pooler, not used for classification"
 PRE_LOGITS = "pre-logits layer, not used for classification"
-HEAD_OF_PRE_LOGITS = "head that reads the pre-logits layer, which is not used"
 MASK_TOKEN = "mask token, not asked for"
 DECODER = "decoder of a masked autoencoder"
 DISTILLATION = "distillation head or token, a plain model was asked for"
@@ -33,11 +33,11 @@ CONSTANT = "constant that is computed"
 TRAINING_ONLY = "used in training alone"
 WRAPPER = "optimiser, average or other tower of a training file"
 OLD_HEAD = "head for other classes"
+BESIDE = "stands beside the model in a training file"
 DROP_REASONS = frozenset(
     {
         POOLER,
         PRE_LOGITS,
-        HEAD_OF_PRE_LOGITS,
         MASK_TOKEN,
         DECODER,
         DISTILLATION,
@@ -45,6 +45,8 @@ DROP_REASONS = frozenset(
         TRAINING_ONLY,
         WRAPPER,
         OLD_HEAD,
+        BESIDE,
+        *HEADS_LEFT_OUT,
     }
 )
 
@@ -55,11 +57,16 @@ class Source:
 
     Args:
         path: where it was found.
-        tensors: by name, wrappers and prefixes of training tools removed.
+        tensors: by name; those inside a dictionary of a training tool have its key before their name, with a dot.
         container: safetensors, npz or torch.
         config: config.json beside it, preprocessor: preprocessor_config.json; empty when there is none.
         notes: what was unwrapped or removed on the way.
         sha256: of the file; of several files, of their hashes.
+        nested: names of tensors that were inside a dictionary.
+        told: what stands beside in numbers and words, as epoch and accuracy.
+        prefix: below which the model was found; its names have lost it.
+        beside: what was not looked at -> one of DROP_REASONS.
+        asked_size: (height, width) that the user gave.
     """
 
     path: Path
@@ -69,6 +76,11 @@ class Source:
     preprocessor: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    nested: frozenset[str] = frozenset()
+    told: dict[str, Any] = field(default_factory=dict[str, Any])
+    prefix: str = ""
+    beside: dict[str, str] = field(default_factory=dict[str, str])
+    asked_size: tuple[int, int] | None = None
 
 
 @dataclass(kw_only=True)
@@ -85,6 +97,7 @@ class Reading:
         classes: names in the order of the logits; empty: unnamed.
         preprocessing: from an image file to the model's input.
         defaulted: what the file does not say and the family's habit decided.
+        problem_type: what the logits are, in the words of transformers.
         claims: (what, value of the tensors, value of the configuration or None), to be equal.
         table: the names of this file, where the family has several.
     """
@@ -98,6 +111,7 @@ class Reading:
     adapted: dict[str, str] = field(default_factory=dict[str, str])
     dropped: dict[str, str] = field(default_factory=dict[str, str])
     classes: tuple[str, ...] = ()
+    problem_type: ProblemType = "single_label_classification"
     defaulted: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
     table: "KeyTable | None" = None

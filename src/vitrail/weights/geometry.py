@@ -6,17 +6,31 @@ In: tensors by canonical names, and the little that tensors do not tell. Out: a 
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from vitrail.config import ViTConfig
+from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, WeightsError
+
+# Sides in pixels that models are made for: where the rows of a position embedding allow two readings, the usual one.
+_USUAL_SIDES = {32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 336, 384, 448, 512, 518}
+_ASK = (
+    "Say it: vitrail convert FILE NAME.safetensors --to vitrail --image-size HEIGHT WIDTH, or image_size=(H, W); "
+    "or put config.json beside the file and give the folder."
+)
 
 
 def infer_geometry(
-    canonical: Mapping[str, Tensor], *, heads: int, image_size: tuple[int, int] | None = None, **behaviour: Any
+    canonical: Mapping[str, Tensor],
+    *,
+    heads: int,
+    image_size: tuple[int, int] | None = None,
+    asked_size: tuple[int, int] | None = None,
+    bare_positions: bool = False,
+    **behaviour: Any,
 ) -> ViTConfig:
     """Read the geometry off canonical tensors.
 
@@ -24,6 +38,8 @@ def infer_geometry(
         canonical: tensors by canonical name.
         heads: A, which most files do not tell.
         image_size: (height, width) that the file's configuration says; None: a square grid of patches.
+        asked_size: (height, width) that the user gave: decides where the rows of the positions allow several grids.
+        bare_positions: whether the names show a kind of model whose positions are those of the patches alone.
         behaviour: fields of ViTConfig that tensors do not tell: layer_norm_eps, activation, pooling, ...
     Raises:
         WeightsError: a tensor is missing that every ViT has, or two contradict each other.
@@ -36,7 +52,7 @@ def infer_geometry(
     _needed(canonical, "blocks.0.mlp.gate.weight" if gated else "blocks.0.mlp.fc1.weight")
     tokens = [name for name in ("cls_token", "dist_token") if name in canonical]
     registers = canonical["reg_token"].shape[1] if "reg_token" in canonical and canonical["reg_token"].ndim == 3 else 0
-    size, prefix = _image_size(canonical, (patch[0], patch[1]), len(tokens), image_size)
+    size, prefix = _image_size(canonical, (patch[0], patch[1]), tokens, image_size, asked_size, bare_positions)
     head = canonical.get("head.weight", canonical.get("head.bias"))
     fields: dict[str, Any] = {
         "patch_size": patch[0] if patch[0] == patch[1] else (patch[0], patch[1]),
@@ -113,9 +129,15 @@ def _mlp_width(canonical: Mapping[str, Tensor]) -> int:
 
 
 def _image_size(
-    canonical: Mapping[str, Tensor], patch: tuple[int, int], num_tokens: int, said: tuple[int, int] | None
+    canonical: Mapping[str, Tensor],
+    patch: tuple[int, int],
+    tokens: Sequence[str],
+    said: tuple[int, int] | None,
+    asked: tuple[int, int] | None,
+    bare: bool,
 ) -> tuple[tuple[int, int], bool]:
     """Image size, and whether prefix tokens have positions, from the rows of the position embedding."""
+    num_tokens = len(tokens)
     if "pos_embed" not in canonical:
         return said or (14 * patch[0], 14 * patch[1]), True
     positions = canonical["pos_embed"]
@@ -132,13 +154,45 @@ def _image_size(
             got=f"pos_embed with {rows} rows",
             expected=f"{num_tokens} + {grid[0]} x {grid[1]} for {said[0]}x{said[1]} pixels and patches of {patch}",
         )
-    for prefix in (num_tokens, 0):
-        side = math.isqrt(max(rows - prefix, 0))
-        if side and side * side == rows - prefix:
-            return (side * patch[0], side * patch[1]), prefix == num_tokens
+    has = [n if n in canonical else f"no {n}" for n in ("cls_token", "dist_token")]
+    prefix, grid = read_rows(rows, (0, num_tokens) if bare else (num_tokens, 0), patch, asked, f"and {', '.join(has)}")
+    return (grid[0] * patch[0], grid[1] * patch[1]), prefix == num_tokens
+
+
+def read_rows(
+    rows: int, prefixes: Sequence[int], patch: tuple[int, int], asked: tuple[int, int] | None, what: str
+) -> tuple[int, tuple[int, int]]:
+    """How many rows of a position embedding stand before those of the patches, and the grid of these.
+
+    A square grid behind as many rows as there are tokens is taken at once. With fewer rows before it, a square grid
+    could as well be an oblong one behind them: then the size that was asked for decides, else the side that is usual.
+
+    Args:
+        prefixes: how many rows may stand before the patches, the usual number first.
+        asked: (height, width) in pixels that the user gave.
+        what: which tokens there are, for the message.
+    Raises:
+        WeightsError: several readings and none of them asked for, or no square grid at all.
+    """
+    square = {p: side for p in dict.fromkeys(prefixes) if (side := math.isqrt(max(rows - p, 0))) ** 2 == rows - p > 0}
+    if len(square) == 1 and prefixes[0] in square:
+        return prefixes[0], pair(square[prefixes[0]])
+    if asked is not None:
+        wanted = asked[0] // patch[0], asked[1] // patch[1]
+        for prefix in prefixes:
+            if rows == prefix + math.prod(wanted):
+                return prefix, wanted
+    usual = [p for p, side in square.items() if side * patch[0] in _USUAL_SIDES and patch[0] == patch[1]]
+    if len(usual) == 1:
+        return usual[0], pair(square[usual[0]])
+    oblong = [p for p in prefixes if p not in square]
+    readings = [f"{p} + {side} x {side}" for p, side in square.items()]
+    readings += [f"{p} + an oblong grid of {rows - p}" for p in oblong[:1]] if square else []
     raise WeightsError(
-        "The position embedding is no square grid, and no configuration tells its sides.",
-        got=f"pos_embed with {rows} rows, and before the patches "
-        + ", ".join(n if n in canonical else f"no {n}" for n in ("cls_token", "dist_token")),
-        expected="a square number of patches, or config.json with the image size",
+        "The position embedding allows several grids of patches, and no configuration tells which."
+        if square
+        else "The position embedding is no square grid, and no configuration tells its sides.",
+        got=f"pos_embed with {rows} rows, {what}" + (f": {', or '.join(readings)}" if readings else ""),
+        expected="an image size that decides" if square else "a square number of patches, or the image size",
+        do=_ASK,
     )

@@ -1,12 +1,18 @@
 """Where weights lie: a local path, or the folder into which a hub id "owner/name[@revision]" was downloaded."""
 
+import difflib
 import re
 from pathlib import Path
 
-from vitrail.errors import WeightsError
+from vitrail.errors import WeightsError, shown
 
 _ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _SETTINGS = ["config.json", "preprocessor_config.json"]
+# Names that are meant for something on this machine: of a file, or of the folder that runs are in.
+_FILE_ENDINGS = (
+    ".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar", ".npz", ".pkl", ".onnx", ".h5", ".json", ".msgpack", ".zip"
+)  # fmt: skip
+_RUNS = "runs"
 # In the order of preference; the first that the repository has is taken. Never a .py.
 _WEIGHTS = (
     ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"],
@@ -26,17 +32,36 @@ def fetched(where: str | Path) -> Path:
     if path.exists():
         return path
     found = _ID.fullmatch(str(where))
-    if isinstance(where, Path) or found is None or str(where).startswith("."):
+    if isinstance(where, Path) or found is None or _is_local(str(where)):
+        near = _near(path)
         raise WeightsError(
-            f"{where}: there are no weights here.",
+            f"{shown(where)}: there are no weights here.",
             expected="a file, a folder, builtin:NAME, or a hub id owner/name[@revision]",
-            do="Train a model with vitrail train digits, or see: vitrail inspect builtin:",
+            do=f"Did you mean {near}?"
+            if near
+            else "Train a model with vitrail train digits, or see: vitrail inspect builtin:",
         )
     for patterns in _WEIGHTS:
         folder = _downloaded(found["name"], found["revision"], [*_SETTINGS, *patterns])
         if any(next(folder.glob(pattern), None) for pattern in patterns):
             return folder
     raise WeightsError(f"{where}: the repository holds no weights that are read.", expected="model.safetensors")
+
+
+def _is_local(where: str) -> bool:
+    """Whether a name that nothing has is meant for this machine, so that no server need be asked about it."""
+    first = where.split("/", 1)[0]
+    return where.startswith((".", "~")) or where.endswith(_FILE_ENDINGS) or first == _RUNS or Path(first).exists()
+
+
+def _near(path: Path) -> str | None:
+    """The entry of the same folder with the most similar name."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        return None
+    found = difflib.get_close_matches(path.name, names, n=1)
+    return shown(path.parent / found[0]) if found else None
 
 
 def _downloaded(name: str, revision: str | None, patterns: list[str]) -> Path:
@@ -57,4 +82,4 @@ def _downloaded(name: str, revision: str | None, patterns: list[str]) -> Path:
             do="Go online once, or give a local folder.",
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise WeightsError(f"{name}: cannot be fetched from the hub.", got=str(error).splitlines()[0]) from error
+        raise WeightsError(f"{name}: cannot be fetched from the hub.", got=shown(str(error).splitlines()[0])) from error

@@ -9,11 +9,46 @@ from typing import Literal
 
 import safetensors
 
-from vitrail.errors import WeightsError
+from vitrail.errors import WeightsError, shown
 
 MAX_TENSORS = 10_000
 MAX_HEADER_BYTES = 25 << 20
 MAX_EXPANSION = 20  # of a compressed .npz; weights hardly compress
+
+_READ = "safetensors, .npz, or a torch file"
+_FROM_TORCH = (
+    "Take the weights from before the export: what torch.save(model.state_dict(), ...) or save_pretrained writes."
+)
+_FROM_OTHER = "Open it in its own library and save the weights as safetensors in the form of transformers or timm."
+# First bytes of kinds that people have and that are not read -> what they are, what to do.
+_KNOWN = (
+    (b"\x89HDF", "HDF5, of Keras or TensorFlow, which is not read", _FROM_OTHER),
+    (b"GGUF", "GGUF, for llama.cpp, which is not read", _FROM_TORCH),
+    (b"\x1f\x8b", "a gzip archive", "Unpack it first."),
+    (b"BZh", "a bzip2 archive", "Unpack it first."),
+    (b"\xfd7zXZ", "an xz archive", "Unpack it first."),
+    (b"7z\xbc\xaf", "a 7z archive", "Unpack it first."),
+)
+# A file in a folder -> what the folder is, what to do.
+_KNOWN_FOLDERS = (
+    (
+        "adapter_config.json",
+        "a LoRA adapter, which is no model",
+        "Merge it into its base with peft (model.merge_and_unload(), then save_pretrained) and give that folder.",
+    ),
+    ("saved_model.pb", "a SavedModel of TensorFlow, which is not read", _FROM_OTHER),
+    ("flax_model.msgpack", "weights of Flax, which are not read in this form", _FROM_OTHER),
+    ("tf_model.h5", "weights of TensorFlow, which are not read", _FROM_OTHER),
+    (
+        ".metadata",
+        "a distributed checkpoint of torch, in pieces",
+        "Join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth",
+    ),
+    ("*.onnx", "an ONNX export, which is not read", _FROM_TORCH),
+    ("*.gguf", "GGUF, for llama.cpp, which is not read", _FROM_TORCH),
+    ("*.tflite", "an export for TensorFlow Lite, which is not read", _FROM_TORCH),
+    ("*.h5", "HDF5, of Keras or TensorFlow, which is not read", _FROM_OTHER),
+)
 
 Kind = Literal["safetensors", "npz", "torch"]
 
@@ -37,12 +72,36 @@ def kind_of(file: Path) -> Kind:
             return "torch"
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read.", got=error) from error
-    what = "an empty file" if not head else "no weight file"
+    what, do = ("an empty file", "Fetch it again.") if not head else ("no weight file", None)
     if head.startswith(b"version https://git-lfs"):
-        what = "a Git LFS pointer: the weights themselves were not downloaded (git lfs pull)"
+        what, do = "a Git LFS pointer: the weights themselves were not downloaded", "Run git lfs pull."
     elif head.lstrip()[:1] == b"<":
-        what = "a web page, saved in place of the weights"
-    raise WeightsError(f"{file}: is {what}.", expected="safetensors, .npz, or a torch file")
+        what, do = (
+            "a web page, saved in place of the weights",
+            "Fetch the file itself: its address has /resolve/ in it.",
+        )
+    elif known := next((k for k in _KNOWN if head.startswith(k[0])), None):
+        _, what, do = known
+    elif head[4:8] == b"TFL3":
+        what, do = "an export for TensorFlow Lite, which is not read", _FROM_TORCH
+    elif head[257:262] == b"ustar":
+        what, do = "a tar archive", "Unpack it first."
+    elif head[:1] == b"\x08" and (file.suffix == ".onnx" or b"pytorch" in head[:64] or b"onnx" in head[:64]):
+        what, do = "an ONNX export, which is not read", _FROM_TORCH
+    elif file.suffix == ".msgpack":
+        what, do = "weights of Flax, which are not read in this form", _FROM_OTHER
+    raise WeightsError(f"{file}: is {what}.", expected=_READ, do=do)
+
+
+def unread_folder(folder: Path) -> tuple[str, str] | None:
+    """What a folder without the usual weight files is, and what to do about it; None: nothing that is known."""
+    for pattern, what, do in _KNOWN_FOLDERS:
+        if next(folder.glob(pattern), None):
+            return f"this is {what}", do
+    inside = sorted(f.name for f in folder.glob("checkpoint-*") if f.is_dir())
+    if inside:
+        return "the weights are in the folders of its checkpoints", f"Give one of them: {shown(', '.join(inside))}."
+    return None
 
 
 def check_count(count: int, file: Path) -> None:
@@ -74,6 +133,8 @@ def _kind_of_zip(file: Path) -> Kind:
         raise WeightsError(f"{file}: a damaged archive.", got=error) from error
     check_count(len(members), file)
     size, expanded = file.stat().st_size, sum(m.file_size for m in members)
+    if any(m.filename.endswith("constants.pkl") for m in members):
+        raise WeightsError(f"{file}: is a TorchScript program, which is not read.", expected=_READ, do=_FROM_TORCH)
     torch_file = any(m.filename.endswith("data.pkl") for m in members)
     if expanded > size * (1 if torch_file else MAX_EXPANSION) + (1 << 20):
         raise WeightsError(
@@ -85,4 +146,10 @@ def _kind_of_zip(file: Path) -> Kind:
         return "torch"
     if all(m.filename.endswith(".npy") for m in members) and members:
         return "npz"
-    raise WeightsError(f"{file}: an archive without weights.", got=", ".join(m.filename for m in members[:3]))
+    keras = any(m.filename.endswith("model.weights.h5") for m in members)
+    raise WeightsError(
+        f"{file}: a model of Keras, which is not read." if keras else f"{file}: an archive without weights.",
+        got=shown(", ".join(m.filename for m in members[:3])),
+        expected=_READ,
+        do=_FROM_OTHER if keras else "Unpack it first, and give the file with the weights.",
+    )

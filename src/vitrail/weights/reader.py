@@ -20,9 +20,10 @@ from vitrail.weights.adapt import Head, change_channels, change_classes, change_
 from vitrail.weights.audit import Audit, check_explained
 from vitrail.weights.card import Card, is_own, read_card
 from vitrail.weights.container import open_source
-from vitrail.weights.families import recognise
-from vitrail.weights.foreign import HEAD_OF_PRE_LOGITS, PRE_LOGITS, Reading, Source, check_claims
+from vitrail.weights.foreign import Source, check_claims
+from vitrail.weights.heads import drop_fed_head, read_head
 from vitrail.weights.modelfile import empty_model, filled_model
+from vitrail.weights.unwrap import narrowed
 
 
 @dataclass
@@ -69,7 +70,7 @@ def load(
     """
     if classes is not None and num_labels not in (None, len(classes)):
         raise ConfigError("num_labels and classes disagree.", got=num_labels, expected=len(classes))
-    read = _read(source)
+    read = _read(source, image_size)
     before = dict(read.audit.adapted)
     card = _fitted(read, num_labels, image_size, classes, head, num_channels, patch_size)
     if read.family != "vitrail" or read.audit.adapted != before or read.audit.reinitialised:
@@ -86,40 +87,32 @@ def load_card(source: str | Path) -> Card:
     return read_card(own) if own else _read(source).card
 
 
-def _read(source: str | Path) -> _Read:
-    """Read weights as they are in the file."""
+def _read(source: str | Path, image_size: int | tuple[int, int] | None = None) -> _Read:
+    """Read weights as they are in the file; `image_size` decides where their geometry could be read in two ways."""
     if own := is_own(source):
         model, card = modelfile.load(own)
         tensors = dict(model.state_dict())
         card = replace(card, provenance={**card.provenance})
         return _Read(tensors, card, Audit(mapped={n: n for n in tensors}), "vitrail", "its own description")
-    opened = open_source(source)
-    family, evidence = recognise(opened)
+    asked = pair(image_size) if image_size is not None else None
+    family, evidence, opened = narrowed(replace(open_source(source), asked_size=asked))
     reading = family.read(opened, evidence)
+    read_head(reading, opened.tensors)
     expected = empty_model(reading.geometry).state_dict()
     check_explained(opened, reading, expected, (reading.table or family.TABLE).theirs)
     check_claims(reading.claims)
-    if PRE_LOGITS in reading.dropped.values():
-        _drop_head(reading)
-    audit = Audit(mapped=reading.mapped, adapted=reading.adapted, dropped=reading.dropped)
+    drop_fed_head(reading)
+    audit = Audit(mapped=reading.mapped, adapted=reading.adapted, dropped={**reading.dropped, **opened.beside})
     provenance = _provenance(source, opened, reading.family, evidence, reading.defaulted)
     card = Card(
         geometry=reading.geometry,
         classes=reading.classes if reading.geometry.num_labels else (),
         preprocessing=reading.preprocessing,
         provenance=provenance,
+        problem_type=reading.problem_type,
     )
     tensors = {name: tensor.clone() for name, tensor in reading.tensors.items()}
     return _Read(tensors, card, audit, reading.family, evidence)
-
-
-def _drop_head(reading: Reading) -> None:
-    """Take a classifier away whose input, the tanh of another layer, this model does not compute."""
-    heads = [name for name, ours in reading.mapped.items() if ours.startswith("head.")]
-    for name in heads:
-        reading.tensors.pop(reading.mapped.pop(name))
-        reading.dropped[name] = HEAD_OF_PRE_LOGITS
-    reading.geometry = replace(reading.geometry, num_labels=0)
 
 
 def _provenance(
@@ -135,6 +128,7 @@ def _provenance(
         "dtype": ", ".join(dtypes),
         "notes": list(opened.notes),
         "defaulted": list(defaulted),
+        **({"training": opened.told} if opened.told else {}),
     }
 
 
@@ -149,6 +143,7 @@ def _fitted(
 ) -> Card:
     """Change the tensors to what was asked for, and say so in the card."""
     card, geometry, names = read.card, read.card.geometry, read.card.classes
+    problem_type = card.problem_type
     if patch_size is not None:
         geometry = change_patch(read.tensors, geometry, patch_size, read.audit)
     if num_channels is not None:
@@ -158,14 +153,16 @@ def _fitted(
     wanted = classes if classes is not None else num_labels
     if wanted is not None:
         had = geometry.num_labels
+        before = geometry
         geometry = change_classes(read.tensors, geometry, names, wanted, head, read.audit)
+        problem_type = problem_type if geometry is before else "single_label_classification"
         names = tuple(classes) if classes is not None else names if geometry.num_labels == had else ()
     preprocessing = card.preprocessing
     if preprocessing.num_channels != geometry.num_channels:
         preprocessing = _other_channels(preprocessing, geometry.num_channels)
     if image_size is not None or patch_size is not None:
         preprocessing = preprocessing.resized(pair(geometry.image_size))
-    return replace(card, geometry=geometry, classes=names, preprocessing=preprocessing)
+    return replace(card, geometry=geometry, classes=names, preprocessing=preprocessing, problem_type=problem_type)
 
 
 def _other_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:

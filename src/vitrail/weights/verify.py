@@ -22,13 +22,14 @@ def library_of(family: str) -> Format | None:
 
 
 @torch.inference_mode()
-def max_logit_difference(model: ViT, folder: str | Path, library: Format) -> float:
+def max_logit_difference(model: ViT, folder: str | Path, library: Format, *, called: str | None = None) -> float:
     """The largest difference between a model's logits and those of the same weights in their own library.
 
     Args:
         model: on the CPU, in evaluation mode.
         folder: what the library opens: a folder with config.json.
         library: huggingface or timm.
+        called: what messages call the folder; None: by its name.
     Raises:
         WeightsError: the library is missing or cannot open the folder, or the logits differ by more than TOLERANCE.
     """
@@ -38,18 +39,20 @@ def max_logit_difference(model: ViT, folder: str | Path, library: Format) -> flo
         theirs = (_transformers_logits if library == "huggingface" else _timm_logits)(folder, images, model)
     except ImportError as error:
         raise WeightsError(
-            f"{folder}: cannot be verified, {'transformers' if library == 'huggingface' else 'timm'} does not import.",
+            f"{called or folder}: cannot be verified, "
+            f"{'transformers' if library == 'huggingface' else 'timm'} does not import.",
             got=str(error).splitlines()[0],
             do="Install it, or leave --verify out.",
         ) from error
     except Exception as error:  # whatever the other library raises is its answer
         raise WeightsError(
-            f"{folder}: the other library cannot open it.", got=f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            f"{called or folder}: the other library cannot open it.",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
         ) from error
     difference = float((ours - theirs).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
         raise WeightsError(
-            f"{folder}: the other library computes other logits.",
+            f"{called or folder}: the other library computes other logits.",
             got=f"a difference of {difference:.2g}",
             expected=f"at most {TOLERANCE} of the largest logit",
         )

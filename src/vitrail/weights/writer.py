@@ -4,7 +4,9 @@ What a format cannot hold is refused with the reason, or rewritten exactly where
 lost beside the model's function, as a step of the preprocessing, is said.
 """
 
+import contextlib
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor
 from vitrail import fsio
 from vitrail.config import ViTConfig
 from vitrail.config.checks import pair
-from vitrail.errors import WeightsError
+from vitrail.errors import SaveError, WeightsError, shown
 from vitrail.model import ViT
 from vitrail.weights import modelfile, rewrite
 from vitrail.weights.card import Card
@@ -49,12 +51,21 @@ class Written:
     lost: list[str] = field(default_factory=list[str])
 
 
-def write(target: str | Path, model: ViT, card: Card, to: Format) -> Written:
-    """Write a model.
+def write(
+    target: str | Path,
+    model: ViT,
+    card: Card,
+    to: Format,
+    *,
+    check: Callable[[Path, list[str]], None] = lambda *_: None,
+) -> Written:
+    """Write a model. It appears at its place when it is whole and checked; after an error nothing is left of it.
 
     Args:
         target: vitrail: a .safetensors file; else a folder, new or empty.
         to: the format.
+        check: is given what was written, under a temporary name in the same place, and what the format cannot hold; it
+            raises what is wrong.
     Raises:
         WeightsError: the format cannot hold the model, or the target is taken.
         SaveError: writing failed.
@@ -63,15 +74,30 @@ def write(target: str | Path, model: ViT, card: Card, to: Format) -> Written:
     if to == "vitrail":
         if target.suffix != ".safetensors" or target.exists():
             raise WeightsError(
-                f"{target}: cannot be written there.",
-                got="it exists" if target.exists() else f"a name that ends in {target.suffix or 'nothing'}",
+                f"{shown(target)}: cannot be written there.",
+                got="it exists" if target.exists() else f"a name that ends in {shown(target.suffix) or 'nothing'}",
                 expected="a new file, NAME.safetensors",
             )
-        modelfile.save(target, model, card)
-        return Written(files=[target])
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise WeightsError(f"{target}: is not free.", expected="a new or empty folder", do="Choose another name.")
-    return (_write_huggingface if to == "huggingface" else _write_timm)(target, model, card)
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise WeightsError(
+            f"{shown(target)}: is not free.", expected="a new or empty folder", do="Choose another name."
+        )
+    temporary = target.with_name(f"{target.stem}.tmp-{uuid.uuid4().hex[:8]}{target.suffix}")
+    try:
+        if to == "vitrail":
+            modelfile.save(temporary, model, card)
+            written = Written(files=[temporary])
+        else:
+            written = (_write_huggingface if to == "huggingface" else _write_timm)(temporary, model, card)
+        check(temporary, written.lost)
+        fsio.rename(temporary, target)
+    except BaseException:
+        with contextlib.suppress(SaveError):
+            if temporary.exists():
+                fsio.remove(temporary)
+        raise
+    written.files = [target / file.relative_to(temporary) for file in written.files]
+    return written
 
 
 # ---- Hugging Face ------------------------------------------------------------------------------------------------
@@ -101,6 +127,7 @@ def _write_huggingface(target: Path, model: ViT, card: Card) -> Written:
         "qkv_bias": g.qkv_bias,
         "hidden_act": _HF_ACTIVATIONS.get(g.activation, "gelu"),
         "torch_dtype": "float32",
+        **({"problem_type": card.problem_type} if card.problem_type != "single_label_classification" else {}),
         **({"id2label": _labels(card), "label2id": {n: int(i) for i, n in _labels(card).items()}}),
     }
     processor, table = "ViTImageProcessor", huggingface.TABLE
@@ -248,6 +275,8 @@ def _timm_config(
     g = model.config
     preprocessing, lost = to_timm(card.preprocessing)
     written.lost += lost
+    if card.problem_type != "single_label_classification":
+        written.lost.append(f"timm has no problem_type in its files: {card.problem_type}")
     if g.layer_norm_eps != _TIMM_EPS:
         written.lost.append(_other_eps(model))
     return {

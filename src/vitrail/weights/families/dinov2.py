@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
-from vitrail.weights.families.huggingface import class_names, common_behaviour, config_claims
+from vitrail.weights.families.huggingface import class_names, common_behaviour, config_claims, problem_type
 from vitrail.weights.foreign import Key, KeyTable, Reading, Source, size_pair
 from vitrail.weights.geometry import infer_geometry
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, from_huggingface, shorter_side
@@ -113,6 +113,7 @@ def read(source: Source, evidence: str) -> Reading:
     behaviour.pop("activation") if "blocks.0.mlp.gate.weight" in tensors else None
     geometry = infer_geometry(
         tensors,
+        asked_size=source.asked_size,
         image_size=size_pair(config.get("image_size")),
         pooling="cls_mean" if "head.weight" in tensors else "cls",
         position_resampling="bicubic_antialias" if "reg_token" in tensors else "bicubic",
@@ -121,17 +122,19 @@ def read(source: Source, evidence: str) -> Reading:
     preprocessing, silent = from_huggingface(
         source.preprocessor, {"model_type": "dinov2", **config}, pair(geometry.image_size), geometry.num_channels
     )
+    classes, said = class_names(config, geometry.num_labels)
     return Reading(
         family=f"{NAME}, Hugging Face",
         evidence=evidence,
         geometry=geometry,
         tensors=tensors,
         mapped=mapped,
-        classes=class_names(config, geometry.num_labels),
+        classes=classes,
+        problem_type=problem_type(config),
         claims=config_claims(config, geometry),
         table=HF_TABLES[prefix],
         preprocessing=preprocessing,
-        defaulted=(*defaulted, *silent),
+        defaulted=(*defaulted, *silent, *said),
     )
 
 
@@ -149,6 +152,7 @@ def _read_meta(source: Source, evidence: str) -> Reading:
     behaviour.pop("activation") if "blocks.0.mlp.gate.weight" in tensors else None
     geometry = infer_geometry(
         tensors,
+        asked_size=source.asked_size,
         pooling="cls",
         position_resampling="bicubic_antialias" if "reg_token" in tensors else "bicubic_scale",
         **behaviour,

@@ -177,7 +177,9 @@ def read(source: Source, evidence: str) -> Reading:
         position = "sincos"
     geometry = infer_geometry(
         tensors,
+        asked_size=source.asked_size,
         heads=heads,
+        bare_positions="pos_embedding" in theirs,  # big_vision adds them before the class token comes
         layer_norm_eps=1e-6,
         position_resampling="bilinear_aligned",
         pooling=_pooling(tensors),

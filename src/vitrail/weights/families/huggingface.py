@@ -5,13 +5,14 @@ Source: huggingface/transformers:src/transformers/models/vit/modeling_vit.py, mo
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from torch import Tensor
 
 from vitrail.config import ViTConfig
-from vitrail.config.checks import pair
-from vitrail.errors import WeightsError
+from vitrail.config.checks import distinct_names, pair
+from vitrail.errors import WeightsError, shown
+from vitrail.weights.card import ProblemType
 from vitrail.weights.foreign import (
     DECODER,
     POOLER,
@@ -112,6 +113,7 @@ def read(source: Source, evidence: str) -> Reading:
     behaviour, defaulted = common_behaviour(config, tensors, default_eps=1e-12)
     geometry = infer_geometry(
         tensors,
+        asked_size=source.asked_size,
         image_size=size_pair(config.get("image_size")),
         pooling="cls_dist" if two_heads else "cls",
         position_resampling="bicubic",
@@ -120,6 +122,7 @@ def read(source: Source, evidence: str) -> Reading:
     preprocessing, silent = from_huggingface(
         source.preprocessor, config, pair(geometry.image_size), geometry.num_channels
     )
+    classes, said = class_names(config, geometry.num_labels)
     return Reading(
         family=NAME if "dist_token" not in tensors else "Hugging Face DeiT, distilled",
         evidence=evidence,
@@ -127,9 +130,10 @@ def read(source: Source, evidence: str) -> Reading:
         tensors=tensors,
         mapped=mapped,
         dropped=dropped,
-        classes=class_names(config, geometry.num_labels),
+        classes=classes,
+        problem_type=problem_type(config),
         preprocessing=preprocessing,
-        defaulted=(*defaulted, *silent),
+        defaulted=(*defaulted, *silent, *said),
         claims=config_claims(config, geometry),
         table=_table(prefix, on_disk, _HEADS[1:] if two_heads else _HEADS),
     )
@@ -186,18 +190,41 @@ def _count(labels: object) -> int | None:
     return len(cast(dict[str, Any], labels)) if isinstance(labels, dict) else None
 
 
-def class_names(config: Mapping[str, Any], num_labels: int) -> tuple[str, ...]:
-    """Names from id2label in the order of their numbers; empty when they are LABEL_0, LABEL_1, ...: no names."""
+def class_names(config: Mapping[str, Any], num_labels: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names from id2label in the order of their numbers, and what is to be said about them.
+
+    Empty when they are LABEL_0, LABEL_1, ...: no names; and when the numbers are others than those of the logits.
+    """
     labels = config.get("id2label")
     if not isinstance(labels, dict) or not num_labels:
-        return ()
-    try:
-        pairs = sorted((int(number), str(name)) for number, name in cast(dict[str, Any], labels).items())
-    except ValueError as error:
-        raise WeightsError("config.json: id2label has a key that is no number.", got=error) from error
-    if [number for number, _ in pairs] != list(range(num_labels)):
-        return ()  # config_claims has the count
-    return () if all(_LABEL.fullmatch(name) for _, name in pairs) else tuple(name for _, name in pairs)
+        return (), ()
+    pairs: dict[int, str] = {}
+    for number, name in cast(dict[Any, Any], labels).items():
+        try:
+            pairs[int(number)] = str(name)
+        except ValueError as error:
+            raise WeightsError(
+                "config.json: id2label has a key that is no number.",
+                got=shown(repr(number)),
+                expected=f"0 to {num_labels - 1}, each with the name of a class",
+            ) from error
+    if sorted(pairs) != list(range(num_labels)):
+        odd = sorted(set(range(num_labels)) ^ pairs.keys())
+        return (), (f"classes unnamed: id2label does not have the numbers 0 to {num_labels - 1} (see {odd[0]})",)
+    names = [pairs[number] for number in range(num_labels)]
+    if all(_LABEL.fullmatch(name) for name in names):
+        return (), ()
+    return distinct_names(names), ()
+
+
+def problem_type(config: Mapping[str, Any]) -> ProblemType:
+    """What config.json says about the logits; silent: one class an image. Raises WeightsError for an unknown word."""
+    said = config.get("problem_type") or "single_label_classification"
+    if said not in get_args(ProblemType):
+        raise WeightsError(
+            "config.json: unknown problem_type.", got=shown(said), expected=", ".join(get_args(ProblemType))
+        )
+    return said
 
 
 def _prefix(tensors: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrail.config import ViTConfig
-from vitrail.config.checks import pair
+from vitrail.config.checks import distinct_names, pair
 from vitrail.errors import WeightsError
 from vitrail.weights.families.dinov2 import split_gates
 from vitrail.weights.families.huggingface import heads_of_width
@@ -27,7 +27,7 @@ from vitrail.weights.foreign import (
     Source,
     size_pair,
 )
-from vitrail.weights.geometry import infer_geometry
+from vitrail.weights.geometry import infer_geometry, read_rows
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, from_timm
 
 NAME = "timm"
@@ -80,7 +80,7 @@ def read(source: Source, evidence: str) -> Reading:
     settings = cast(dict[str, Any], config.get("pretrained_cfg") or {})
     said_size = size_pair(args.get("img_size")) or size_pair(list(settings.get("input_size") or ())[1:])
     _unpack_gates(tensors, mapped)
-    _fold_register_positions(tensors, mapped, adapted, said_size)
+    _fold_register_positions(tensors, mapped, adapted, said_size, source.asked_size)
     heads, defaulted = _heads(config, args, tensors)
     pooling = _pooling(config, args, tensors)
     if pooling == "cls" and "fc_norm.weight" in tensors:  # the same function, because a LayerNorm is per token
@@ -89,6 +89,8 @@ def read(source: Source, evidence: str) -> Reading:
             mapped[f"fc_norm.{end}"] = f"norm.{end}"
     geometry = infer_geometry(
         tensors,
+        asked_size=source.asked_size,
+        bare_positions="blocks.0.gamma_1" in theirs,
         heads=heads,
         image_size=said_size,
         layer_norm_eps=_eps(args),
@@ -107,7 +109,9 @@ def read(source: Source, evidence: str) -> Reading:
         mapped=mapped,
         adapted=adapted,
         dropped=dropped,
-        classes=tuple(map(str, names)) if isinstance(names, list) and len(names) == geometry.num_labels else (),
+        classes=distinct_names([str(n) for n in cast(list[Any], names)])
+        if isinstance(names, list) and len(cast(list[Any], names)) == geometry.num_labels
+        else (),
         preprocessing=preprocessing,
         defaulted=(*defaulted, *silent),
         claims=_claims(config, args, geometry),
@@ -126,7 +130,11 @@ def _unpack_gates(tensors: dict[str, Tensor], mapped: dict[str, str]) -> None:
 
 
 def _fold_register_positions(
-    tensors: dict[str, Tensor], mapped: dict[str, str], adapted: dict[str, str], said: tuple[int, int] | None
+    tensors: dict[str, Tensor],
+    mapped: dict[str, str],
+    adapted: dict[str, str],
+    said: tuple[int, int] | None,
+    asked: tuple[int, int] | None,
 ) -> None:
     """Positions of registers are constants of the registers: added to them, exactly."""
     positions, registers, kernel = (tensors.get(n) for n in ("pos_embed", "reg_token", "patch_embed.proj.weight"))
@@ -135,12 +143,13 @@ def _fold_register_positions(
     if positions.ndim != 3 or registers.ndim != 3:  # the shapes are compared and named later
         return
     first, count, rows = int("cls_token" in tensors), registers.shape[1], positions.shape[1]
-    patches = rows - first - count
+    patch = kernel.shape[2], kernel.shape[3]
     if said is not None:
-        grid = said[0] // kernel.shape[2] * (said[1] // kernel.shape[3])
-        if patches != grid:
-            return
-    elif round(max(patches, 0) ** 0.5) ** 2 != patches or round((rows - first) ** 0.5) ** 2 == rows - first:
+        before = rows - said[0] // patch[0] * (said[1] // patch[1])
+    else:
+        what = f"{'a' if first else 'no'} cls_token and {count} registers"
+        before, _ = read_rows(rows, (first + count, first, 0), patch, asked, what)
+    if before != first + count:
         return
     tensors["reg_token"] = registers + positions[:, first : first + count]
     tensors["pos_embed"] = torch.cat((positions[:, :first], positions[:, first + count :]), dim=1)

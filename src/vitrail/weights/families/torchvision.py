@@ -48,7 +48,12 @@ def read(source: Source, evidence: str) -> Reading:
     width = tensors["patch_embed.proj.weight"].shape[0] if "patch_embed.proj.weight" in tensors else 0
     heads = 16 if width == 1280 else heads_of_width(tensors)
     geometry = infer_geometry(
-        tensors, heads=heads, layer_norm_eps=1e-6, pooling="cls", position_resampling="bicubic_aligned"
+        tensors,
+        asked_size=source.asked_size,
+        heads=heads,
+        layer_norm_eps=1e-6,
+        pooling="cls",
+        position_resampling="bicubic_aligned",
     )
     size = pair(geometry.image_size)
     resize, how = (256, "bilinear") if size == (224, 224) else (max(size), "bicubic")
