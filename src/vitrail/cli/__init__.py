@@ -19,6 +19,7 @@ from typing import Protocol
 from vitrail import __version__
 from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
+from vitrail.cli.processes import is_first_process
 from vitrail.cli.settings import split_settings
 from vitrail.errors import VitrailError
 
@@ -47,6 +48,8 @@ _VERBS: dict[str, Verb] = {
     "selftest": selftest,
     "bench": bench,
 }
+_SHARED = ("train", "finetune", "eval", "predict")
+"""Verbs whose work several processes can share."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,15 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, settings = split_settings(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
     args.settings, args.words = settings, list(sys.argv[1:] if argv is None else argv)
-    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, the first one answers
+    is_first, status = True, 0
     try:
+        is_first = args.verb not in _SHARED or is_first_process()  # of several processes, the first one answers
         if settings and args.verb not in ("train", "finetune"):
             _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
         answer = _VERBS[args.verb].run(args)
         if answer.values is None:
             return answer.status
+        status = answer.status
         if not is_first:
-            return 0
+            return status
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that the terminal cannot show
             sys.stdout.reconfigure(errors="backslashreplace")
         sys.stdout.write((json.dumps(answer.values, allow_nan=False) if args.json else answer.text) + "\n")
@@ -91,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         sys.stderr.write("vitrail: this is a fault of vitrail's; please report it with the lines above.\n")
         return 1
-    return 0
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

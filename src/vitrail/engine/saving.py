@@ -1,6 +1,8 @@
 """What a run keeps: its state, saved beside the training and taken up again, exactly or with the reasons why not."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -57,6 +59,7 @@ class Saving:
         self.about = made_with(config, device, world.size)
         self.saver = Saver(asynchronous=config.checkpoint.asynchronous)
         self._saved = (-1, -1)
+        self._failed: Callable[[], None] | None = None
 
     def save(self, train_step: TrainStep, state: State, *, wait: bool = False) -> None:
         """Save the state, unless it was saved already. All processes must call it.
@@ -65,13 +68,13 @@ class Saving:
             wait: until it is on the disk.
         Raises:
             SaveError: it, or the one before it, could not be written; earlier checkpoints are intact. With
-                checkpoint.on_error=retry only where `wait` asks for it.
+                checkpoint.on_error=retry only where `wait` asks for it and a second attempt fails too.
             RunError: another process has taken the run over, or weights are not finite.
         """
         if self._saved != (state.step, state.evaluated_step):
             self._submit(train_step, state)
         if wait:
-            self.saver.wait()
+            self._wait()
 
     def _submit(self, train_step: TrainStep, state: State) -> None:
         tensors = {
@@ -95,12 +98,37 @@ class Saving:
             folder = self.run_dir.checkpoints_dir
             save_checkpoint(folder, step, kept, values, keep=wanted.keep, about=about, best_step=best_step)
 
+        with self._tolerated("training goes on and saves again later."):
+            self.saver.wait()  # the save before this one may have failed; this one begins in any case
+        self._failed = None
+        with self._tolerated("training goes on and saves again later."):
+            self.saver.submit(lambda: self._noted(write))
+
+    def _noted(self, write: Callable[[], None]) -> None:
+        """Save, and remember what could not be saved."""
         try:
-            self.saver.submit(write)
+            write()
+        except SaveError:
+            self._failed = write
+            raise
+
+    def _wait(self) -> None:
+        """Wait for the save that is under way; no other one follows, so one that failed is tried once more."""
+        with self._tolerated("it is tried once more."):
+            self.saver.wait()
+        if self._failed:
+            self._failed()
+            self._failed = None
+
+    @contextlib.contextmanager
+    def _tolerated(self, then: str) -> Iterator[None]:
+        """Tell of a save that failed instead of stopping, where checkpoint.on_error says so."""
+        try:
+            yield
         except SaveError as error:
             if self.config.checkpoint.on_error == "stop":
                 raise
-            sys.stderr.write(f"vitrail: {error}\nvitrail: training goes on and saves again later.\n")
+            sys.stderr.write(f"vitrail: {error}\nvitrail: {then}\n")
 
     def restore(self, train_step: TrainStep) -> tuple[State | None, list[str]]:
         """Take up the newest whole checkpoint of the run directory. All processes must call it.
