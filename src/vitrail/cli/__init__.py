@@ -19,7 +19,6 @@ from typing import Protocol
 from vitrail import __version__
 from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
-from vitrail.cli.processes import is_first_process
 from vitrail.cli.settings import split_settings
 from vitrail.errors import VitrailError
 
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.settings, args.words = settings, list(sys.argv[1:] if argv is None else argv)
     is_first, status = True, 0
     try:
-        is_first = args.verb not in _SHARED or is_first_process()  # of several processes, the first one answers
+        is_first = _is_first(args.verb)
         if settings and args.verb not in ("train", "finetune"):
             _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
         answer = _VERBS[args.verb].run(args)
@@ -97,6 +96,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("vitrail: this is a fault of vitrail's; please report it with the lines above.\n")
         return 1
     return status
+
+
+def _is_first(verb: str) -> bool:
+    """Whether this process answers: it is alone, or the first of those that torchrun or --nproc started together.
+
+    A rank that is left over in the environment, without the rest of a launch, silences nobody.
+    """
+    if verb not in _SHARED or "WORLD_SIZE" not in os.environ:
+        return True
+    from vitrail.distributed import launched_rank
+
+    return launched_rank() == 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,6 @@
 """--nproc N: this process starts N others with the same command line, and waits for them."""
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from vitrail.cli.answer import Answer
@@ -15,18 +14,6 @@ def add_process_options(parser: argparse.ArgumentParser, *, restarts: bool = Fal
         parser.add_argument(
             "--max-restarts", type=int, default=0, metavar="N", help="with --nproc: start again and resume, so often"
         )
-
-
-def is_first_process() -> bool:
-    """Whether this process answers: it is alone, or the first of those that torchrun or --nproc started together.
-
-    A rank that is left over in the environment, without the rest of a launch, silences nobody.
-    """
-    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
-        return True
-    from vitrail.distributed import launched_rank
-
-    return launched_rank() == 0
 
 
 def started_here(args: argparse.Namespace) -> bool:

@@ -27,6 +27,12 @@ def launched_rank() -> int:
     return number_in("RANK", 0)
 
 
+def leave_launch() -> None:
+    """Forget that this process is one of several, for it and those that it starts."""
+    for name in ("WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        os.environ.pop(name, None)
+
+
 def restarted() -> bool:
     """Whether torchrun started this process anew after a failure: the run goes on by itself."""
     return number_in("TORCHELASTIC_RESTART_COUNT", 0) > 0
