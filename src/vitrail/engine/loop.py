@@ -21,6 +21,7 @@ from vitrail.engine import transfer
 from vitrail.engine.evaluate import Evaluation, EvaluationStopped, evaluate
 from vitrail.engine.inputs import Inputs
 from vitrail.engine.optim import build_optimizers
+from vitrail.engine.products import products_for
 from vitrail.engine.saving import Saving, State
 from vitrail.engine.schedule import input_scale, lr_factor
 from vitrail.engine.setup import check_same_data, fingerprints, model_card, plan, skipped
@@ -51,13 +52,16 @@ class Loop:
     ) -> None:
         self.config, self.run_dir, self.world, self.device = config, run_dir, world, device
         self.progress, self.train_set, self.held_out, self.preprocessing = progress, train_set, held_out, preprocessing
+        batch = world.share_size(config.data.batch_size, world.size - 1)
+        products = world.on_first(lambda: products_for(config.compute, model, batch))
         forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
         if config.optim.name == "muon" and distributed.is_spread(model.state_dict()):
             raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
         self.optimizers = build_optimizers(model, config.optim)
         self.train_step = TrainStep(
-            model, self.optimizers, config.optim, config.compute, config.seed, world=world, forward=forward
-        )
+            model, self.optimizers, config.optim, config.compute, config.seed,
+            world=world, forward=forward, linear=products.by,
+        )  # fmt: skip
         self.inputs = Inputs(config, preprocessing, len(train_set.classes), world)
         self.num_examples = len(train_set.labels)
         self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
@@ -70,7 +74,8 @@ class Loop:
         self.warmup_steps = round(config.schedule.warmup_fraction * self.schedule_steps)
         local = distributed.batch_norm_is_local(model, world)
         known = environment(config, device, processes=world.size, local_batch_norm=local)
-        self.environment: dict[str, Any] = {**known, "data": fingerprints(train_set, held_out), "init": origin}
+        known |= {"linear": vars(products), "data": fingerprints(train_set, held_out)}
+        self.environment: dict[str, Any] = {**known, "init": origin}
         self.state = State()
         self.evaluation: dict[str, Any] = {}
 

@@ -11,6 +11,7 @@ from vitrail import distributed, fsio
 from vitrail.config import RunConfig
 from vitrail.distributed import World
 from vitrail.engine.optim import load_optimizer_tensors, optimizer_tensors
+from vitrail.engine.products import LINEAR, Linear
 from vitrail.engine.step import TrainStep
 from vitrail.errors import RunError, SaveError
 from vitrail.run import (
@@ -50,13 +51,20 @@ class Saving:
         run_dir: where.
         world: the processes of the run; the first one writes.
         lock: the right to write there; None on the others.
+        linear: whose products train the linear layers.
     """
 
     def __init__(
-        self, config: RunConfig, run_dir: RunDir, world: World, lock: RunLock | None, device: torch.device
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        world: World,
+        lock: RunLock | None,
+        device: torch.device,
+        linear: Linear = "",
     ) -> None:
         self.config, self.run_dir, self.world, self.lock = config, run_dir, world, lock
-        self.about = made_with(config, device, world.size)
+        self.about = made_with(config, device, world.size, linear)
         self.saver = Saver(asynchronous=config.checkpoint.asynchronous)
         self._saved = (-1, -1)
         self._failed: Callable[[], None] | None = None
@@ -160,6 +168,7 @@ class Saving:
             train_step.scaler.load_state_dict(scaler)
         state = State(**values)
         self._saved = state.step, state.evaluated_step
+        self._repeat_products(train_step, checkpoint)
         reasons = [*differences(checkpoint.about, self.about)]
         if self.config.compute.compile:
             reasons.append("torch.compile may choose other kernels")
@@ -169,6 +178,15 @@ class Saving:
         if self.lock is not None:
             self.run_dir.note_resumed({"step": state.step, "exact": not reasons, "reasons": reasons, **self.about})
         return state, lines
+
+    def _repeat_products(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
+        """Multiply as before the interruption where nothing but that choice differs."""
+        if self.config.compute.cpu_linear != "auto":
+            return
+        for before in LINEAR:
+            about = {**self.about, "linear": before}
+            if before == checkpoint.about.get("linear") and not differences(checkpoint.about, about):
+                self.about, train_step.linear = about, before
 
     def _put_back(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
         tensors = checkpoint.tensors

@@ -90,7 +90,7 @@ def _train(
     loop = Loop(config, run_dir, world, device, train_set, held_out, preprocessing, model, origin, progress)
     if not resume:
         world.on_first(lambda: start(loop.environment))
-    saving = Saving(config, run_dir, world, locks[0] if locks else None, device)
+    saving = Saving(config, run_dir, world, locks[0] if locks else None, device, loop.train_step.linear)
     stack.callback(saving.close)
     return loop.run(saving, resume=resume)
 
