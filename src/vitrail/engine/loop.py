@@ -85,7 +85,6 @@ class Loop:
         known |= {"linear": vars(products), "data": fingerprints(train_set, held_out)}
         self.environment: dict[str, Any] = {**known, "init": origin}
         self.state = State()
-        self.evaluation: dict[str, Any] = {}
 
     def run(self, saving: Saving, *, resume: bool) -> RunResult:
         """Train until the last step, evaluating and saving on the way."""
@@ -104,7 +103,7 @@ class Loop:
             bar.line(line)
         try:
             with stop_on_signal() as stop:
-                if self.environment["init"]:
+                if self.environment["init"] and self.state.step < self.total_steps:
                     self._plan_transfer(bar, stop, total)
                 self._evaluate_if_due(stop)
                 while self.state.step < self.total_steps and not self._out_of_patience():
@@ -113,9 +112,7 @@ class Loop:
                     self._evaluate_if_due(stop)
                     self.saving.save(self.train_step, self.state)
                 if self._out_of_patience():
-                    bar.line(
-                        f"no better accuracy in {self.state.stale} evaluations: the run ends (evaluation.patience)"
-                    )
+                    bar.line(f"no better accuracy in {self.state.stale} evaluations: the run ends (patience)")
                 self.saving.save(self.train_step, self.state, wait=True)
         finally:
             bar.close()
