@@ -127,6 +127,6 @@ class _Tqdm(tqdm):  # type: ignore[type-arg]
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        known: dict[str, Any] = super().format_dict
+        known = dict(super().format_dict)
         seconds = self.left() if self.left else None
         return {**known, "left": "?" if seconds is None else tqdm.format_interval(seconds)}

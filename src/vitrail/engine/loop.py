@@ -317,7 +317,7 @@ class Loop:
             self.world.on_first(lambda: self.run_dir.write_config(self.config))
             told.append(longer_line(length, self.schedule_steps, self.state.step))
         elif self.state.step >= self.total_steps or self._out_of_patience():
-            told = [finished_line(self.state.step, self.schedule_steps, self.epochs)]
+            told = [finished_line(self.state.step, self.schedule_steps, self.config.schedule, self.epochs)]
         return told
 
     def _plan(self) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from vitrail import weights
-from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
+from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ScheduleConfig, ViTConfig, to_json
 from vitrail.data import ImageSet
 from vitrail.distributed import World
 from vitrail.engine.evaluate import Evaluation
@@ -134,11 +134,14 @@ def longer_line(before: int, now: int, step: int) -> str:
     )
 
 
-def finished_line(step: int, schedule_steps: int, epochs: int) -> str:
+def finished_line(step: int, schedule_steps: int, schedule: ScheduleConfig, epochs: int) -> str:
     """What a run says that is resumed and has nothing left to do."""
+    more = f"--schedule.epochs above {epochs}, or --schedule.steps above {schedule_steps}"
+    if schedule.max_steps and schedule.max_steps < schedule_steps:
+        more = "--schedule.max-steps 0"
     return (
-        f"the run is finished: {step} of {schedule_steps} steps are done, and nothing was trained now; to train it "
-        f"longer: --resume with --schedule.epochs above {epochs}, or --schedule.steps above {schedule_steps}"
+        f"the run is finished: {step} of {schedule_steps} steps are done, and nothing is trained now; to train it "
+        f"longer: --resume {more}"
     )
 
 
