@@ -27,6 +27,7 @@ from vitrail import data, recipes
 from vitrail.augment import Augment
 from vitrail.config import RunConfig
 from vitrail.engine.optim import build_optimizers
+from vitrail.engine.products import products_for
 from vitrail.engine.setup import model_config
 from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
@@ -46,7 +47,8 @@ class OurTraining:
         self.epoch, self.num_steps, self.batches = 0, 0, self.one_epoch(0)
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
         model = ViT(model_config(config.model, preprocessing, images.classes)).to(device).train()
-        self.train_step = TrainStep(model, build_optimizers(model, config.optim), config.optim, config.compute, seed=0)
+        optimizers, linear = build_optimizers(model, config.optim), products_for(config.compute, model, batch_size).by
+        self.train_step = TrainStep(model, optimizers, config.optim, config.compute, seed=0, linear=linear)
 
     def one_epoch(self, epoch: int) -> Iterator[data.Batch]:
         order = data.epoch_order(0, epoch, len(self.images.labels))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vitrail import data, recipes
+from vitrail import data, recipes, selftest
 from vitrail.cli import main
 from vitrail.selftest.tiny import tiny_run
 
@@ -205,6 +205,56 @@ def test_data_pack_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert main(["data", "pack", "digits"]) == 2
     assert "DST" in capsys.readouterr().err
     assert main(["data", "pack", "digits", str(tmp_path / "packed")]) == 2
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("failures", [(), ("no finite gradient of head.weight",)])
+def test_a_self_test_that_finds_something_wrong_ends_with_another_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failures: tuple[str, ...], as_json: bool
+) -> None:
+    found = selftest.Check("model", 1, failures, 0.1)
+    monkeypatch.setattr(selftest, "check_all", lambda folder: iter([found]))
+    assert main(["selftest", *(["--json"] if as_json else [])]) == (1 if failures else 0)
+    out = capsys.readouterr().out
+    assert json.loads(out)["ok"] == (not failures) if as_json else all(line in out for line in failures)
+
+
+def test_a_data_check_that_finds_something_wrong_ends_with_another_status(images: Path, tmp_path: Path) -> None:
+    for name, file in (("one", "a.png"), ("two", "b.png")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes((images / file).read_bytes())
+    assert main(["data", "check", str(tmp_path)]) == 0
+    (tmp_path / "two" / "y.png").write_bytes((images / "a.png").read_bytes())
+    assert main(["data", "check", str(tmp_path)]) == 2
+
+
+STRAY = [{"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "1"}, {"RANK": "3", "WORLD_SIZE": "4"}]
+
+
+@pytest.mark.parametrize("stray", STRAY)
+def test_a_rank_left_in_the_environment_silences_no_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: Path, images: Path, stray: dict[str, str]
+) -> None:
+    for name, value in stray.items():
+        monkeypatch.setenv(name, value)
+    assert vitrail_json(capsys, "recipes")["recipes"]
+    assert main(["inspect", str(run.parent / "nothing")]) == 2
+    assert "nothing" in capsys.readouterr().err
+    status = main(["predict", str(run), str(images / "a.png")])
+    told = capsys.readouterr()
+    if stray.get("WORLD_SIZE") == "4":  # half of a launch: refused, not silent
+        assert status == 2
+        assert "unset WORLD_SIZE" in told.err
+    else:
+        assert status == 0
+        assert "a.png" in told.out
+
+
+def test_a_world_size_that_is_no_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["eval", "runs/none"]) == 2
+    assert "WORLD_SIZE" in capsys.readouterr().err
 
 
 def test_a_command_ends_without_a_last_search_for_garbage() -> None:

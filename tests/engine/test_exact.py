@@ -1,5 +1,6 @@
 """A run that was killed, interrupted or damaged ends like the one that was not, to the last byte."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -207,6 +208,34 @@ def test_a_full_disk_stops_the_run_or_not(
     assert result.steps == 24
     assert "training goes on and saves again later" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "retry" / "checkpoints").iterdir()] == ["step-0000024"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("failing", "kept"), [((6,), 12), ((12,), 12), ((6, 12), 0)])
+def test_a_save_that_fails_takes_no_other_one_with_it(
+    tmp_path: Path, asynchronous: bool, failing: tuple[int, ...], kept: int
+) -> None:
+    """Saves at steps 6 and 12, the last; the last one is tried twice."""
+
+    class Failing(fsio.FileSystem):
+        def __init__(self) -> None:
+            self.left = {f"step-{step:07}": 2 if kept == 0 else 1 for step in failing}
+
+        def replace(self, source: Path, target: Path) -> None:
+            if self.left.get(target.name):
+                self.left[target.name] -= 1
+                raise OSError(28, "No space left on device")
+            super().replace(source, target)
+
+    config = tiny_run(
+        checkpoint={"every_steps": 6, "asynchronous": asynchronous, "on_error": "retry", "keep": 2},
+        schedule={"max_steps": 12}, evaluation={"every_epochs": 0},
+    )  # fmt: skip
+    with fsio.use_file_system(Failing()), contextlib.nullcontext() if kept else pytest.raises(SaveError):
+        vitrail.train(config, tmp_path / "run")
+    names = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.startswith("step")]
+    assert (f"step-{kept:07}" in names) == bool(kept)
+    assert ("step-0000006" in names) == (6 not in failing)
 
 
 # ---- numbers that are not finite ---------------------------------------------------------------------------------

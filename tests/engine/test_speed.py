@@ -16,8 +16,6 @@ from vitrail.engine.speed import check_can_compile, to_fp8
 from vitrail.engine.step import TrainStep
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
-from vitrail.model.quick_linear import has_onednn_linear
-from vitrail.run.environment import linear_by
 
 CPU = torch.device("cpu")
 
@@ -70,19 +68,6 @@ def _gradients(model: ViT, images: torch.Tensor, labels: torch.Tensor, cpu_linea
     before = [p.detach().clone() for p in model.parameters()]
     TrainStep(model, build_optimizers(model, optim), optim, compute, seed=0)(images, labels, 0, 1.0)
     return [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
-
-
-@pytest.mark.skipif(not has_onednn_linear(), reason="torch without oneDNN")
-def test_who_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["vitrail.run.environment"]  # the room has a function of that name
-    monkeypatch.setattr(module, "cpu_name", lambda: "AMD EPYC")
-    assert linear_by(ComputeConfig(), CPU) == "onednn"
-    assert linear_by(ComputeConfig(cpu_linear="mkl"), CPU) == "mkl"
-    assert linear_by(ComputeConfig(compile=True), CPU) == "mkl"
-    assert linear_by(ComputeConfig(), torch.device("cuda")) == ""
-    monkeypatch.setattr(module, "cpu_name", lambda: "Intel(R) Xeon(R)")
-    assert linear_by(ComputeConfig(), CPU) == "mkl"
-    assert linear_by(ComputeConfig(cpu_linear="onednn"), CPU) == "onednn"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of Linux")

@@ -13,6 +13,7 @@ from PIL import Image
 
 import vitrail
 from vitrail import data, fsio
+from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, DataError, Interrupted, RunError, SaveError
 from vitrail.run import RunDir, check_resumable
 from vitrail.selftest.tiny import tiny_run
@@ -204,6 +205,57 @@ def test_an_unreadable_training_image_is_named_and_skipped(tmp_path: Path, capsy
     shown = capsys.readouterr().err
     assert ("skipped in training" in shown) == (environment["data"]["train"]["errors"] != [])
     assert result.num_examples_seen == environment["data"]["train"]["num_examples"]
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = vitrail.train(tiny_run(), tmp_path / "run")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("metrics.jsonl", "last.safetensors")}
+    again = vitrail.train(tiny_run(), tmp_path / "run", resume=True, progress=True)
+    shown = capsys.readouterr().err
+    assert "the run is finished: 24 of 24 steps are done" in shown
+    assert "--schedule.epochs above 2" in shown
+    assert "goes on" not in shown
+    assert (again.steps, again.best) == (first.steps, first.best)
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
+    vitrail.train(tiny_run(schedule={"max_steps": 12}), tmp_path / "part")
+    vitrail.train(tiny_run(schedule={"max_steps": 12}), tmp_path / "part", resume=True, progress=True)
+    assert "--resume --schedule.max-steps 0" in capsys.readouterr().err
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From where it stands on, the learning rate is that of the longer schedule."""
+    vitrail.train(tiny_run(), tmp_path / "run")
+    longer = tiny_run(schedule={"epochs": 4})
+    result = vitrail.train(longer, tmp_path / "run", resume=True, progress=True)
+    assert "longer: 48 steps in place of 24; from step 24 on" in capsys.readouterr().err
+    assert (result.steps, result.epochs) == (48, 4)
+    run_dir = RunDir(tmp_path / "run")
+    assert run_dir.read_config() == longer
+    rates = {record["step"]: record["lr"] for record in run_dir.read_metrics() if "lr" in record}
+    shorter = {r["step"]: r["lr"] for r in _whole(tmp_path / "two", tiny_run()) if "lr" in r}
+    whole = {r["step"]: r["lr"] for r in _whole(tmp_path / "four", longer) if "lr" in r}
+    assert rates == {**shorter, **{step: rate for step, rate in whole.items() if step > 24}}
+
+    with pytest.raises(ConfigError, match="longer, not shorter"):
+        vitrail.train(tiny_run(), tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="longer, not shorter"):
+        vitrail.train(tiny_run(schedule={"epochs": 4, "steps": 47}), tmp_path / "run", resume=True)
+    assert vitrail.train(longer, tmp_path / "run", resume=True).steps == 48
+
+
+def _whole(path: Path, config: RunConfig) -> list[dict[str, Any]]:
+    vitrail.train(config, path)
+    return RunDir(path).read_metrics()
+
+
+def test_a_probe_is_finished_in_one_go(tmp_path: Path) -> None:
+    vitrail.train(tiny_run(), tmp_path / "run")
+    config = tiny_run(init={"weights": str(tmp_path / "run")}, probe={"method": "knn"})
+    vitrail.train(config, tmp_path / "probe")
+    with pytest.raises(RunError, match="is finished"):
+        vitrail.train(config, tmp_path / "probe", resume=True)
 
 
 def test_resume_refuses_settings_that_change_the_result() -> None:

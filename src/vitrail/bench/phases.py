@@ -11,6 +11,7 @@ from vitrail.augment import Augment
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.data import Batch, ImageSet
 from vitrail.engine.optim import build_optimizers
+from vitrail.engine.products import products_for
 from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
 
@@ -58,7 +59,8 @@ class Training:
         self.device = next(model.parameters()).device
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
         optimizers = build_optimizers(model.train(), config.optim)
-        self.train_step = TrainStep(model, optimizers, config.optim, config.compute, seed=config.seed)
+        linear = products_for(config.compute, model, min(config.data.batch_size, len(image_set))).by
+        self.train_step = TrainStep(model, optimizers, config.optim, config.compute, seed=config.seed, linear=linear)
         self.clock: Clock | None = None
         self._batches = self._whole_batches()
 

@@ -14,12 +14,13 @@ from vitrail.bench.measure import compare, rate_of
 from vitrail.bench.phases import Training, random_images
 from vitrail.config import RunConfig, ViTConfig
 from vitrail.engine.optim import build_optimizers
+from vitrail.engine.products import products_for
 from vitrail.engine.setup import model_config
 from vitrail.engine.speed import check_can_compile, keep_freed_memory
 from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
 from vitrail.run.device import autocast_dtype, pick_device
-from vitrail.run.environment import cpu_name, linear_by
+from vitrail.run.environment import cpu_name
 
 ROUNDS = 3
 
@@ -69,7 +70,7 @@ def measure(config: RunConfig, *, num_labels: int, seconds: float, with_peers: b
             "images_per_second": train_rate,
             "share_of_peak": train_rate * operations * (1 + BACKWARD) / peak,
             "peak_memory_mib": memory,
-            "cpu_linear": linear_by(config.compute, device),
+            "cpu_linear": training.train_step.linear,
         },
         "inference": {"images_per_second": infer_rate, "share_of_peak": infer_rate * operations / _fp32(peak, device)},
         "fractions": clock.fractions(),
@@ -118,7 +119,9 @@ def plain_steps(
 ) -> Callable[[], int]:
     """Our training step on one batch that lies on the device."""
     model = ViT(geometry).to(images.device).train()
-    step = TrainStep(model, build_optimizers(model, config.optim), config.optim, config.compute, seed=0)
+    linear = products_for(config.compute, model, len(images)).by
+    optimizers = build_optimizers(model, config.optim)
+    step = TrainStep(model, optimizers, config.optim, config.compute, seed=0, linear=linear)
     count = 0
 
     def work() -> int:

@@ -47,6 +47,8 @@ _VERBS: dict[str, Verb] = {
     "selftest": selftest,
     "bench": bench,
 }
+_SHARED = ("train", "finetune", "eval", "predict")
+"""Verbs whose work several processes can share."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,15 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, settings = split_settings(list(sys.argv[1:] if argv is None else argv))
     args = _parser().parse_args(words)
     args.settings, args.words = settings, list(sys.argv[1:] if argv is None else argv)
-    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, the first one answers
+    is_first, status = True, 0
     try:
+        is_first = _is_first(args.verb)
         if settings and args.verb not in ("train", "finetune"):
             _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
         answer = _VERBS[args.verb].run(args)
         if answer.values is None:
             return answer.status
+        status = answer.status
         if not is_first:
-            return 0
+            return status
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that the terminal cannot show
             sys.stdout.reconfigure(errors="backslashreplace")
         sys.stdout.write((json.dumps(answer.values, allow_nan=False) if args.json else answer.text) + "\n")
@@ -91,7 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         sys.stderr.write("vitrail: this is a fault of vitrail's; please report it with the lines above.\n")
         return 1
-    return 0
+    return status
+
+
+def _is_first(verb: str) -> bool:
+    """Whether this process answers: it is alone, or the first of those that torchrun or --nproc started together.
+
+    A rank that is left over in the environment, without the rest of a launch, silences nobody.
+    """
+    if verb not in _SHARED or "WORLD_SIZE" not in os.environ:
+        return True
+    from vitrail.distributed import launched_rank
+
+    return launched_rank() == 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> Answer:
         return Answer(f"{args.spec} is in {path}", {"name": args.spec, "path": str(path)})
     if args.action == "check":
         found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
-        return Answer(_problems(found), found)
+        return Answer(_problems(found), found, 0 if found["is_clean"] else 2)
     if args.action == "pack":
         return _pack(args)
     found = data.summary(DataConfig(spec=args.spec, root=args.data_root))

@@ -8,13 +8,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
 from vitrail.errors import ConfigError, DataError, ImageError, shown
+from vitrail.progress import Bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +53,12 @@ def run(args: argparse.Namespace) -> Answer:
         if world.is_first:
             say(engine_line(chosen))
         stream = predictor.stream(mine, top=args.top, batch_size=chosen.batch_size)
-        bar = tqdm(stream, total=len(mine), unit="img", leave=False, disable=None if world.is_first else True)
         found: list[Prediction | tuple[str, str]] = []
-        for result in bar:
-            world.at("predict", len(found))
-            found.append((result.reason, result.name) if isinstance(result, ImageError) else result)
+        with Bar(len(mine), unit="files", keep=False, enabled=world.is_first) as bar:
+            for result in stream:
+                world.at("predict", len(found))
+                found.append((result.reason, result.name) if isinstance(result, ImageError) else result)
+                bar.advance(1)
         results = [result for part in world.gather(found) for result in part]
     errors = [ImageError(*result) for result in results if isinstance(result, tuple)]
     predictions = [result for result in results if not isinstance(result, tuple)]

@@ -26,8 +26,8 @@ class ComputeConfig:
     num_threads: int = 0
     """CPU threads; 0: torch's own choice."""
     cpu_linear: Literal["auto", "mkl", "onednn"] = "auto"
-    """Whose matrix products train the linear layers on a CPU in fp32; auto: onednn on AMD processors, where it is
-    faster, else mkl. Evaluation always takes torch's own."""
+    """Whose matrix products train the linear layers on a CPU in fp32; auto: those that are faster on this machine,
+    measured once on the run's own shapes; mkl where nothing can be won. Evaluation always takes torch's own."""
     max_skipped_steps: int = 3
     """A step whose gradient is not finite is skipped; after this many in a row the run stops."""
 

@@ -20,6 +20,11 @@ def engine_cache() -> Path:
     return _cache_home() / "engines"
 
 
+def products_cache() -> Path:
+    """Where it is kept whose matrix products are faster on this machine."""
+    return _cache_home() / "products"
+
+
 def _cache_home() -> Path:
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "vitrail"

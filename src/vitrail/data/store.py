@@ -14,13 +14,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
 from jaxtyping import Int64, UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from vitrail import fsio
 from vitrail.config import Preprocessing, to_json
@@ -29,6 +27,7 @@ from vitrail.data.fit import fit
 from vitrail.data.locations import decoded_cache
 from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
+from vitrail.progress import Bar
 
 # Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
 _CACHE_VERSION = 1
@@ -126,7 +125,7 @@ def _decoded_chunks(
     does more than 10,000 a second; worker processes would not have started before CIFAR is done.
     """
     workers = num_threads()
-    bar = tqdm(total=len(split), unit="image", desc=title, disable=title is None)
+    bar = Bar(len(split), title=title or "", enabled=title is not None)
     with ThreadPoolExecutor(workers) as pool, bar:
         waiting: deque[Future[_Chunk]] = deque()
         for start, records in _tasks(split, preprocessing):
@@ -145,9 +144,9 @@ def num_threads() -> int:
     return min(_MAX_THREADS, cores)
 
 
-def _finished(future: "Future[_Chunk]", bar: "tqdm[Any]") -> _Chunk:
+def _finished(future: "Future[_Chunk]", bar: Bar) -> _Chunk:
     chunk = future.result()
-    bar.update(len(chunk.kept) + len(chunk.errors))
+    bar.advance(len(chunk.kept) + len(chunk.errors))
     return chunk
 
 

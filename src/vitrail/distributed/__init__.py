@@ -1,7 +1,7 @@
 """Several processes: the only room that speaks torch.distributed."""
 
 from vitrail.distributed import faults
-from vitrail.distributed.launch import inside_launch, launch, restarted
+from vitrail.distributed.launch import inside_launch, launch, launched_rank, leave_launch, restarted
 from vitrail.distributed.shards import copy_whole, gathered, is_spread, local_list, scattered
 from vitrail.distributed.world import World, check_one_run_directory, joined
 from vitrail.distributed.wrap import accumulating, batch_norm_is_local, wrapped
@@ -18,6 +18,8 @@ __all__ = [
     "is_spread",
     "joined",
     "launch",
+    "launched_rank",
+    "leave_launch",
     "local_list",
     "restarted",
     "scattered",

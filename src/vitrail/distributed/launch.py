@@ -8,19 +8,47 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from vitrail.errors import RankLost
+from vitrail.errors import ConfigError, RankLost, shown
 
+PLACE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells a process of its place among WORLD_SIZE others."""
 _PR_SET_PDEATHSIG = 1
 
 
 def inside_launch() -> bool:
     """Whether this process was started by torchrun, or by `launch`."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ or number_in("WORLD_SIZE", 1) > 1
+
+
+def launched_rank() -> int:
+    """This process's rank among those that were started together; 0 where the environment is not that of a launch."""
+    if number_in("WORLD_SIZE", 1) < 2 or any(name not in os.environ for name in PLACE):
+        return 0
+    return number_in("RANK", 0)
+
+
+def leave_launch() -> None:
+    """Forget that this process is one of several, for it and those that it starts."""
+    for name in ("WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        os.environ.pop(name, None)
 
 
 def restarted() -> bool:
     """Whether torchrun started this process anew after a failure: the run goes on by itself."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return number_in("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
+def number_in(name: str, default: int) -> int:
+    """A variable of the environment that a launcher sets. Raises ConfigError when it is no number."""
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise ConfigError(
+            f"{name} in the environment is set by torchrun, to a number.",
+            got=shown(repr(value)),
+            expected="a number >= 0, or no such variable",
+            do=f"Unset it: unset {name}",
+        )
+    return int(value)
 
 
 def launch(arguments: Sequence[str], nproc: int, *, max_restarts: int = 0, grace_seconds: int = 30) -> int:

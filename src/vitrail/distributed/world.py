@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitrail.config import ParallelConfig
 from vitrail.distributed import faults
-from vitrail.distributed.launch import die_with_parent
+from vitrail.distributed.launch import PLACE, die_with_parent, number_in
 from vitrail.distributed.meeting import met, watched
 from vitrail.distributed.watch import Watch
 from vitrail.errors import ConfigError, RankLost, RunError, VitrailError
@@ -149,20 +149,20 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
         RankLost: another process died or hangs.
         ConfigError: the environment of the launch is not whole.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    size = number_in("WORLD_SIZE", 1)
+    if size < 2:
         yield World()
         return
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [name for name in PLACE if name not in os.environ]
     if missing:
         raise ConfigError(
             "WORLD_SIZE says that there are several processes, but this one does not know its place.",
             got=f"no {', '.join(missing)}",
             expected="the environment that torchrun makes",
-            do="Start with --nproc N, or with torchrun.",
+            do="Start with --nproc N, or with torchrun; for one process: unset WORLD_SIZE",
         )
     die_with_parent()
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    rank, local_rank = number_in("RANK", 0), number_in("LOCAL_RANK", 0)
     on_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())

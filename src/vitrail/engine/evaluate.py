@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
@@ -18,6 +17,7 @@ from vitrail.data import ImageSet, batches
 from vitrail.distributed import World
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
+from vitrail.progress import Bar
 
 TOP = 5
 # Losses are summed as whole multiples of this, so that the sum does not depend on who added what first.
@@ -130,12 +130,12 @@ def evaluate(
     other_size = preprocessing.image_size != pair(model.config.image_size)
     was_training = model.training
     model.eval()
-    with tqdm(total=len(mine), unit="img", unit_scale=True, leave=False, disable=not progress) as bar:
+    with Bar(len(mine), title=image_set.split, keep=False, enabled=progress) as bar:
         for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
             logits = runtime(images) if runtime else model(images, interpolate_pos_encoding=other_size)["logits"]
             counts.add(logits.float(), batch.labels)
-            bar.update(len(batch.labels))
+            bar.advance(len(batch.labels))
             if on_batch and on_batch():
                 counts.stopped = True
                 break

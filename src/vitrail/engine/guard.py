@@ -1,12 +1,15 @@
 """Finding where in a model a number first was not finite."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitrail.distributed import World
+from vitrail.errors import RunError
 from vitrail.model import ViT
 
 
@@ -54,3 +57,37 @@ def first_not_finite(model: ViT, images: Tensor, seen: list[str]) -> str:
 def _finite(tensor: Tensor) -> bool:
     whole: Any = tensor.detach()
     return bool(torch.as_tensor(whole.to_local() if hasattr(whole, "to_local") else whole).isfinite().all())
+
+
+def told_by_all(world: World, where: str, ids: list[int]) -> tuple[list[dict[str, Any]], str]:
+    """What every process found in a step that was skipped, and the same in words. All of them must call it.
+
+    Args:
+        where: the layer that this one found; empty: none.
+        ids: of its images.
+    """
+    said = world.gather((world.rank, where, ids))
+    # Where gradients are summed over processes all see the bad ones; whoever saw more than that knows better.
+    said = [one for one in said if one[1] and not one[1].startswith("the gradient")] or [o for o in said if o[1]]
+    found = [{"rank": rank, "where": where, "ids": ids} for rank, where, ids in said]
+    return found, "; ".join(f"{where} (rank {rank})" for rank, where, _ in said) or "not found a second time"
+
+
+def too_many(count: int, step: int, text: str, ids: list[int]) -> RunError:
+    """The error of a run in which no step changes anything."""
+    return RunError(
+        f"{count} steps in a row had no finite gradient; the last one was step {step}.",
+        got=f"{text}; images {', '.join(map(str, ids[:8]))}, ...",
+        expected="finite numbers",
+        do="The last checkpoint is intact. Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
+    )
+
+
+def check_finite(value: float, what: str, step: int) -> None:
+    """Raise RunError rather than go on, or save, after the weights have become worthless."""
+    if not math.isfinite(value):
+        raise RunError(
+            f"The {what} is {value} at step {step}.",
+            expected="a finite number",
+            do="Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
+        )

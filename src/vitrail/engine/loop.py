@@ -17,15 +17,27 @@ from vitrail import data, distributed, weights
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.data import Batch, ImageSet
 from vitrail.distributed import World
-from vitrail.engine import transfer
+from vitrail.engine import guard, transfer
 from vitrail.engine.evaluate import Evaluation, EvaluationStopped, evaluate
 from vitrail.engine.inputs import Inputs
 from vitrail.engine.optim import build_optimizers
+from vitrail.engine.products import products_for
 from vitrail.engine.saving import Saving, State
-from vitrail.engine.schedule import input_scale, lr_factor
-from vitrail.engine.setup import check_same_data, fingerprints, model_card, plan, skipped
+from vitrail.engine.schedule import input_scale, lr_factor, run_length
+from vitrail.engine.setup import (
+    check_not_shorter,
+    check_same_data,
+    fingerprints,
+    finished_line,
+    longer_line,
+    model_card,
+    plan,
+    processes_line,
+    skipped,
+)
 from vitrail.engine.step import TrainStep
-from vitrail.errors import ConfigError, Interrupted, RunError
+from vitrail.engine.telling import Telling, estimate_of, sizes_line, stages
+from vitrail.errors import ConfigError, Interrupted
 from vitrail.model import ViT
 from vitrail.run import RunDir, RunResult, environment
 from vitrail.run.progress import Progress, StopRequest, stop_on_signal
@@ -51,28 +63,28 @@ class Loop:
     ) -> None:
         self.config, self.run_dir, self.world, self.device = config, run_dir, world, device
         self.progress, self.train_set, self.held_out, self.preprocessing = progress, train_set, held_out, preprocessing
+        batch = world.share_size(config.data.batch_size, world.size - 1)
+        products = world.on_first(lambda: products_for(config.compute, model, batch))
         forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
         if config.optim.name == "muon" and distributed.is_spread(model.state_dict()):
             raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
         self.optimizers = build_optimizers(model, config.optim)
         self.train_step = TrainStep(
-            model, self.optimizers, config.optim, config.compute, config.seed, world=world, forward=forward
-        )
+            model, self.optimizers, config.optim, config.compute, config.seed,
+            world=world, forward=forward, linear=products.by,
+        )  # fmt: skip
         self.inputs = Inputs(config, preprocessing, len(train_set.classes), world)
         self.num_examples = len(train_set.labels)
         self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
-        # A small training set is passed over `stretch` times for each epoch that was asked for.
-        asked = config.schedule.epochs * self.steps_per_epoch
-        self.stretch = max(1, math.ceil(config.schedule.min_steps / asked))
-        self.schedule_steps = config.schedule.steps or asked * self.stretch
+        self.stretch, self.schedule_steps = run_length(config.schedule, self.steps_per_epoch)
         self.epochs = math.ceil(self.schedule_steps / self.steps_per_epoch)
         self.total_steps = min(self.schedule_steps, config.schedule.max_steps or self.schedule_steps)
         self.warmup_steps = round(config.schedule.warmup_fraction * self.schedule_steps)
         local = distributed.batch_norm_is_local(model, world)
         known = environment(config, device, processes=world.size, local_batch_norm=local)
-        self.environment: dict[str, Any] = {**known, "data": fingerprints(train_set, held_out), "init": origin}
+        known |= {"linear": vars(products), "data": fingerprints(train_set, held_out)}
+        self.environment: dict[str, Any] = {**known, "init": origin}
         self.state = State()
-        self.evaluation: dict[str, Any] = {}
 
     def run(self, saving: Saving, *, resume: bool) -> RunResult:
         """Train until the last step, evaluating and saving on the way."""
@@ -81,18 +93,26 @@ class Loop:
         epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
         total = epochs * self.num_examples + rest * self.config.data.batch_size
         bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
+        every = self.config.evaluation.every_epochs * self.stretch * self.steps_per_epoch
+        estimate = estimate_of(
+            self.config, self.train_step.model, len(self.held_out), self.schedule_steps, self.total_steps, every,
+            linear=self.train_step.linear if self.progress else None,
+        )  # fmt: skip
+        self.telling = Telling(bar, estimate, self.epochs, self.world, self.state.step)
         for line in (*self._plan(), *told, *self.train_set.notes, *skipped(self.train_set.errors)):
             bar.line(line)
         try:
             with stop_on_signal() as stop:
-                if self.environment["init"]:
+                if self.environment["init"] and self.state.step < self.total_steps:
                     self._plan_transfer(bar, stop, total)
-                self._evaluate_if_due(bar, stop)
+                self._evaluate_if_due(stop)
                 while self.state.step < self.total_steps and not self._out_of_patience():
                     agreed = self._train_until_due(bar, stop)
                     self._stop_if_asked(agreed)
-                    self._evaluate_if_due(bar, stop)
+                    self._evaluate_if_due(stop)
                     self.saving.save(self.train_step, self.state)
+                if self._out_of_patience():
+                    bar.line(f"no better accuracy in {self.state.stale} evaluations: the run ends (patience)")
                 self.saving.save(self.train_step, self.state, wait=True)
         finally:
             bar.close()
@@ -103,7 +123,7 @@ class Loop:
         model, origin = self.train_step.model, self.environment["init"]
         spread = distributed.is_spread(model.state_dict())
         seconds = 0.0 if spread else transfer.seconds_an_image(model)
-        for line in transfer.start_lines(self.config, model, self.optimizers, origin, num_images, seconds):
+        for line in transfer.start_lines(self.config, model, self.optimizers, origin):
             bar.line(line)
         if spread or not self.config.probe.baseline or self.state.step or self._has_baseline():
             return
@@ -139,6 +159,7 @@ class Loop:
         log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
         transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
         started, images, loss = time.perf_counter(), 0, torch.zeros(())
+        before = started
         pick = self.inputs.pick(epoch)
         waits = data.Timed(data.batches(self.train_set, order, batch_size, device=self.device, start=first, pick=pick))
         for batch in waits:
@@ -150,7 +171,9 @@ class Loop:
             loss = self._step(batch, epoch, state.step % self.steps_per_epoch, size)
             state.step += 1
             images += size
-            bar.advance(size)
+            before, since = time.perf_counter(), before
+            scale = input_scale(state.step - 1, self.schedule_steps, self.config.schedule)
+            self.telling.stepped(state.step, scale, size, before - since, None if self.train_step.skipped else loss)
             last = state.step == self.total_steps
             self._note_skipped(batch, epoch, bar)
             if (state.step % log_every == 0 or last) and not self.train_step.skipped:
@@ -166,8 +189,6 @@ class Loop:
         seconds = time.perf_counter() - started
         state.train_seconds += seconds
         state.num_examples_seen += images
-        if state.step % (self.steps_per_epoch * self.stretch) == 0:
-            bar.line(f"epoch {epoch + 1}/{self.epochs}  {seconds:.1f} s, {images / seconds:.0f} img/s")
         return agreed
 
     def _thaw(self) -> None:
@@ -196,49 +217,32 @@ class Loop:
         state.skipped_in_a_row += 1
         where = self.train_step.where_not_finite(*self._last_input, state.step - 1)
         ids = batch.ids[: len(self._last_input[0])].tolist()
-        said = self.world.gather((self.world.rank, where, ids))
-        # Where gradients are summed over processes all see the bad ones; whoever saw more than that knows better.
-        said = [one for one in said if one[1] and not one[1].startswith("the gradient")] or [o for o in said if o[1]]
-        found = [{"rank": rank, "where": where, "ids": ids} for rank, where, ids in said]
-        text = "; ".join(f"{where} (rank {rank})" for rank, where, _ in said) or "not found a second time"
+        found, text = guard.told_by_all(self.world, where, ids)
         bar.line(f"step {state.step} skipped, its gradient is not finite: {text}")
         if self.world.is_first:
             self.run_dir.log({"step": state.step, "epoch": epoch + 1, "skipped": found})
         if state.skipped_in_a_row >= self.config.compute.max_skipped_steps:
-            ids = ", ".join(map(str, next((ids for _, _, ids in said), ids)[:8]))
-            raise RunError(
-                f"{state.skipped_in_a_row} steps in a row had no finite gradient; the last one was step {state.step}.",
-                got=f"{text}; images {ids}, ...",
-                expected="finite numbers",
-                do="The last checkpoint is intact. Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
-            )
+            raise guard.too_many(state.skipped_in_a_row, state.step, text, found[0]["ids"] if found else ids)
 
     def _log_loss(self, epoch: int, addend: torch.Tensor, rate: float, waited: float) -> None:
         """Log the mean loss of the whole batch. All processes must call it."""
         loss = float(addend) if self.world.size == 1 else float(self.world.total(addend.double()))
-        self._check_finite(loss, "loss")
+        guard.check_finite(loss, "loss", self.state.step)
         lr = self.optimizers[0].param_groups[0]["lr"]
         if self.world.is_first:
             self.run_dir.log({"step": self.state.step, "epoch": epoch + 1, "loss": loss, "lr": lr})
             times = {"images_per_second": round(rate, 1), "data_wait": round(waited, 4)}
             self.run_dir.log_time({"step": self.state.step, **times})
 
-    def _check_finite(self, value: float, what: str) -> None:
-        """Raise RunError rather than go on, or save, after the weights have become worthless."""
-        if not math.isfinite(value):
-            raise RunError(
-                f"The {what} is {value} at step {self.state.step}.",
-                expected="a finite number",
-                do="Start again with a lower --optim.lr, or with --optim.clip-norm 1.",
-            )
-
-    def _evaluate_if_due(self, bar: Progress, stop: StopRequest) -> None:
+    def _evaluate_if_due(self, stop: StopRequest) -> None:
         """Evaluate after every n-th epoch and after the last step; keep the best and the last model."""
         state, every = self.state, self.config.evaluation.every_epochs * self.stretch
         at_end = state.step == self.total_steps
         epoch, rest = divmod(state.step, self.steps_per_epoch)
         due = at_end or (every and rest == 0 and epoch and epoch % every == 0)
         if not due or state.evaluated_step == state.step:
+            if epoch and state.step % (self.steps_per_epoch * self.stretch) == 0 and not due:
+                self.telling.epoch(epoch)
             return
         started = time.perf_counter()
         if self.world.size > 1:
@@ -253,7 +257,7 @@ class Loop:
             self._stop_if_asked(max(self.world.gather(self._heard_stop(stop))))
             raise
         seconds = time.perf_counter() - started
-        self._check_finite(result.loss, "evaluation loss")
+        guard.check_finite(result.loss, "evaluation loss", state.step)
         score = {"epoch": epoch + (rest > 0), "accuracy": result.accuracy, "loss": result.loss}
         better = not state.best or (score["accuracy"], -score["loss"]) > (state.best["accuracy"], -state.best["loss"])
         state.final, state.evaluated_step = score, state.step
@@ -262,12 +266,9 @@ class Loop:
             state.best, state.best_step = score, state.step
         if self.world.is_first:
             self._keep(model, result, score, better, seconds)
-        bar.line(
-            f"epoch {score['epoch']}/{self.epochs}  {result.split} accuracy {result.accuracy:.4f}  "
-            f"loss {result.loss:.4f}  trained {state.train_seconds:.1f} s, evaluated {seconds:.1f} s"
-        )
-        if self._out_of_patience():
-            bar.line(f"no better accuracy in {state.stale} evaluations: the run ends here (evaluation.patience)")
+        self.telling.estimate.evaluation_seconds = seconds
+        found = f"{result.split} accuracy {result.accuracy:.4f}, loss {result.loss:.4f} (took {seconds:.1f} s)"
+        self.telling.epoch(score["epoch"], found)
 
     def _heard_stop(self, stop: StopRequest) -> int:
         """The signal that this process was asked to stop with, or that another one spread."""
@@ -306,20 +307,29 @@ class Loop:
         stored = self.world.on_first(self.run_dir.read_environment)
         check_same_data(self.config.data.spec, stored["data"], self.environment["data"])
         self.environment["init"] = stored.get("init", {})
+        before = self.world.on_first(self.run_dir.read_config)
+        _, length = run_length(before.schedule, self.steps_per_epoch)
+        check_not_shorter(length, self.schedule_steps)
         state, told = self.saving.restore(self.train_step)
         self.state = state or State()
+        if self.schedule_steps > length:
+            self.state.stale = 0  # more was asked for
+            self.world.on_first(lambda: self.run_dir.write_config(self.config))
+            told.append(longer_line(length, self.schedule_steps, self.state.step))
+        elif self.state.step >= self.total_steps or self._out_of_patience():
+            told = [finished_line(self.state.step, self.schedule_steps, self.config.schedule, self.epochs)]
         return told
 
     def _plan(self) -> Iterator[str]:
         model, world = self.train_step.model, self.world
-        yield plan(self.config, model, self.train_set, self.held_out, self.total_steps, self.device, self.run_dir.path)
+        yield plan(
+            self.config, model, self.train_set, self.held_out, self.total_steps, self.device, self.run_dir.path,
+            self.train_step.linear,
+        )  # fmt: skip
+        if len(grows := stages(self.config, self.schedule_steps, self.total_steps)) > 1:
+            yield sizes_line(self.config, grows)
         if world.size > 1:
-            sizes = sorted({world.share_size(self.config.data.batch_size, rank) for rank in range(world.size)})
-            each = " or ".join(map(str, sizes))
-            yield (
-                f"{world.size} processes ({self.config.parallel.strategy}, {world.backend}): {each} of the "
-                f"{self.config.data.batch_size} images of a step on each"
-            )
+            yield processes_line(self.config, world)
 
     def _result(self) -> RunResult:
         state = self.state

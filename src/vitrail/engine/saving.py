@@ -1,6 +1,8 @@
 """What a run keeps: its state, saved beside the training and taken up again, exactly or with the reasons why not."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +11,7 @@ from vitrail import distributed, fsio
 from vitrail.config import RunConfig
 from vitrail.distributed import World
 from vitrail.engine.optim import load_optimizer_tensors, optimizer_tensors
+from vitrail.engine.products import LINEAR, Linear
 from vitrail.engine.step import TrainStep
 from vitrail.errors import RunError, SaveError
 from vitrail.run import (
@@ -48,15 +51,23 @@ class Saving:
         run_dir: where.
         world: the processes of the run; the first one writes.
         lock: the right to write there; None on the others.
+        linear: whose products train the linear layers.
     """
 
     def __init__(
-        self, config: RunConfig, run_dir: RunDir, world: World, lock: RunLock | None, device: torch.device
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        world: World,
+        lock: RunLock | None,
+        device: torch.device,
+        linear: Linear = "",
     ) -> None:
         self.config, self.run_dir, self.world, self.lock = config, run_dir, world, lock
-        self.about = made_with(config, device, world.size)
+        self.about = made_with(config, device, world.size, linear)
         self.saver = Saver(asynchronous=config.checkpoint.asynchronous)
         self._saved = (-1, -1)
+        self._failed: Callable[[], None] | None = None
 
     def save(self, train_step: TrainStep, state: State, *, wait: bool = False) -> None:
         """Save the state, unless it was saved already. All processes must call it.
@@ -65,13 +76,13 @@ class Saving:
             wait: until it is on the disk.
         Raises:
             SaveError: it, or the one before it, could not be written; earlier checkpoints are intact. With
-                checkpoint.on_error=retry only where `wait` asks for it.
+                checkpoint.on_error=retry only where `wait` asks for it and a second attempt fails too.
             RunError: another process has taken the run over, or weights are not finite.
         """
         if self._saved != (state.step, state.evaluated_step):
             self._submit(train_step, state)
         if wait:
-            self.saver.wait()
+            self._wait()
 
     def _submit(self, train_step: TrainStep, state: State) -> None:
         tensors = {
@@ -95,12 +106,37 @@ class Saving:
             folder = self.run_dir.checkpoints_dir
             save_checkpoint(folder, step, kept, values, keep=wanted.keep, about=about, best_step=best_step)
 
+        with self._tolerated("training goes on and saves again later."):
+            self.saver.wait()  # the save before this one may have failed; this one begins in any case
+        self._failed = None
+        with self._tolerated("training goes on and saves again later."):
+            self.saver.submit(lambda: self._noted(write))
+
+    def _noted(self, write: Callable[[], None]) -> None:
+        """Save, and remember what could not be saved."""
         try:
-            self.saver.submit(write)
+            write()
+        except SaveError:
+            self._failed = write
+            raise
+
+    def _wait(self) -> None:
+        """Wait for the save that is under way; no other one follows, so one that failed is tried once more."""
+        with self._tolerated("it is tried once more."):
+            self.saver.wait()
+        if self._failed:
+            self._failed()
+            self._failed = None
+
+    @contextlib.contextmanager
+    def _tolerated(self, then: str) -> Iterator[None]:
+        """Tell of a save that failed instead of stopping, where checkpoint.on_error says so."""
+        try:
+            yield
         except SaveError as error:
             if self.config.checkpoint.on_error == "stop":
                 raise
-            sys.stderr.write(f"vitrail: {error}\nvitrail: training goes on and saves again later.\n")
+            sys.stderr.write(f"vitrail: {error}\nvitrail: {then}\n")
 
     def restore(self, train_step: TrainStep) -> tuple[State | None, list[str]]:
         """Take up the newest whole checkpoint of the run directory. All processes must call it.
@@ -132,6 +168,7 @@ class Saving:
             train_step.scaler.load_state_dict(scaler)
         state = State(**values)
         self._saved = state.step, state.evaluated_step
+        self._repeat_products(train_step, checkpoint)
         reasons = [*differences(checkpoint.about, self.about)]
         if self.config.compute.compile:
             reasons.append("torch.compile may choose other kernels")
@@ -141,6 +178,15 @@ class Saving:
         if self.lock is not None:
             self.run_dir.note_resumed({"step": state.step, "exact": not reasons, "reasons": reasons, **self.about})
         return state, lines
+
+    def _repeat_products(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
+        """Multiply as before the interruption where nothing but that choice differs."""
+        if self.config.compute.cpu_linear != "auto":
+            return
+        for before in LINEAR:
+            about = {**self.about, "linear": before}
+            if before == checkpoint.about.get("linear") and not differences(checkpoint.about, about):
+                self.about, train_step.linear = about, before
 
     def _put_back(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
         tensors = checkpoint.tensors

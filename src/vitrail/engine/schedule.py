@@ -26,6 +26,13 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, config: ScheduleCo
     return config.final_fraction + (1 - config.final_fraction) * falling
 
 
+def run_length(config: ScheduleConfig, steps_per_epoch: int) -> tuple[int, int]:
+    """How often a small training set is passed over for each epoch that was asked for, and the steps of the run."""
+    asked = config.epochs * steps_per_epoch
+    stretch = max(1, math.ceil(config.min_steps / asked))
+    return stretch, config.steps or asked * stretch
+
+
 def input_scale(step: int, total_steps: int, config: ScheduleConfig) -> float:
     """Size of the training images at a step, as a fraction of the full size.
 

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from vitrail import weights
-from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ViTConfig, to_json
+from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ScheduleConfig, ViTConfig, to_json
 from vitrail.data import ImageSet
+from vitrail.distributed import World
 from vitrail.engine.evaluate import Evaluation
-from vitrail.errors import ImageError, RunError, shown
+from vitrail.errors import ConfigError, ImageError, RunError, shown
 from vitrail.model import ViT
 from vitrail.run.device import autocast_dtype
 
@@ -91,6 +92,7 @@ def plan(
     total_steps: int,
     device: torch.device,
     path: Path,
+    linear: str = "",
 ) -> str:
     """What is about to happen, in a line."""
     parameters = sum(p.numel() for p in model.parameters())
@@ -100,7 +102,46 @@ def plan(
         f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {_classes(train_set)}; "
         f"{len(train_set.labels)} training images, {total_steps} steps of {config.data.batch_size}; "
         f"{chosen}measured on {len(held_out.labels)} images of the {config.evaluation.split} split; "
-        f"{device}, {used}; {path}"
+        f"{device}, {used}{f', linear layers by {linear}' if linear else ''}; {path}"
+    )
+
+
+def processes_line(config: RunConfig, world: World) -> str:
+    """How several processes share a step."""
+    sizes = sorted({world.share_size(config.data.batch_size, rank) for rank in range(world.size)})
+    return (
+        f"{world.size} processes ({config.parallel.strategy}, {world.backend}): {' or '.join(map(str, sizes))} of the "
+        f"{config.data.batch_size} images of a step on each"
+    )
+
+
+def check_not_shorter(before: int, now: int) -> None:
+    """Raise ConfigError when a run that goes on would have fewer steps than it was started, or extended, with."""
+    if now < before:
+        raise ConfigError(
+            "A run that is resumed can be made longer, not shorter.",
+            got=f"{now} steps",
+            expected=f"at least {before}, as before",
+            do="Leave --schedule.epochs and --schedule.steps out, or stop earlier with --schedule.max-steps.",
+        )
+
+
+def longer_line(before: int, now: int, step: int) -> str:
+    """What a run does that is resumed with more steps than it had."""
+    return (
+        f"longer: {now} steps in place of {before}; from step {step} on, learning rate and image sizes are those of a "
+        f"schedule of {now} steps"
+    )
+
+
+def finished_line(step: int, schedule_steps: int, schedule: ScheduleConfig, epochs: int) -> str:
+    """What a run says that is resumed and has nothing left to do."""
+    more = f"--schedule.epochs above {epochs}, or --schedule.steps above {schedule_steps}"
+    if schedule.max_steps and schedule.max_steps < schedule_steps:
+        more = "--schedule.max-steps 0"
+    return (
+        f"the run is finished: {step} of {schedule_steps} steps are done, and nothing is trained now; to train it "
+        f"longer: --resume {more}"
     )
 
 

@@ -16,10 +16,10 @@ from vitrail.config.checks import pair
 from vitrail.distributed import World
 from vitrail.engine import guard
 from vitrail.engine.optim import set_lr
+from vitrail.engine.products import Linear, stated
 from vitrail.model import ViT
 from vitrail.model.quick_linear import quick_linear
 from vitrail.run.device import autocast_dtype
-from vitrail.run.environment import linear_by
 
 
 class TrainStep:
@@ -33,6 +33,7 @@ class TrainStep:
         seed: of dropout and stochastic depth.
         world: the processes that share a batch; None: this one.
         forward: what `vitrail.distributed.wrapped` made of the model; None: the model, compiled or not.
+        linear: whose products train the linear layers; None: what `compute` states, else mkl.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TrainStep:
         *,
         world: World | None = None,
         forward: nn.Module | None = None,
+        linear: Linear | None = None,
     ) -> None:
         self.model, self.optimizers, self.optim, self.compute, self.seed = model, optimizers, optim, compute, seed
         self.world = world or World()
@@ -56,8 +58,8 @@ class TrainStep:
         self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         compiled = compute.compile and forward is None
         self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
-        # A block that is computed a second time has to save what it saved the first time, by the same kernels.
-        self.is_quick = linear_by(compute, self.device) == "onednn"
+        by_settings = stated(compute, self.device)
+        self.linear: Linear = linear if linear is not None else by_settings.by if by_settings else "mkl"
 
     @property
     def evaluated(self) -> ViT:
@@ -109,7 +111,7 @@ class TrainStep:
             if not len(part):
                 part, wanted = images[:1], targets[:1]
             last = number == micro - 1
-            with distributed.accumulating(self.forward, last=last), quick_linear(self.is_quick):
+            with distributed.accumulating(self.forward, last=last), quick_linear(self.linear == "onednn"):
                 # Processes average their gradients, which makes a mean of sums: hence the number of processes.
                 addend = self.loss(part, wanted, self.forward) * (counted / batch_size)
                 self.mark("forward")
@@ -139,7 +141,7 @@ class TrainStep:
         """
         self._seed(step)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
-        with guard.watching(self.model) as seen, quick_linear(self.is_quick):
+        with guard.watching(self.model) as seen, quick_linear(self.linear == "onednn"):
             self.loss(images, targets, self.model).backward()
         found = guard.first_not_finite(self.model, images, seen)
         for buffer, before in zip(self.model.buffers(), statistics, strict=True):

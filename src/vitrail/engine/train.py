@@ -15,7 +15,7 @@ from vitrail.engine.loop import Loop
 from vitrail.engine.saving import Saving
 from vitrail.engine.setup import needed_bytes
 from vitrail.engine.speed import check_can_compile, keep_freed_memory, to_fp8
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, RunError
 from vitrail.run import RunDir, RunResult, check_resumable, next_free_run
 from vitrail.run.device import pick_device
 from vitrail.run.lock import RunLock, held
@@ -85,12 +85,14 @@ def _train(
     if config.probe.method != "none":
         if world.size > 1:
             raise ConfigError("Probes are fitted by one process.", got=f"{world.size} processes", expected=1)
+        if resume:
+            raise RunError(f"{run_dir.path}: is finished: a probe is fitted in one go.", do="Start a new run.")
         with held(run_dir.path):
             return transfer.probe_run(config, run_dir, train_set, held_out, preprocessing, model, origin, progress)
     loop = Loop(config, run_dir, world, device, train_set, held_out, preprocessing, model, origin, progress)
     if not resume:
         world.on_first(lambda: start(loop.environment))
-    saving = Saving(config, run_dir, world, locks[0] if locks else None, device)
+    saving = Saving(config, run_dir, world, locks[0] if locks else None, device, loop.train_step.linear)
     stack.callback(saving.close)
     return loop.run(saving, resume=resume)
 

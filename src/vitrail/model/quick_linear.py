@@ -1,8 +1,9 @@
 """Matrix products of linear layers by oneDNN's kernels while a model trains on a CPU; the model itself stays as it is.
 
-On processors that are not Intel's, oneDNN multiplies fp32 matrices of a ViT's shapes 5 to 25 % faster than the MKL
-that `F.linear` calls: forward, and for the gradient of the input. The gradient of the weight stays with MKL, which is
-faster there. Sums are added in another order, so results differ in the last bits (tests/model/test_quick_linear.py).
+On some processors (AMD's with AVX-512) oneDNN multiplies fp32 matrices of a ViT's shapes 5 to 25 % faster than the MKL
+that `F.linear` calls: forward, and for the gradient of the input. On others it is slower; vitrail.engine.products
+measures which. The gradient of the weight stays with MKL, which is faster there. Sums are added in another order, so
+results differ in the last bits (tests/model/test_quick_linear.py).
 """
 
 import contextlib

@@ -22,9 +22,11 @@ from vitrail.errors import ConfigError, RunError
 from vitrail.run.lock import is_lock_file
 from vitrail.run.metrics import LineLog
 
-# A resumed run may change these: they say where and how fast it runs, not what it computes.
+# A resumed run may change these: they say where, how fast and how long it runs, not what a step computes.
 _CHANGEABLE = (
     "schedule.max_steps",
+    "schedule.epochs",  # a run can be made longer: vitrail.engine.loop
+    "schedule.steps",
     "compute.device",
     "compute.compile",
     "compute.num_threads",
@@ -112,6 +114,10 @@ class RunDir:
     def read_config(self) -> RunConfig:
         """The settings of the run that was started here. Raises RunError when there is none."""
         return read_config(self.config_path)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Replace the settings of a run that is made longer. Raises SaveError."""
+        fsio.write_json(self.config_path, to_json(config))
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one object to metrics.jsonl. Raises SaveError."""

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from vitrail.config import ComputeConfig, RunConfig
-from vitrail.model.quick_linear import has_onednn_linear
+from vitrail.config import RunConfig
 
 _LIBRARIES = ("vitrail", "torch", "numpy", "pillow", "safetensors")
 
@@ -38,8 +37,12 @@ def environment(
     }
 
 
-def made_with(config: RunConfig, device: torch.device, processes: int) -> dict[str, Any]:
-    """What the last bits of a run depend on besides its settings; written into every checkpoint."""
+def made_with(config: RunConfig, device: torch.device, processes: int, linear: str) -> dict[str, Any]:
+    """What the last bits of a run depend on besides its settings; written into every checkpoint.
+
+    Args:
+        linear: whose products train the linear layers on a CPU.
+    """
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -48,7 +51,7 @@ def made_with(config: RunConfig, device: torch.device, processes: int) -> dict[s
         "processes": processes,
         "strategy": config.parallel.strategy if processes > 1 else "none",
         "compile": config.compute.compile,
-        "linear": linear_by(config.compute, device),
+        "linear": linear,
     }
 
 
@@ -57,18 +60,6 @@ def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if not stored:
         return ["the checkpoint does not say what it was made with"]
     return [f"{name}: {stored[name]} before, {now.get(name)} now" for name in stored if stored[name] != now.get(name)]
-
-
-def linear_by(compute: ComputeConfig, device: torch.device) -> Literal["", "mkl", "onednn"]:
-    """Whose products the linear layers train with on a CPU; `auto`: oneDNN's on AMD's processors, where they are fast.
-
-    The rule looks at the processor and measures nothing, so that the same machine always chooses the same.
-    """
-    if device.type != "cpu":
-        return ""
-    if compute.cpu_linear == "mkl" or compute.compile or compute.checkpoint_activations or not has_onednn_linear():
-        return "mkl"
-    return "onednn" if compute.cpu_linear == "onednn" or "AMD" in cpu_name() else "mkl"
 
 
 def commit() -> str | None:
@@ -113,7 +104,7 @@ def _determinism(config: RunConfig, device: torch.device, processes: int, local_
     return {
         "order_and_augmentation": True,
         "weights": not reasons,
-        "same": "the same device, torch version, number of threads and of processes",
+        "same": "the same device, torch version, number of threads and of processes, and kernels of the linear layers",
         "reasons": reasons,
         "other_number_of_processes": _other_number(config, local_batch_norm),
     }

@@ -6,35 +6,17 @@ import time
 import types
 from collections.abc import Iterator
 
-from tqdm import tqdm
+from vitrail.progress import Bar
 
 NOTE_SECONDS = 1.0
 
 
-class Progress:
-    """One bar over the images of a run, and a line for each epoch.
-
-    Args:
-        total: images the whole run sees.
-        done: images already seen, when it is resumed.
-        enabled: show anything at all.
-    """
+class Progress(Bar):
+    """A bar over the images of a run, with a few words that are not looked up more often than they are read."""
 
     def __init__(self, total: int, *, done: int = 0, enabled: bool) -> None:
-        self.enabled, self._noted = enabled, 0.0
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            unit="img",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=0.5,
-            disable=not enabled,
-        )
-
-    def advance(self, images: int) -> None:
-        """Count images that were trained on."""
-        self._bar.update(images)
+        super().__init__(total, done=done, enabled=enabled)
+        self._noted = 0.0
 
     def wants_note(self) -> bool:
         """Whether the words in the bar are a second old: reading a loss from the device each step would stall it."""
@@ -43,17 +25,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Show a few words in the bar."""
         self._noted = time.monotonic()
-        self._bar.set_postfix_str(text, refresh=False)
-
-    def line(self, text: str) -> None:
-        """Write a line that stays, above the bar."""
-        if self.enabled:
-            with tqdm.external_write_mode():
-                self._bar.write(text, file=self._bar.fp)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.close()
+        super().note(text)
 
 
 class StopRequest:

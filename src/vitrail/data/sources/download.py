@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vitrail import fsio
 from vitrail.data.locations import data_root
 from vitrail.errors import DataError
+from vitrail.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -156,12 +155,10 @@ def _continue(archive: Archive, part: Path, *, progress: bool) -> None:
         start = have if resumes else 0
         if not resumes:
             fsio.remove(part)
-        with tqdm(
-            total=archive.num_bytes, initial=start, unit="B", unit_scale=True, desc=archive.file, disable=not progress
-        ) as bar:
+        with Bar(archive.num_bytes, unit="bytes", title=archive.file, done=start, enabled=progress) as bar:
             for chunk in _chunks(answer, archive.num_bytes - start):
                 fsio.append_bytes(part, chunk)
-                bar.update(len(chunk))
+                bar.advance(len(chunk))
     size = part.stat().st_size if part.exists() else 0
     if size < archive.num_bytes:
         raise ConnectionError(f"the connection ended after {size} of {archive.num_bytes} bytes")

@@ -107,15 +107,11 @@ def start_lines(
     model: ViT,
     optimizers: list[torch.optim.Optimizer],
     origin: dict[str, Any],
-    num_images: int,
-    image_seconds: float,
 ) -> list[str]:
-    """What a fine-tuning run is about to do: weights, head, learning rates, memory, time.
+    """What a fine-tuning run is about to do: weights, head, learning rates, memory.
 
     Args:
         origin: where the weights come from, as `initial_model` says.
-        num_images: that the whole run sees.
-        image_seconds: of a forward pass, as `seconds_an_image` measures it.
     """
     rates = [group["peak_lr"] for optimizer in optimizers for group in optimizer.param_groups]
     moved = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -127,27 +123,24 @@ def start_lines(
     copies = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1.5}[config.optim.name]
     held = 4 * (total + moved * (1 + copies) + (total if config.optim.ema_decay else 0))
     activations = 4 * micro * tokens * depth * (10 * geometry.hidden_size + 3 * geometry.intermediate_size)
-    passes = 1 if config.optim.freeze == "trunk" else 3  # backward costs two forward passes
     return [
         *origin.get("audit_lines", ()),
         f"moves          {moved / 1e6:.2f} of {total / 1e6:.2f} M parameters, {config.optim.name}, learning rates "
         f"{min(rates):.2g} to {max(rates):.2g}, effective batch {config.data.batch_size}",
         f"memory         about {_size(held + activations)} (weights, gradients, optimiser, activations)",
-        f"time           about {_duration(passes * image_seconds * num_images)} of training, by a forward pass "
-        "timed here",
     ]
 
 
 @torch.inference_mode()
-def seconds_an_image(model: ViT, count: int = 4) -> float:
-    """Of a forward pass in evaluation mode, the faster of two."""
+def seconds_an_image(model: ViT, count: int = 4, size: tuple[int, int] | None = None) -> float:
+    """Of a forward pass in evaluation mode, the faster of two, of images of this or the model's own size."""
     geometry, device = model.config, next(model.parameters()).device
-    images = torch.zeros(count, geometry.num_channels, *pair(geometry.image_size), device=device)
+    images = torch.zeros(count, geometry.num_channels, *(size or pair(geometry.image_size)), device=device)
     was_training, seconds = model.training, [0.0, 0.0]
     model.eval()
     for i in range(2):
         started = time.perf_counter()
-        float(model(images)["logits"].sum())
+        float(model(images, interpolate_pos_encoding=size is not None)["logits"].sum())
         seconds[i] = time.perf_counter() - started
     model.train(was_training)
     return min(seconds) / count
@@ -155,9 +148,3 @@ def seconds_an_image(model: ViT, count: int = 4) -> float:
 
 def _size(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
