@@ -79,7 +79,12 @@ class Predictor:
         self.device = pick_device(device)
         loaded, self.card = model if isinstance(model, tuple) else weights.load(model)
         if not self.card.geometry.num_labels:
-            raise InputError("This model has no classifier.", got="features only", expected="a model with classes")
+            raise InputError(
+                "This model has no classifier.",
+                got="features only, as the recipe knn leaves them",
+                expected="a model with classes",
+                do="Make one on your images: vitrail finetune WEIGHTS --data SPEC --recipe linear-probe",
+            )
         unnamed = tuple(f"class {i}" for i in range(self.card.geometry.num_labels))
         self.labels: tuple[str, ...] = self.card.classes or unnamed
         self.model = loaded.to(self.device).eval()

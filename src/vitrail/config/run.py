@@ -44,6 +44,9 @@ class DataConfig:
     """Subtracted from each channel, pixels in [0, 1]."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Divides each channel, pixels in [0, 1]."""
+    balance: Literal["none", "sampling"] = "none"
+    """sampling: each epoch shows every class equally often, rare ones several times and frequent ones in part; for
+    classes of very different size, in place of optim.class-weights."""
     ram_budget_mib: int = 4096
     """Decoded images beyond this many MiB are kept in a memory-mapped file of the cache folder instead."""
     seed: int = 0
@@ -178,6 +181,9 @@ class OptimConfig:
     """Largest norm of the gradient; 0: no clipping."""
     label_smoothing: float = 0.0
     """Part of the target spread evenly over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: an example counts in the loss by the inverse of its class's share of the training set, 1 in the mean;
+    for classes of very different size, in place of data.balance."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, per step; evaluated and saved instead of the weights. 0: none."""
 
@@ -255,7 +261,11 @@ class EvaluationConfig:
     batch_size: int = 500
     """Examples at a time; changes speed and memory, not results."""
     patience: int = 0
-    """Stop after this many evaluations in a row without a better accuracy on the val split; 0: never."""
+    """Stop after this many evaluations in a row without a better accuracy on the val split, counted from the middle of
+    the schedule on; 0: never."""
+    test_best: bool = False
+    """Measure the best model, chosen on the val split, once on the test split when training is over. train and finetune
+    do so where --data has a test split."""
 
     def __post_init__(self) -> None:
         require_not_negative("evaluation.every_epochs", self.every_epochs)
@@ -266,6 +276,12 @@ class EvaluationConfig:
             "evaluation.split",
             self.split,
             "val with evaluation.patience: nothing is decided on the test set",
+        )
+        require(
+            not self.test_best or self.split == "val",
+            "evaluation.split",
+            self.split,
+            "val with evaluation.test-best: what was chosen on the test split is not measured there",
         )
 
 
@@ -317,4 +333,10 @@ class RunConfig:
             "compute.accumulation_steps",
             self.compute.accumulation_steps,
             f"at most data.batch-size={self.data.batch_size}",
+        )
+        require(
+            self.data.balance == "none" or self.optim.class_weights == "none",
+            "optim.class-weights",
+            self.optim.class_weights,
+            f"none with data.balance={self.data.balance}: each evens the classes out on its own",
         )

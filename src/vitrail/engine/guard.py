@@ -54,3 +54,11 @@ def first_not_finite(model: ViT, images: Tensor, seen: list[str]) -> str:
 def _finite(tensor: Tensor) -> bool:
     whole: Any = tensor.detach()
     return bool(torch.as_tensor(whole.to_local() if hasattr(whole, "to_local") else whole).isfinite().all())
+
+
+def knowing(said: list[tuple[int, str, list[int]]]) -> list[tuple[int, str, list[int]]]:
+    """Of what all processes say about a skipped step, (rank, where, ids), what tells most.
+
+    Where gradients are summed over processes all see the bad ones; whoever saw more than that knows better.
+    """
+    return [one for one in said if one[1] and not one[1].startswith("the gradient")] or [o for o in said if o[1]]

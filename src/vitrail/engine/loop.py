@@ -5,6 +5,7 @@ what dropout does follow from it and the seed, so that going on after an interru
 number of processes does not matter.
 """
 
+import contextlib
 import math
 import shlex
 import time
@@ -17,13 +18,14 @@ from vitrail import data, distributed, weights
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.data import Batch, ImageSet
 from vitrail.distributed import World
-from vitrail.engine import transfer
+from vitrail.engine import guard, transfer
 from vitrail.engine.evaluate import Evaluation, EvaluationStopped, evaluate
+from vitrail.engine.final_test import measure_best
 from vitrail.engine.inputs import Inputs
 from vitrail.engine.optim import build_optimizers
-from vitrail.engine.saving import Saving, State
+from vitrail.engine.saving import Saving, State, run_result
 from vitrail.engine.schedule import input_scale, lr_factor
-from vitrail.engine.setup import check_same_data, fingerprints, model_card, plan, skipped
+from vitrail.engine.setup import check_same_data, class_weights, fingerprints, model_card, plan, skipped
 from vitrail.engine.step import TrainStep
 from vitrail.errors import ConfigError, Interrupted, RunError
 from vitrail.model import ViT
@@ -48,7 +50,9 @@ class Loop:
         model: ViT,
         origin: dict[str, Any],
         progress: bool,
+        test_set: ImageSet | None = None,
     ) -> None:
+        self.test_set = test_set
         self.config, self.run_dir, self.world, self.device = config, run_dir, world, device
         self.progress, self.train_set, self.held_out, self.preprocessing = progress, train_set, held_out, preprocessing
         forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
@@ -58,6 +62,7 @@ class Loop:
         self.train_step = TrainStep(
             model, self.optimizers, config.optim, config.compute, config.seed, world=world, forward=forward
         )
+        self.train_step.class_weights = class_weights(config.optim, train_set, device)
         self.inputs = Inputs(config, preprocessing, len(train_set.classes), world)
         self.num_examples = len(train_set.labels)
         self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
@@ -70,9 +75,9 @@ class Loop:
         self.warmup_steps = round(config.schedule.warmup_fraction * self.schedule_steps)
         local = distributed.batch_norm_is_local(model, world)
         known = environment(config, device, processes=world.size, local_batch_norm=local)
-        self.environment: dict[str, Any] = {**known, "data": fingerprints(train_set, held_out), "init": origin}
+        described = fingerprints(*filter(None, (train_set, held_out, test_set)))
+        self.environment: dict[str, Any] = {**known, "data": described, "init": origin}
         self.state = State()
-        self.evaluation: dict[str, Any] = {}
 
     def run(self, saving: Saving, *, resume: bool) -> RunResult:
         """Train until the last step, evaluating and saving on the way."""
@@ -81,7 +86,9 @@ class Loop:
         epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
         total = epochs * self.num_examples + rest * self.config.data.batch_size
         bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
-        for line in (*self._plan(), *told, *skipped(self.train_set.errors)):
+        sets, where = (self.train_set, self.held_out, self.test_set), (self.device, self.run_dir.path, self.world)
+        planned = plan(self.config, self.train_step.model, *sets, self.total_steps, *where)
+        for line in (*planned, *told, *skipped(self.train_set.errors)):
             bar.line(line)
         try:
             with stop_on_signal() as stop:
@@ -94,9 +101,13 @@ class Loop:
                     self._evaluate_if_due(bar, stop)
                     self.saving.save(self.train_step, self.state)
                 self.saving.save(self.train_step, self.state, wait=True)
+                if self.test_set is not None:
+                    self._measure_best(self.test_set, bar, stop)
         finally:
             bar.close()
-        return self.world.on_first(self._result)
+        return self.world.on_first(
+            lambda: run_result(self.run_dir, self.state, self.epochs, self.environment["deterministic"])
+        )
 
     def _plan_transfer(self, bar: Progress, stop: StopRequest, num_images: int) -> None:
         """Say what is about to move; once in a run, measure what the pretrained features give without moving."""
@@ -135,7 +146,7 @@ class Loop:
         """
         state, batch_size, agreed = self.state, self.config.data.batch_size, 0
         epoch, first = divmod(state.step, self.steps_per_epoch)
-        every, order = self.config.checkpoint.every_steps, data.epoch_order(self.config.seed, epoch, self.num_examples)
+        every, order = self.config.checkpoint.every_steps, self.inputs.order(epoch, self.train_set.labels)
         log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
         transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
         started, images, loss = time.perf_counter(), 0, torch.zeros(())
@@ -196,13 +207,11 @@ class Loop:
         state.skipped_in_a_row += 1
         where = self.train_step.where_not_finite(*self._last_input, state.step - 1)
         ids = batch.ids[: len(self._last_input[0])].tolist()
-        said = self.world.gather((self.world.rank, where, ids))
-        # Where gradients are summed over processes all see the bad ones; whoever saw more than that knows better.
-        said = [one for one in said if one[1] and not one[1].startswith("the gradient")] or [o for o in said if o[1]]
-        found = [{"rank": rank, "where": where, "ids": ids} for rank, where, ids in said]
+        said = guard.knowing(self.world.gather((self.world.rank, where, ids)))
         text = "; ".join(f"{where} (rank {rank})" for rank, where, _ in said) or "not found a second time"
         bar.line(f"step {state.step} skipped, its gradient is not finite: {text}")
         if self.world.is_first:
+            found = [{"rank": rank, "where": where, "ids": ids} for rank, where, ids in said]
             self.run_dir.log({"step": state.step, "epoch": epoch + 1, "skipped": found})
         if state.skipped_in_a_row >= self.config.compute.max_skipped_steps:
             ids = ", ".join(map(str, next((ids for _, _, ids in said), ids)[:8]))
@@ -233,31 +242,34 @@ class Loop:
             )
 
     def _evaluate_if_due(self, bar: Progress, stop: StopRequest) -> None:
-        """Evaluate after every n-th epoch and after the last step; keep the best and the last model."""
+        """Evaluate after every n-th epoch and after the last step; keep the best and the last model.
+
+        What is chosen on the val split starts with the pretrained weights themselves: worse than these is never kept.
+        """
         state, every = self.state, self.config.evaluation.every_epochs * self.stretch
         at_end = state.step == self.total_steps
         epoch, rest = divmod(state.step, self.steps_per_epoch)
-        due = at_end or (every and rest == 0 and epoch and epoch % every == 0)
+        has_start = bool(self.environment["init"]) and self.config.evaluation.split == "val"
+        due = at_end or (every and rest == 0 and (epoch or has_start) and epoch % every == 0)
         if not due or state.evaluated_step == state.step:
             return
         started = time.perf_counter()
         if self.world.size > 1:
             self.world.same_weights(self.train_step.evaluated, buffers_alone=True)
         model = self.train_step.evaluated
-        try:
+        with self._stopping(stop):
             result = evaluate(
                 model, self.held_out, self.preprocessing, batch_size=self.config.evaluation.batch_size,
                 on_batch=lambda: self._heard_stop(stop), world=self.world,
             )  # fmt: skip
-        except EvaluationStopped:
-            self._stop_if_asked(max(self.world.gather(self._heard_stop(stop))))
-            raise
         seconds = time.perf_counter() - started
         self._check_finite(result.loss, "evaluation loss")
         score = {"epoch": epoch + (rest > 0), "accuracy": result.accuracy, "loss": result.loss}
         better = not state.best or (score["accuracy"], -score["loss"]) > (state.best["accuracy"], -state.best["loss"])
         state.final, state.evaluated_step = score, state.step
-        state.stale = 0 if better else state.stale + 1
+        # While the learning rate is high, accuracy says little about where the run will end.
+        is_early = 2 * state.step < self.schedule_steps
+        state.stale = 0 if better or is_early else state.stale + 1
         if better:
             state.best, state.best_step = score, state.step
         if self.world.is_first:
@@ -268,6 +280,24 @@ class Loop:
         )
         if self._out_of_patience():
             bar.line(f"no better accuracy in {state.stale} evaluations: the run ends here (evaluation.patience)")
+
+    def _measure_best(self, test_set: ImageSet, bar: Progress, stop: StopRequest) -> None:
+        with self._stopping(stop):
+            found = measure_best(
+                self.run_dir, self.world, transfer.merged(self.train_step.evaluated), test_set, self.preprocessing,
+                batch_size=self.config.evaluation.batch_size, on_batch=lambda: self._heard_stop(stop),
+            )  # fmt: skip
+        if found:
+            bar.line(f"the best model, once on the test split: accuracy {found.accuracy:.4f}  loss {found.loss:.4f}")
+
+    @contextlib.contextmanager
+    def _stopping(self, stop: StopRequest) -> Iterator[None]:
+        """Save and end the run where an evaluation was told to stop."""
+        try:
+            yield
+        except EvaluationStopped:
+            self._stop_if_asked(max(self.world.gather(self._heard_stop(stop))))
+            raise
 
     def _heard_stop(self, stop: StopRequest) -> int:
         """The signal that this process was asked to stop with, or that another one spread."""
@@ -309,31 +339,3 @@ class Loop:
         state, told = self.saving.restore(self.train_step)
         self.state = state or State()
         return told
-
-    def _plan(self) -> Iterator[str]:
-        model, world = self.train_step.model, self.world
-        yield plan(self.config, model, self.train_set, self.held_out, self.total_steps, self.device, self.run_dir.path)
-        if world.size > 1:
-            sizes = sorted({world.share_size(self.config.data.batch_size, rank) for rank in range(world.size)})
-            each = " or ".join(map(str, sizes))
-            yield (
-                f"{world.size} processes ({self.config.parallel.strategy}, {world.backend}): {each} of the "
-                f"{self.config.data.batch_size} images of a step on each"
-            )
-
-    def _result(self) -> RunResult:
-        state = self.state
-        return RunResult(
-            run=self.run_dir.path,
-            model=self.run_dir.best_path,
-            epochs=self.epochs,
-            steps=state.step,
-            num_examples_seen=state.num_examples_seen,
-            train_seconds=state.train_seconds,
-            images_per_second=state.num_examples_seen / state.train_seconds if state.train_seconds else 0.0,
-            final=state.final,
-            best=state.best,
-            evaluation=self.run_dir.read_evaluation(),
-            baseline=self.run_dir.read_baseline(),
-            deterministic=self.environment["deterministic"],
-        )

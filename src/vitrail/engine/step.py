@@ -49,6 +49,7 @@ class TrainStep:
         self.model, self.optimizers, self.optim, self.compute, self.seed = model, optimizers, optim, compute, seed
         self.world = world or World()
         self.skipped = ""
+        self.class_weights: Tensor | None = None  # float [L], what an example of each class counts in the loss
         self.mark: Callable[[str], object] = lambda phase: None  # is told what has just ended
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(compute, self.device)
@@ -130,7 +131,13 @@ class TrainStep:
         other_size = tuple(images.shape[2:]) != pair(self.model.config.image_size)
         with self._autocast():
             logits = forward(images, interpolate_pos_encoding=other_size)["logits"]
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.optim.label_smoothing)
+        smoothing, counted_by = self.optim.label_smoothing, self.class_weights
+        if counted_by is None:
+            return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        # Not through cross_entropy's own `weight`, which divides by the weights in the batch: the gradient would then
+        # depend on how a batch is cut into parts.
+        losses = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+        return (losses * (targets @ counted_by if targets.is_floating_point() else counted_by[targets])).mean()
 
     def where_not_finite(self, images: Float[Tensor, "B C H W"], targets: Tensor, step: int) -> str:
         """Compute a step that was skipped once more, and name the layer in which a number first was not finite.

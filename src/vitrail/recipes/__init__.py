@@ -40,6 +40,8 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "linear-probe": linear_probe,
     "knn": knn,
 }
+_FROM_WEIGHTS = ("finetune", "finetune-cpu", "reference-finetune", "finetune-sgd", "finetune-gradual", "lora")
+_FROM_WEIGHTS += ("linear-probe", "knn")
 _STATED: tuple[str, ...] = ("command", "hardware", "time", "expected", "source")
 
 
@@ -59,6 +61,11 @@ class Description:
 def names() -> list[str]:
     """Every recipe's name."""
     return list(_RECIPES)
+
+
+def starts_from_weights(name: str) -> bool:
+    """Whether a recipe is of no use to a model of random weights."""
+    return name in _FROM_WEIGHTS
 
 
 def get(name: str) -> RunConfig:
