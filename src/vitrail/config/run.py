@@ -150,6 +150,9 @@ class OptimConfig:
     """Peak learning rate; with muon, that of the adamw part."""
     lr_width: int = 0
     """finetune scales a recipe's lr by lr_width / hidden size of weights that are wider; 0: not at all."""
+    lr_examples: int = 0
+    """With fewer training images than these, every learning rate shrinks with the square root of their number: the
+    fewer there are, the sooner weights that move far forget what they knew. 0: not at all."""
     muon_lr: float = 0.02
     """Peak learning rate of the matrices under muon."""
     weight_decay: float = 0.05
@@ -190,7 +193,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "muon_lr"):
             require_positive(f"optim.{name}", getattr(self, name))
-        for name in ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lora_rank"):
+        for name in ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lr_examples", "lora_rank"):
             require_not_negative(f"optim.{name}", getattr(self, name))
         require_positive("optim.lora_alpha", self.lora_alpha)
         require(

@@ -58,7 +58,7 @@ class Loop:
         forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
         if config.optim.name == "muon" and distributed.is_spread(model.state_dict()):
             raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
-        self.optimizers = build_optimizers(model, config.optim)
+        self.optimizers = build_optimizers(model, config.optim, len(train_set.labels))
         self.train_step = TrainStep(
             model, self.optimizers, config.optim, config.compute, config.seed, world=world, forward=forward
         )
