@@ -175,3 +175,15 @@ def test_class_weights_do_not_depend_on_how_a_batch_is_cut() -> None:
     assert float(parts(images, F.one_hot(labels, 3).float(), 0, 1.0)) == pytest.approx(float(found), abs=1e-6)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(parts.model.state_dict()[name], tensor, atol=ACCUMULATION_TOLERANCE, rtol=0)
+
+
+def test_an_average_that_keeps_the_start_lies_between_it_and_the_end() -> None:
+    torch.manual_seed(0)
+    model = ViT(TINY)
+    average = WeightAverage(model, 0.9, keeps_start=True)
+    start = model.head.weight.detach().clone()
+    with torch.no_grad():
+        model.head.weight += 1.0
+    for step in range(3):
+        average.update(step)
+    torch.testing.assert_close(average.model.head.weight, start + 1 - 0.9**3)

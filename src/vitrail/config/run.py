@@ -189,6 +189,9 @@ class OptimConfig:
     for classes of very different size, in place of data.balance."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, per step; evaluated and saved instead of the weights. 0: none."""
+    ema_keeps_start: bool = False
+    """Let the average keep its part of the pretrained start, ema_decay ** steps, instead of forgetting it at once: in a
+    short run the result then lies between the two (arXiv:2109.01903)."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "muon_lr"):

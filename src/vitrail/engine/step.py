@@ -54,7 +54,7 @@ class TrainStep:
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(compute, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
+        self.average = _average(model, optim)
         compiled = compute.compile and forward is None
         self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
         # A block that is computed a second time has to save what it saved the first time, by the same kernels.
@@ -194,6 +194,10 @@ class TrainStep:
         return "overflow" if overflow else "not finite"
 
 
+def _average(model: ViT, config: OptimConfig) -> "WeightAverage | None":
+    return WeightAverage(model, config.ema_decay, keeps_start=config.ema_keeps_start) if config.ema_decay else None
+
+
 class WeightAverage:
     """Exponential moving average of a model's weights and buffers, spread over processes where they are.
 
@@ -201,10 +205,11 @@ class WeightAverage:
         model: the one that is trained.
         decay: per step; smaller in the first steps, min(decay, (1 + step) / (10 + step)), so that the random start
             is forgotten at once.
+        keeps_start: not smaller in the first steps.
     """
 
-    def __init__(self, model: ViT, decay: float) -> None:
-        self.source, self.decay = model, decay
+    def __init__(self, model: ViT, decay: float, *, keeps_start: bool = False) -> None:
+        self.source, self.decay, self.keeps_start = model, decay, keeps_start
         if distributed.is_spread(model.state_dict()):
             self.model = model
             self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -215,7 +220,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take the weights after `step` in."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = self.decay if self.keeps_start else min(self.decay, (1 + step) / (10 + step))
         mine, theirs = self.tensors, self.source.state_dict()
         floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         ours = distributed.local_list([mine[name] for name in floating])

@@ -41,7 +41,8 @@ def finetune() -> RunConfig:
             weight_decay=0.05,
             clip_norm=1.0,
             label_smoothing=0.1,
-            ema_decay=0.999,
+            ema_decay=0.986,  # half of the start is forgotten in 50 steps
+            ema_keeps_start=True,
         ),
         schedule=ScheduleConfig(epochs=10, min_steps=100, warmup_fraction=0.1, shape="cosine"),
         evaluation=EvaluationConfig(split="val", every_epochs=1, batch_size=100, patience=3),
