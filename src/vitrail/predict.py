@@ -207,9 +207,9 @@ def _check_answers(card: weights.Card) -> None:
         why = weights.head_left_out(card)
         raise InputError(
             "This model has no classifier.",
-            got=f"features only; {why}" if why else "features only",
+            got=f"features only{f'; {why}' if why else ', as the recipe knn leaves them'}",
             expected="a model with classes",
-            do="Start a classifier for classes of your own: vitrail finetune WEIGHTS --data FOLDER." if why else None,
+            do="Start a classifier for classes of your own: vitrail finetune WEIGHTS --data FOLDER.",
         )
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrail.data.order import epoch_order, hold_out
+from vitrail.data.order import balanced_order, epoch_order, hold_out
 from vitrail.errors import DataError
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -24,6 +24,27 @@ SEEDS = st.integers(0, 2**64 - 1)
 def test_the_order_never_changes(seed: int, epoch: int, length: int, first: list[int]) -> None:
     """A change here changes every run and breaks every resume; never edit the numbers."""
     assert epoch_order(seed, epoch, length)[: len(first)].tolist() == first
+
+
+def test_a_balanced_order_never_changes() -> None:
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 2, 2, 3])
+    assert [balanced_order(5, epoch, labels).tolist() for epoch in (0, 1)] == [
+        [9, 7, 9, 9, 2, 9, 7, 6, 8, 1],
+        [9, 9, 9, 7, 8, 8, 5, 7, 3, 0],
+    ]
+
+
+@given(SEEDS, st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_every_class_has_its_turn(seed: int, labels: list[int]) -> None:
+    known, num_epochs = np.array(labels), 4
+    orders = [balanced_order(seed, epoch, known) for epoch in range(num_epochs)]
+    for order in orders:
+        assert len(order) == len(known)
+        counts = np.bincount(known[order])[np.unique(known)]
+        assert counts.max() - counts.min() <= 1
+    seen = np.bincount(np.concatenate(orders), minlength=len(known))
+    for label in np.unique(known):  # nothing a second time before all of its class were there
+        assert seen[known == label].max() - seen[known == label].min() <= 1
 
 
 def test_a_held_out_part_never_changes() -> None:

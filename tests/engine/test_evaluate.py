@@ -11,6 +11,7 @@ from vitrail.augment import prepare
 from vitrail.config import Preprocessing, ViTConfig
 from vitrail.data import ImageSet
 from vitrail.engine import Evaluation, evaluate
+from vitrail.engine.evaluate import wilson
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
 
@@ -104,3 +105,11 @@ def test_another_input_size_interpolates_positions() -> None:
     result = evaluate(_model(), _set(), larger, batch_size=10)
     assert result.num_examples == 53
     assert result.loss != evaluate(_model(), _set(), PREPROCESSING, batch_size=10).loss
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0), (500, 1000, 0.4691, 0.5309)],
+)
+def test_the_interval_is_wilsons(right: int, count: int, low: float, high: float) -> None:
+    assert wilson(right, count) == pytest.approx((low, high), abs=1e-4)

@@ -159,3 +159,11 @@ def test_optimizer_state_goes_out_and_in(name: str) -> None:
     step(second, theirs, 1)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("num_examples", "factor"), [(0, 1.0), (100, 0.5), (400, 1.0), (900, 1.0)])
+def test_few_examples_move_the_weights_less(num_examples: int, factor: float) -> None:
+    model = ViT(TINY)
+    config = OptimConfig(name="muon", lr=1e-3, muon_lr=0.02, lr_examples=400)
+    rates = {g["peak_lr"] for o in build_optimizers(model, config, num_examples) for g in o.param_groups}
+    assert rates == {1e-3 * factor, 0.02 * factor}

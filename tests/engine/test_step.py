@@ -159,3 +159,31 @@ def test_an_overflow_skips_the_step_of_every_optimiser() -> None:
     step(images * torch.inf, labels, 0, 1.0)
     assert all(torch.equal(before[n], p.detach()) for n, p in model.named_parameters())
     assert step.scaler.get_scale() < scale
+
+
+def test_class_weights_do_not_depend_on_how_a_batch_is_cut() -> None:
+    images, labels = _batch()
+    optim = OptimConfig(name="sgd", lr=0.1, label_smoothing=0.1)
+    weights = torch.tensor([0.3, 2.0, 0.7])
+    whole, parts = _step(optim), _step(optim, ComputeConfig(accumulation_steps=4))
+    whole.class_weights = parts.class_weights = weights
+    logits = whole.model(images)["logits"].detach()
+    losses = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    expected = (losses * weights[labels]).sum()
+    found = whole(images, labels, 0, 1.0)
+    assert float(found) == pytest.approx(float(expected / len(labels)), abs=1e-6)
+    assert float(parts(images, F.one_hot(labels, 3).float(), 0, 1.0)) == pytest.approx(float(found), abs=1e-6)
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], tensor, atol=ACCUMULATION_TOLERANCE, rtol=0)
+
+
+def test_an_average_that_keeps_the_start_lies_between_it_and_the_end() -> None:
+    torch.manual_seed(0)
+    model = ViT(TINY)
+    average = WeightAverage(model, 0.9, keeps_start=True)
+    start = model.head.weight.detach().clone()
+    with torch.no_grad():
+        model.head.weight += 1.0
+    for step in range(3):
+        average.update(step)
+    torch.testing.assert_close(average.model.head.weight, start + 1 - 0.9**3)

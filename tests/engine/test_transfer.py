@@ -1,5 +1,6 @@
 """Fine-tuning: the start from weights, what moves, the probes, and what a model file of it holds."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from vitrail.engine.optim import build_optimizers, layer_of
 from vitrail.engine.transfer import initial_model, merged, prepare, to_training, with_image_size, with_weights
 from vitrail.engine.transfer.probe import Features, fit_linear, knn_probabilities
 from vitrail.engine.transfer.trainable import first_layer
-from vitrail.errors import RunError
+from vitrail.errors import ConfigError, RunError
 from vitrail.run import RunDir
+from vitrail.selftest.same_run import differences
 from vitrail.selftest.tiny import tiny_run
 
 
@@ -137,7 +139,7 @@ def test_low_rank_updates_are_merged_into_the_model_file(source: Path, tmp_path:
     _, card = weights.load(result.model)
     again = evaluate(model, split, card.preprocessing, batch_size=100)
     assert again.num_correct == result.evaluation["num_correct"]
-    before, after = trunk(source / "best.safetensors"), trunk(result.model)
+    before, after = trunk(source / "best.safetensors"), trunk(result.run / "last.safetensors")
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     matrices = ("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight")
     assert moved == {name for name in before if name.startswith("blocks.") and name.endswith(matrices)}
@@ -203,7 +205,57 @@ def test_early_stopping_waits_for_patience(source: Path, tmp_path: Path) -> None
         augment=type(config.augment)(),
     )
     result = train(config, tmp_path / "run")
-    assert result.final["epoch"] <= 4
+    assert result.best["epoch"] == 0
+    assert result.final["epoch"] == 6  # the second without a gain after the middle of the schedule
+
+
+def test_what_training_makes_worse_is_not_kept(source: Path, tmp_path: Path) -> None:
+    config = tuning(source, lr=0.3, layer_decay=1.0, ema_decay=0.0)
+    config = replace(config, init=replace(config.init, head="reset"))
+    result = train(config, tmp_path / "run")
+    assert result.final["accuracy"] < result.best["accuracy"] == result.baseline["linear"]
+    assert result.best["epoch"] == 0
+    model, card = weights.load(result.model)
+    split = data.load(config.data, ("val",))["val"]
+    assert evaluate(model, split, card.preprocessing, batch_size=100).accuracy == result.baseline["linear"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights_again(source: Path, tmp_path: Path) -> None:
+    whole = train(tuning(source), tmp_path / "whole")
+    train(tuning(source), tmp_path / "killed")
+    for folder in (tmp_path / "killed" / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+    again = train(tuning(source), tmp_path / "killed", resume=True)
+    assert again.final == whole.final
+    assert again.baseline["linear"] == whole.baseline["linear"]
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
+def test_the_best_model_is_measured_once_on_the_test_split(source: Path, tmp_path: Path) -> None:
+    config = tuning(source)
+    config = replace(config, evaluation=replace(config.evaluation, test_best=True))
+    result = train(config, tmp_path / "run")
+    model, card = weights.load(result.model)
+    test_set = data.load(config.data, ("test",))["test"]
+    measured = evaluate(model, test_set, card.preprocessing, batch_size=100).to_json()
+    assert result.evaluation["test"] == measured
+    assert result.evaluation["split"] == "val"
+    assert RunDir(result.run).read_evaluation() == result.evaluation
+    assert train(config, result.run, resume=True).evaluation == result.evaluation
+    probe = with_weights(recipes.get("linear-probe"), str(source))
+    probe = replace(probe, data=replace(probe.data, spec="digits"), evaluation=config.evaluation)
+    probe = replace(probe, evaluation=replace(config.evaluation, patience=0))
+    assert train(probe, tmp_path / "probe").evaluation["test"]["num_examples"] == 359
+
+
+@pytest.mark.parametrize("changed", [{"lora_rank": 2}, {"freeze": "trunk"}])
+def test_random_features_are_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny_run(optim=changed)
+    with pytest.raises(ConfigError, match="vitrail finetune"):
+        train(config, tmp_path / "run")
+    with pytest.raises(ConfigError, match="linear on random weights"):
+        train(replace(tiny_run(), probe=ProbeConfig(method="linear")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_small_set_is_passed_over_until_there_are_steps_enough(source: Path, tmp_path: Path) -> None:
@@ -213,7 +265,7 @@ def test_a_small_set_is_passed_over_until_there_are_steps_enough(source: Path, t
     )
     result = train(config, tmp_path / "run")
     assert result.steps >= 60
-    assert len([r for r in RunDir(result.run).read_metrics() if "accuracy" in r]) == 1
+    assert len([r for r in RunDir(result.run).read_metrics() if "accuracy" in r]) == 2  # the start, and the end
     assert result.baseline == {}
 
 

@@ -71,3 +71,18 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 def test_get_gives_equal_configurations_each_time() -> None:
     assert all(isinstance(recipes.get(n), RunConfig) and recipes.get(n) == recipes.get(n) for n in recipes.names())
+
+
+def test_finetune_follows_the_size_of_the_weights() -> None:
+    small, large = recipes.get("finetune", num_parameters=recipes.SMALL - 1), recipes.get("finetune")
+    assert small == dataclasses.replace(recipes.get("finetune-cpu"), recipe="finetune")
+    assert (small.optim.name, large.optim.name) == ("muon", "adamw")
+    assert recipes.get("finetune", num_parameters=recipes.SMALL) == large
+    assert recipes.get("lora", num_parameters=1) == recipes.get("lora")
+
+
+def test_recipes_that_start_from_weights_are_those_of_finetune() -> None:
+    commands = {name: recipes.describe(name).command for name in recipes.names()}
+    assert {n for n in commands if recipes.starts_from_weights(n)} == {
+        n for n, command in commands.items() if command.startswith("vitrail finetune")
+    }

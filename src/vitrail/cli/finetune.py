@@ -7,6 +7,7 @@ linear-probe, knn.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from vitrail import recipes
@@ -59,11 +60,19 @@ def run(args: argparse.Namespace) -> Answer:
             expected="a vitrail file, builtin:NAME, a file or folder of another library, or a hub id",
             do="For example: vitrail finetune builtin:cifar100-conv --data FOLDER",
         )
-    recipe = recipes.get(args.recipe)
+    recipes.get(args.recipe)  # a wrong name is said before the weights are read
 
+    from vitrail import weights
+    from vitrail.distributed import inside_launch
     from vitrail.engine import transfer
 
-    start = with_data(transfer.with_weights(recipe, args.weights, args.head), args.data, args.data_root)
+    card = weights.load_card(args.weights)
+    count = weights.num_parameters(card.geometry)
+    recipe = recipes.get(args.recipe, num_parameters=count)
+    if args.recipe == "finetune" and not (args.list_settings or inside_launch()):
+        size = "small" if count < recipes.SMALL else "large"
+        sys.stderr.write(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters\n")
+    start = with_data(transfer.with_weights(recipe, args.weights, args.head, card), args.data, args.data_root)
     if args.list_settings:
         text = settings_help(start, prog)
         return Answer(text, {"settings": text})

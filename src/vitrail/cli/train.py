@@ -9,13 +9,20 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import apply_settings, settings_help, with_data
 from vitrail.config import RunConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from vitrail.run import RunResult
+
+# Below so many images an accuracy is told with its interval.
+_FEW = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +56,8 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     """Train as a configuration says, and tell what came of it."""
     from vitrail.engine import train
 
-    if args.data and not args.resume and not any(word.startswith("--evaluation.split") for word in args.settings):
-        config = _with_a_split_it_has(config)
+    if not args.resume and (args.data or _is_set("--data.spec", args)):
+        config = _with_splits_it_has(config, args)
 
     if started_here(args):
         from vitrail.run import next_free_run
@@ -61,17 +68,13 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     run_path = shlex.quote(str(result.run))
     split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
     chosen = "" if best == result.final else f" (best epoch, chosen on the {split} split)"
-    lines = [
-        f"accuracy   {evaluation['accuracy']:.4f} on the {split} split{chosen}: "
-        f"{evaluation['num_correct']} of {evaluation['num_examples']} right",
-    ]
-    if result.baseline:
-        lines.append(
-            f"baseline   linear probe {result.baseline['linear']:.4f}, k-NN {result.baseline['knn']:.4f} on the frozen "
-            f"features, {result.baseline['num_examples']} examples of the {split} split"
-        )
+    lines = [f"accuracy   {_accuracy(evaluation, chosen)}"]
+    if "test" in evaluation:
+        lines.append(f"test       {_accuracy(evaluation['test'], ', which chose nothing')}")
+    lines += verdict(result)
     if result.epochs:
-        lines.append(f"best       epoch {best['epoch']:g} of {result.epochs}, loss {best['loss']:.4f}")
+        where = f"epoch {best['epoch']:g} of {result.epochs}" if best["epoch"] else "the start, before any training"
+        lines.append(f"best       {where}, loss {best['loss']:.4f}")
     known = result.deterministic
     repeats = "exactly, on " + known["same"] if known["weights"] else "not exactly: " + "; ".join(known["reasons"])
     lines += [
@@ -81,14 +84,14 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         f"model      {result.model}",
         f"everything {result.run}",
     ]
-    if config.probe.method != "knn":
-        on_split = "" if split == "test" else f" --split {split}"
+    if config.probe.method == "knn":
         lines += [
             "",
-            "Try next:",
-            f"  vitrail predict {run_path} IMAGE_OR_FOLDER",
-            f"  vitrail eval {run_path}{on_split}",
+            "This run cannot predict: its model file holds the features, and the training images that vote are no part",
+            "of it. For a model that predicts: --recipe linear-probe, or no --recipe.",
         ]
+    else:
+        lines += ["", "Try next:", f"  vitrail predict {run_path} IMAGE_OR_FOLDER", f"  vitrail eval {run_path}"]
     return Answer("\n".join(lines), result.to_json())
 
 
@@ -111,7 +114,15 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if args.source:
         return read_config(Path(args.source))
     if args.recipe:
-        return recipes.get(args.recipe)
+        recipe = recipes.get(args.recipe)
+        if recipes.starts_from_weights(args.recipe) and not (
+            args.init or args.list_settings or _is_set("--init", args)
+        ):
+            raise ConfigError(
+                f"{args.recipe} starts from pretrained weights, and none are given.",
+                do=f"vitrail finetune WEIGHTS --data SPEC --recipe {args.recipe}",
+            )
+        return recipe
     raise ConfigError(
         "train needs a recipe.",
         expected=f"one of {', '.join(recipes.names())}",
@@ -119,14 +130,67 @@ def _start(args: argparse.Namespace) -> RunConfig:
     )
 
 
-def _with_a_split_it_has(config: RunConfig) -> RunConfig:
-    """Where the user's own data have no test split, measure on a part held out of the training set, and say so."""
+def _is_set(name: str, args: argparse.Namespace) -> bool:
+    return any(word.startswith(name) for word in args.settings)
+
+
+def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfig:
+    """Choose on the user's own val split, or on a part held out, and leave the test split for one last measurement.
+
+    Without a val split of their own, a recipe that measures on the test split does so as it stands.
+    """
     from vitrail import data
     from vitrail.distributed import inside_launch
 
-    if config.evaluation.split == "val" or "test" in data.available_splits(config.data):
-        return config
-    part = f"{config.data.validation_fraction:.0%} of its training images are held out"
-    if not inside_launch():
-        sys.stderr.write(f"{config.data.spec} has no test split: {part} and measured on (--evaluation.split val)\n")
-    return replace(config, evaluation=replace(config.evaluation, split="val"))
+    own = data.available_splits(replace(config.data, validation_fraction=0.0))
+    changed = config.evaluation
+    if changed.split == "test" and not _is_set("--evaluation.split", args) and ("val" in own or "test" not in own):
+        spec, part = shown(config.data.spec), f"{config.data.validation_fraction:.0%} of its training images"
+        if "val" in own:
+            changed = replace(changed, split="val", every_epochs=max(1, changed.every_epochs))
+            said = f"{spec} has a val split: the best epoch is chosen there"
+        else:
+            changed = replace(changed, split="val")
+            said = f"{spec} has no test split: {part} are held out and measured on"
+        if not inside_launch():
+            sys.stderr.write(f"{said} (--evaluation.split val)\n")
+    if changed.split == "val" and "test" in own and not _is_set("--evaluation.test-best", args):
+        changed = replace(changed, test_best=True)
+    return replace(config, evaluation=changed)
+
+
+def verdict(result: "RunResult") -> list[str]:
+    """The probes beside the result, and what to do where training was not better than both."""
+    from vitrail.engine.evaluate import wilson
+
+    if not (probes := result.baseline):
+        return []
+    count, split, reached = probes["num_examples"], probes["split"], result.evaluation["accuracy"]
+    lines = [
+        f"baseline   linear probe {probes['linear']:.4f}, k-NN {probes['knn']:.4f} on the frozen features, "
+        f"{count} examples of the {split} split"
+    ]
+    best, name = max((probes["linear"], "the linear probe"), (probes["knn"], "k-NN"))
+    if reached > best:
+        return lines
+    _, high = wilson(result.evaluation["num_correct"], result.evaluation["num_examples"])
+    doubt = f", a difference that {count} images cannot tell from chance" if best < high and reached < best else ""
+    kept = "the start is kept as the model; " if not result.best["epoch"] else ""
+    votes = "; votes of training images are no model file" if name == "k-NN" else ""
+    return [
+        *lines,
+        f"           fine-tuning did not beat {name} ({reached:.4f} against {best:.4f}{doubt}){votes}: {kept}try more",
+        "           images, larger weights, or a larger --data.image-size",
+    ]
+
+
+def _accuracy(evaluation: dict[str, Any], remark: str) -> str:
+    """An accuracy in words, with its interval where few images decide."""
+    from vitrail.engine.evaluate import wilson
+
+    right, count = evaluation["num_correct"], evaluation["num_examples"]
+    text = f"{evaluation['accuracy']:.4f} on the {evaluation['split']} split{remark}: {right} of {count} right"
+    if count >= _FEW:
+        return text
+    low, high = wilson(right, count)
+    return f"{text}; few images: 95 % interval {low:.2f} to {high:.2f}"

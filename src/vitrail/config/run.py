@@ -47,6 +47,9 @@ class DataConfig:
     """Subtracted from each channel, pixels in [0, 1]."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Divides each channel, pixels in [0, 1]."""
+    balance: Literal["none", "sampling"] = "none"
+    """sampling: each epoch shows every class equally often, rare ones several times and frequent ones in part; for
+    classes of very different size, in place of optim.class-weights."""
     ram_budget_mib: int = 4096
     """Decoded images beyond this many MiB are kept in a memory-mapped file of the cache folder instead."""
     seed: int = 0
@@ -150,6 +153,9 @@ class OptimConfig:
     """Peak learning rate; with muon, that of the adamw part."""
     lr_width: int = 0
     """finetune scales a recipe's lr by lr_width / hidden size of weights that are wider; 0: not at all."""
+    lr_examples: int = 0
+    """With fewer training images than these, every learning rate shrinks with the square root of their number: the
+    fewer there are, the sooner weights that move far forget what they knew. 0: not at all."""
     muon_lr: float = 0.02
     """Peak learning rate of the matrices under muon."""
     weight_decay: float = 0.05
@@ -181,13 +187,19 @@ class OptimConfig:
     """Largest norm of the gradient; 0: no clipping."""
     label_smoothing: float = 0.0
     """Part of the target spread evenly over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: an example counts in the loss by the inverse of its class's share of the training set, 1 in the mean;
+    for classes of very different size, in place of data.balance."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, per step; evaluated and saved instead of the weights. 0: none."""
+    ema_keeps_start: bool = False
+    """Let the average keep its part of the pretrained start, ema_decay ** steps, instead of forgetting it at once: in a
+    short run the result then lies between the two (arXiv:2109.01903)."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "muon_lr"):
             require_positive(f"optim.{name}", getattr(self, name))
-        for name in ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lora_rank"):
+        for name in ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lr_examples", "lora_rank"):
             require_not_negative(f"optim.{name}", getattr(self, name))
         require_positive("optim.lora_alpha", self.lora_alpha)
         require(
@@ -258,7 +270,11 @@ class EvaluationConfig:
     batch_size: int = 500
     """Examples at a time; changes speed and memory, not results."""
     patience: int = 0
-    """Stop after this many evaluations in a row without a better accuracy on the val split; 0: never."""
+    """Stop after this many evaluations in a row without a better accuracy on the val split, counted from the middle of
+    the schedule on; 0: never."""
+    test_best: bool = False
+    """Measure the best model, chosen on the val split, once on the test split when training is over. train and finetune
+    do so where --data has a test split."""
 
     def __post_init__(self) -> None:
         require_not_negative("evaluation.every_epochs", self.every_epochs)
@@ -269,6 +285,12 @@ class EvaluationConfig:
             "evaluation.split",
             self.split,
             "val with evaluation.patience: nothing is decided on the test set",
+        )
+        require(
+            not self.test_best or self.split == "val",
+            "evaluation.split",
+            self.split,
+            "val with evaluation.test-best: what was chosen on the test split is not measured there",
         )
 
 
@@ -320,4 +342,10 @@ class RunConfig:
             "compute.accumulation_steps",
             self.compute.accumulation_steps,
             f"at most data.batch-size={self.data.batch_size}",
+        )
+        require(
+            self.data.balance == "none" or self.optim.class_weights == "none",
+            "optim.class-weights",
+            self.optim.class_weights,
+            f"none with data.balance={self.data.balance}: each evens the classes out on its own",
         )

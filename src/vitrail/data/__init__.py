@@ -8,7 +8,7 @@ from vitrail.data.check import check
 from vitrail.data.dataset import ImageSet, available_splits, load, preprocessing_for, summary
 from vitrail.data.decode import Limits, decode_image, load_image
 from vitrail.data.loader import Batch, Timed, batches
-from vitrail.data.order import epoch_order
+from vitrail.data.order import balanced_order, epoch_order
 from vitrail.data.pack import pack
 from vitrail.data.sources import download
 from vitrail.data.sources.walk import files_below
@@ -19,6 +19,7 @@ __all__ = [
     "ImageSet",
     "Limits",
     "Timed",
+    "balanced_order",
     "batches",
     "check",
     "decode_image",

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from vitrail.errors import DataError
 
 # The last word of the counter keeps streams of different purposes apart.
-_EPOCH, _HOLD_OUT = 1, 2
+_EPOCH, _HOLD_OUT, _CLASS = 1, 2, 3
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, "N"]:
@@ -25,6 +25,35 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, "
         num_examples: length of the training set.
     """
     return _permutation(num_examples, seed, epoch, _EPOCH)
+
+
+def balanced_order(seed: int, epoch: int, labels: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
+    """The order of the examples in one epoch in which every class has its turn equally often.
+
+    There are N places, as in an epoch without balance, shared evenly among the classes that have examples. Each class
+    fills its places with one shuffled pass over its examples after the other, across epochs, so that no example is
+    drawn for the second time before all of its class were drawn once.
+
+    Args:
+        seed: of the run, 0 <= seed < 2^64.
+        epoch: counted from 0.
+        labels: class of each example.
+    Returns:
+        Positions of examples; those of rare classes several times.
+    """
+    present, num_places = np.unique(labels), len(labels)
+    drawn = [np.zeros(0, dtype=np.int64)]
+    for number, label in enumerate(present):
+        members = np.flatnonzero(labels == label)
+        # Of all places since epoch 0; those left over by the division go round among the classes.
+        first = (num_places * epoch + number) // len(present)
+        count = (num_places * (epoch + 1) + number) // len(present) - first
+        passes = range(first // len(members), -(-(first + count) // len(members)))
+        stream = [members[_permutation(len(members), seed, p << 32 | int(label), _CLASS)] for p in passes]
+        at = first - passes.start * len(members)
+        drawn.append(np.concatenate(stream)[at : at + count])
+    chosen = np.concatenate(drawn)
+    return chosen[epoch_order(seed, epoch, len(chosen))]
 
 
 def hold_out(

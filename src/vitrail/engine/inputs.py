@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.augment import Augment, Mix
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.config.vit import token_stride
-from vitrail.data import Batch
+from vitrail.data import Batch, balanced_order, epoch_order
 from vitrail.distributed import World
 from vitrail.engine.schedule import scaled_size
 
@@ -29,6 +30,12 @@ class Inputs:
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
         self.mix = Mix(config.augment, num_labels, seed=config.seed)
 
+    def order(self, epoch: int, labels: np.ndarray) -> np.ndarray:
+        """Positions of the training examples in one epoch."""
+        if self.config.data.balance == "sampling":
+            return balanced_order(self.config.seed, epoch, labels)
+        return epoch_order(self.config.seed, epoch, len(labels))
+
     def pick(self, epoch: int) -> Callable[[int, np.ndarray], np.ndarray] | None:
         """What this process needs of a batch, from its number and positions; None: all of it.
 
@@ -37,14 +44,17 @@ class Inputs:
         if self.world.size == 1:
             return None
 
-        def picked(batch_number: int, chunk: np.ndarray) -> np.ndarray:
-            own = self.world.share_of(len(chunk))
-            places = np.arange(len(chunk))[own] if own.stop > own.start else np.arange(1)
-            if mixing := self.mix.draw(len(chunk), epoch, batch_number):
-                places = np.concatenate((places, (places - mixing.shift) % len(chunk)))
-            return chunk[places]
+        return lambda batch_number, chunk: chunk[self._places(len(chunk), epoch, batch_number)]
 
-        return picked
+    def _places(self, size: int, epoch: int, batch_number: int) -> np.ndarray:
+        """Where in a batch of `size` this process's images are."""
+        if self.world.size == 1:
+            return np.arange(size)
+        own = self.world.share_of(size)
+        places = np.arange(size)[own] if own.stop > own.start else np.arange(1)
+        if mixing := self.mix.draw(size, epoch, batch_number):
+            places = np.concatenate((places, (places - mixing.shift) % size))
+        return places
 
     def __call__(
         self, batch: Batch, epoch: int, batch_number: int, size: int, scale: float
@@ -59,7 +69,11 @@ class Inputs:
         Returns:
             Float images [B, C, H, W]; targets int64 [B] or float [B, L]; how many of the images count here.
         """
-        images, targets = self.augment(batch.images, batch.ids, epoch), batch.labels
+        ids = batch.ids
+        if self.config.data.balance != "none":  # an image that comes twice in an epoch is augmented in two ways
+            places = batch_number * self.config.data.batch_size + self._places(size, epoch, batch_number)
+            ids = torch.from_numpy(places).to(ids.device)
+        images, targets = self.augment(batch.images, ids, epoch), batch.labels
         own = self.world.share_of(size)
         if self.config.augment.mixup or self.config.augment.cutmix:
             if self.world.size == 1:

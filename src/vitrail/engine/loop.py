@@ -5,6 +5,7 @@ what dropout does follow from it and the seed, so that going on after an interru
 number of processes does not matter.
 """
 
+import contextlib
 import math
 import shlex
 import time
@@ -19,20 +20,21 @@ from vitrail.data import Batch, ImageSet
 from vitrail.distributed import World
 from vitrail.engine import guard, transfer
 from vitrail.engine.evaluate import Evaluation, EvaluationStopped, evaluate
+from vitrail.engine.final_test import measure_best
 from vitrail.engine.inputs import Inputs
 from vitrail.engine.optim import build_optimizers
 from vitrail.engine.products import products_for
-from vitrail.engine.saving import Saving, State
+from vitrail.engine.saving import Saving, State, run_result
 from vitrail.engine.schedule import input_scale, lr_factor, run_length
 from vitrail.engine.setup import (
     check_not_shorter,
     check_same_data,
+    class_weights,
     fingerprints,
     finished_line,
     longer_line,
     model_card,
     plan,
-    processes_line,
     skipped,
 )
 from vitrail.engine.step import TrainStep
@@ -60,7 +62,9 @@ class Loop:
         model: ViT,
         origin: dict[str, Any],
         progress: bool,
+        test_set: ImageSet | None = None,
     ) -> None:
+        self.test_set = test_set
         self.config, self.run_dir, self.world, self.device = config, run_dir, world, device
         self.progress, self.train_set, self.held_out, self.preprocessing = progress, train_set, held_out, preprocessing
         batch = world.share_size(config.data.batch_size, world.size - 1)
@@ -68,11 +72,12 @@ class Loop:
         forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
         if config.optim.name == "muon" and distributed.is_spread(model.state_dict()):
             raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
-        self.optimizers = build_optimizers(model, config.optim)
+        self.optimizers = build_optimizers(model, config.optim, len(train_set.labels))
         self.train_step = TrainStep(
             model, self.optimizers, config.optim, config.compute, config.seed,
             world=world, forward=forward, linear=products.by,
         )  # fmt: skip
+        self.train_step.class_weights = class_weights(config.optim, train_set, device)
         self.inputs = Inputs(config, preprocessing, len(train_set.classes), world)
         self.num_examples = len(train_set.labels)
         self.steps_per_epoch = math.ceil(self.num_examples / config.data.batch_size)
@@ -82,7 +87,8 @@ class Loop:
         self.warmup_steps = round(config.schedule.warmup_fraction * self.schedule_steps)
         local = distributed.batch_norm_is_local(model, world)
         known = environment(config, device, processes=world.size, local_batch_norm=local)
-        known |= {"linear": vars(products), "data": fingerprints(train_set, held_out)}
+        described = fingerprints(*filter(None, (train_set, held_out, test_set)))
+        known |= {"linear": vars(products), "data": described}
         self.environment: dict[str, Any] = {**known, "init": origin}
         self.state = State()
 
@@ -114,9 +120,13 @@ class Loop:
                 if self._out_of_patience():
                     bar.line(f"no better accuracy in {self.state.stale} evaluations: the run ends (patience)")
                 self.saving.save(self.train_step, self.state, wait=True)
+                if self.test_set is not None:
+                    self._measure_best(self.test_set, bar, stop)
         finally:
             bar.close()
-        return self.world.on_first(self._result)
+        return self.world.on_first(
+            lambda: run_result(self.run_dir, self.state, self.epochs, self.environment["deterministic"])
+        )
 
     def _plan_transfer(self, bar: Progress, stop: StopRequest, num_images: int) -> None:
         """Say what is about to move; once in a run, measure what the pretrained features give without moving."""
@@ -155,7 +165,7 @@ class Loop:
         """
         state, batch_size, agreed = self.state, self.config.data.batch_size, 0
         epoch, first = divmod(state.step, self.steps_per_epoch)
-        every, order = self.config.checkpoint.every_steps, data.epoch_order(self.config.seed, epoch, self.num_examples)
+        every, order = self.config.checkpoint.every_steps, self.inputs.order(epoch, self.train_set.labels)
         log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
         transfer.to_training(self.train_step.model, self.config.optim, state.step / self.schedule_steps)
         started, images, loss = time.perf_counter(), 0, torch.zeros(())
@@ -220,6 +230,7 @@ class Loop:
         found, text = guard.told_by_all(self.world, where, ids)
         bar.line(f"step {state.step} skipped, its gradient is not finite: {text}")
         if self.world.is_first:
+            found = [{"rank": rank, "where": where, "ids": ids} for rank, where, ids in said]
             self.run_dir.log({"step": state.step, "epoch": epoch + 1, "skipped": found})
         if state.skipped_in_a_row >= self.config.compute.max_skipped_steps:
             raise guard.too_many(state.skipped_in_a_row, state.step, text, found[0]["ids"] if found else ids)
@@ -235,11 +246,15 @@ class Loop:
             self.run_dir.log_time({"step": self.state.step, **times})
 
     def _evaluate_if_due(self, stop: StopRequest) -> None:
-        """Evaluate after every n-th epoch and after the last step; keep the best and the last model."""
+        """Evaluate after every n-th epoch and after the last step; keep the best and the last model.
+
+        What is chosen on the val split starts with the pretrained weights themselves: worse than these is never kept.
+        """
         state, every = self.state, self.config.evaluation.every_epochs * self.stretch
         at_end = state.step == self.total_steps
         epoch, rest = divmod(state.step, self.steps_per_epoch)
-        due = at_end or (every and rest == 0 and epoch and epoch % every == 0)
+        has_start = bool(self.environment["init"]) and self.config.evaluation.split == "val"
+        due = at_end or (every and rest == 0 and (epoch or has_start) and epoch % every == 0)
         if not due or state.evaluated_step == state.step:
             if epoch and state.step % (self.steps_per_epoch * self.stretch) == 0 and not due:
                 self.telling.epoch(epoch)
@@ -248,20 +263,19 @@ class Loop:
         if self.world.size > 1:
             self.world.same_weights(self.train_step.evaluated, buffers_alone=True)
         model = self.train_step.evaluated
-        try:
+        with self._stopping(stop):
             result = evaluate(
                 model, self.held_out, self.preprocessing, batch_size=self.config.evaluation.batch_size,
                 on_batch=lambda: self._heard_stop(stop), world=self.world,
             )  # fmt: skip
-        except EvaluationStopped:
-            self._stop_if_asked(max(self.world.gather(self._heard_stop(stop))))
-            raise
         seconds = time.perf_counter() - started
         guard.check_finite(result.loss, "evaluation loss", state.step)
         score = {"epoch": epoch + (rest > 0), "accuracy": result.accuracy, "loss": result.loss}
         better = not state.best or (score["accuracy"], -score["loss"]) > (state.best["accuracy"], -state.best["loss"])
         state.final, state.evaluated_step = score, state.step
-        state.stale = 0 if better else state.stale + 1
+        # While the learning rate is high, accuracy says little about where the run will end.
+        is_early = 2 * state.step < self.schedule_steps
+        state.stale = 0 if better or is_early else state.stale + 1
         if better:
             state.best, state.best_step = score, state.step
         if self.world.is_first:
@@ -269,6 +283,24 @@ class Loop:
         self.telling.estimate.evaluation_seconds = seconds
         found = f"{result.split} accuracy {result.accuracy:.4f}, loss {result.loss:.4f} (took {seconds:.1f} s)"
         self.telling.epoch(score["epoch"], found)
+
+    def _measure_best(self, test_set: ImageSet, bar: Progress, stop: StopRequest) -> None:
+        with self._stopping(stop):
+            found = measure_best(
+                self.run_dir, self.world, transfer.merged(self.train_step.evaluated), test_set, self.preprocessing,
+                batch_size=self.config.evaluation.batch_size, on_batch=lambda: self._heard_stop(stop),
+            )  # fmt: skip
+        if found:
+            bar.line(f"the best model, once on the test split: accuracy {found.accuracy:.4f}  loss {found.loss:.4f}")
+
+    @contextlib.contextmanager
+    def _stopping(self, stop: StopRequest) -> Iterator[None]:
+        """Save and end the run where an evaluation was told to stop."""
+        try:
+            yield
+        except EvaluationStopped:
+            self._stop_if_asked(max(self.world.gather(self._heard_stop(stop))))
+            raise
 
     def _heard_stop(self, stop: StopRequest) -> int:
         """The signal that this process was asked to stop with, or that another one spread."""
@@ -321,29 +353,8 @@ class Loop:
         return told
 
     def _plan(self) -> Iterator[str]:
-        model, world = self.train_step.model, self.world
-        yield plan(
-            self.config, model, self.train_set, self.held_out, self.total_steps, self.device, self.run_dir.path,
-            self.train_step.linear,
-        )  # fmt: skip
+        sets, where = (self.train_set, self.held_out, self.test_set), (self.device, self.run_dir.path, self.world)
+        model, linear = self.train_step.model, self.train_step.linear
+        yield from plan(self.config, model, *sets, self.total_steps, *where, linear=linear)
         if len(grows := stages(self.config, self.schedule_steps, self.total_steps)) > 1:
             yield sizes_line(self.config, grows)
-        if world.size > 1:
-            yield processes_line(self.config, world)
-
-    def _result(self) -> RunResult:
-        state = self.state
-        return RunResult(
-            run=self.run_dir.path,
-            model=self.run_dir.best_path,
-            epochs=self.epochs,
-            steps=state.step,
-            num_examples_seen=state.num_examples_seen,
-            train_seconds=state.train_seconds,
-            images_per_second=state.num_examples_seen / state.train_seconds if state.train_seconds else 0.0,
-            final=state.final,
-            best=state.best,
-            evaluation=self.run_dir.read_evaluation(),
-            baseline=self.run_dir.read_baseline(),
-            deterministic=self.environment["deterministic"],
-        )

@@ -91,12 +91,16 @@ def orthogonalise(
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def build_optimizers(model: ViT, config: OptimConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: ViT, config: OptimConfig, num_examples: int = 0) -> list[torch.optim.Optimizer]:
     """The optimisers of a run; each parameter is in exactly one group of one of them.
 
     Biases, norms, scales, tokens and positions are not decayed unless config.decay_all says so. Every group keeps
     its peak learning rate under "peak_lr", which the schedule multiplies.
+
+    Args:
+        num_examples: of the training set; matters where config.lr_examples is more; 0: unknown.
     """
+    few = min(1.0, num_examples / config.lr_examples) ** 0.5 if num_examples and config.lr_examples else 1.0
     matrices: dict[tuple[float, int], list[nn.Parameter]] = defaultdict(list)
     others: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     exempt = model.no_weight_decay()
@@ -131,7 +135,7 @@ def build_optimizers(model: ViT, config: OptimConfig) -> list[torch.optim.Optimi
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+            group["peak_lr"] = group["lr"] * few
     return optimizers
 
 

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from vitrail.errors import RunError, SaveError
 from vitrail.run import (
     Checkpoint,
     RunDir,
+    RunResult,
     differences,
     load_checkpoint,
     made_with,
@@ -35,7 +37,7 @@ class State:
     step: int = 0
     num_examples_seen: int = 0
     train_seconds: float = 0.0
-    evaluated_step: int = 0
+    evaluated_step: int = -1
     best_step: int = 0
     stale: int = 0
     skipped_in_a_row: int = 0
@@ -159,7 +161,7 @@ class Saving:
 
         name, lines = self.world.on_first(look)
         if not name:
-            self._cut_logs(0)
+            self._cut_logs(-1)  # what was measured before the first step is measured again
             return None, [*lines, "no checkpoint yet: the run starts again from its first step"]
         checkpoint = load_checkpoint(directory / name)
         self._put_back(train_step, checkpoint)
@@ -202,6 +204,24 @@ class Saving:
     def close(self) -> None:
         """Let a save that is under way finish."""
         self.saver.close()
+
+
+def run_result(run_dir: RunDir, state: State, epochs: int, deterministic: dict[str, Any]) -> RunResult:
+    """What a run came to that has reached its end."""
+    return RunResult(
+        run=run_dir.path,
+        model=run_dir.best_path,
+        epochs=epochs,
+        steps=state.step,
+        num_examples_seen=state.num_examples_seen,
+        train_seconds=state.train_seconds,
+        images_per_second=state.num_examples_seen / state.train_seconds if state.train_seconds else 0.0,
+        final=state.final,
+        best=state.best,
+        evaluation=run_dir.read_evaluation(),
+        baseline=run_dir.read_baseline(),
+        deterministic=deterministic,
+    )
 
 
 def _fill(mine: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], checkpoint: Checkpoint, group: str) -> None:

@@ -3,16 +3,30 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from vitrail import weights
-from vitrail.config import ArchitectureConfig, Preprocessing, RunConfig, ScheduleConfig, ViTConfig, to_json
+from vitrail.config import (
+    ArchitectureConfig,
+    OptimConfig,
+    Preprocessing,
+    RunConfig,
+    ScheduleConfig,
+    ViTConfig,
+    to_json,
+)
 from vitrail.data import ImageSet
 from vitrail.distributed import World
 from vitrail.engine.evaluate import Evaluation
 from vitrail.errors import ConfigError, ImageError, RunError, shown
 from vitrail.model import ViT
 from vitrail.run.device import autocast_dtype
+
+# Largest class over smallest, from which on the plan speaks of it.
+_IMBALANCE = 10
 
 
 def model_config(architecture: ArchitectureConfig, preprocessing: Preprocessing, classes: tuple[str, ...]) -> ViTConfig:
@@ -72,6 +86,51 @@ def skipped(errors: tuple[ImageError, ...], most: int = 10) -> list[str]:
     return lines
 
 
+def check_has_features(config: RunConfig) -> None:
+    """Raise ConfigError when only a classifier, or little beside it, would move over a trunk of random weights."""
+    means = {
+        "probe.method": config.probe.method if config.probe.method != "none" else "",
+        "optim.freeze": "trunk" if config.optim.freeze == "trunk" else "",
+        "optim.lora-rank": config.optim.lora_rank,
+    }
+    found = next((f"{name} {value}" for name, value in means.items() if value), "")
+    if found and not config.init.weights:
+        raise ConfigError(
+            "There are no pretrained weights whose features this run could use.",
+            got=f"{found} on random weights",
+            do=f"vitrail finetune WEIGHTS --data SPEC --recipe {config.recipe or 'linear-probe'}",
+        )
+
+
+def class_weights(config: OptimConfig, train_set: ImageSet, device: torch.device) -> Float32[Tensor, "L"] | None:
+    """How much an example of each class counts in the loss, 1 in the mean over the examples; None: all the same."""
+    if config.class_weights == "none":
+        return None
+    counts = np.bincount(train_set.labels, minlength=len(train_set.classes))
+    values = len(train_set) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(values.astype(np.float32)).to(device)
+
+
+def imbalance(config: RunConfig, train_set: ImageSet) -> list[str]:
+    """A line where the classes are of very different size, or are evened out; else nothing."""
+    counts = np.bincount(train_set.labels, minlength=len(train_set.classes))
+    counts = np.where(counts, counts, len(train_set) + 1)  # a class without images has no part in this
+    few, many = int(counts.argmin()), int(np.where(counts > len(train_set), 0, counts).argmax())
+    ratio = counts[many] / counts[few]
+    measures = {
+        "--data.balance sampling": config.data.balance == "sampling",
+        "--optim.class-weights balanced": config.optim.class_weights == "balanced",
+    }
+    used = [name for name, is_used in measures.items() if is_used]
+    if ratio <= _IMBALANCE and not used:
+        return []
+    advice = f"evened out by {used[0]}" if used else f"{' or '.join(measures)} evens that out"
+    return [
+        f"imbalance      {ratio:.3g} times: {counts[many]} training images of {shown(train_set.classes[many])}, "
+        f"{counts[few]} of {shown(train_set.classes[few])}; {advice}"
+    ]
+
+
 def check_same_data(spec: str, stored: dict[str, Any], found: dict[str, Any]) -> None:
     """Raise RunError when the data are not those that the run was started with."""
     for split, described in found.items():
@@ -89,21 +148,27 @@ def plan(
     model: ViT,
     train_set: ImageSet,
     held_out: ImageSet,
+    test_set: ImageSet | None,
     total_steps: int,
     device: torch.device,
     path: Path,
+    world: World,
     linear: str = "",
-) -> str:
-    """What is about to happen, in a line."""
+) -> list[str]:
+    """What is about to happen, in a line; one more for several processes, and for classes of very different size."""
     parameters = sum(p.numel() for p in model.parameters())
     chosen = "chosen and " if config.evaluation.every_epochs and config.evaluation.split == "test" else ""
     used = str(autocast_dtype(config.compute, device) or "fp32").removeprefix("torch.")
-    return (
+    then = f", the best model then once on {len(test_set)} of the test split" if test_set else ""
+    lines = [
         f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {_classes(train_set)}; "
         f"{len(train_set.labels)} training images, {total_steps} steps of {config.data.batch_size}; "
-        f"{chosen}measured on {len(held_out.labels)} images of the {config.evaluation.split} split; "
+        f"{chosen}measured on {len(held_out.labels)} images of the {config.evaluation.split} split{then}; "
         f"{device}, {used}{f', linear layers by {linear}' if linear else ''}; {path}"
-    )
+    ]
+    if world.size > 1:
+        lines.append(processes_line(config, world))
+    return [*lines, *imbalance(config, train_set)]
 
 
 def processes_line(config: RunConfig, world: World) -> str:

@@ -51,11 +51,12 @@ class TrainStep:
         self.model, self.optimizers, self.optim, self.compute, self.seed = model, optimizers, optim, compute, seed
         self.world = world or World()
         self.skipped = ""
+        self.class_weights: Tensor | None = None  # float [L], what an example of each class counts in the loss
         self.mark: Callable[[str], object] = lambda phase: None  # is told what has just ended
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(compute, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
+        self.average = _average(model, optim)
         compiled = compute.compile and forward is None
         self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
         by_settings = stated(compute, self.device)
@@ -132,7 +133,13 @@ class TrainStep:
         other_size = tuple(images.shape[2:]) != pair(self.model.config.image_size)
         with self._autocast():
             logits = forward(images, interpolate_pos_encoding=other_size)["logits"]
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.optim.label_smoothing)
+        smoothing, counted_by = self.optim.label_smoothing, self.class_weights
+        if counted_by is None:
+            return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        # Not through cross_entropy's own `weight`, which divides by the weights in the batch: the gradient would then
+        # depend on how a batch is cut into parts.
+        losses = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+        return (losses * (targets @ counted_by if targets.is_floating_point() else counted_by[targets])).mean()
 
     def where_not_finite(self, images: Float[Tensor, "B C H W"], targets: Tensor, step: int) -> str:
         """Compute a step that was skipped once more, and name the layer in which a number first was not finite.
@@ -189,6 +196,10 @@ class TrainStep:
         return "overflow" if overflow else "not finite"
 
 
+def _average(model: ViT, config: OptimConfig) -> "WeightAverage | None":
+    return WeightAverage(model, config.ema_decay, keeps_start=config.ema_keeps_start) if config.ema_decay else None
+
+
 class WeightAverage:
     """Exponential moving average of a model's weights and buffers, spread over processes where they are.
 
@@ -196,10 +207,11 @@ class WeightAverage:
         model: the one that is trained.
         decay: per step; smaller in the first steps, min(decay, (1 + step) / (10 + step)), so that the random start
             is forgotten at once.
+        keeps_start: not smaller in the first steps.
     """
 
-    def __init__(self, model: ViT, decay: float) -> None:
-        self.source, self.decay = model, decay
+    def __init__(self, model: ViT, decay: float, *, keeps_start: bool = False) -> None:
+        self.source, self.decay, self.keeps_start = model, decay, keeps_start
         if distributed.is_spread(model.state_dict()):
             self.model = model
             self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -210,7 +222,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take the weights after `step` in."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = self.decay if self.keeps_start else min(self.decay, (1 + step) / (10 + step))
         mine, theirs = self.tensors, self.source.state_dict()
         floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         ours = distributed.local_list([mine[name] for name in floating])

@@ -13,7 +13,7 @@ from vitrail.distributed import World
 from vitrail.engine import transfer
 from vitrail.engine.loop import Loop
 from vitrail.engine.saving import Saving
-from vitrail.engine.setup import needed_bytes
+from vitrail.engine.setup import check_has_features, needed_bytes
 from vitrail.engine.speed import check_can_compile, keep_freed_memory, to_fp8
 from vitrail.errors import ConfigError, RunError
 from vitrail.run import RunDir, RunResult, check_resumable, next_free_run
@@ -72,12 +72,16 @@ def _train(
         locks.append(stack.enter_context(held(run_dir.path)))
         run_dir.start(config, described)
 
+    check_has_features(config)
     world.on_first(check)
     splits = _load(config, world, progress)
     train_set, held_out = splits["train"], splits[config.evaluation.split]
     preprocessing = data.preprocessing_for(config.data)
+    sets, test_set = (train_set, held_out, preprocessing), splits["test"] if config.evaluation.test_best else None
     torch.manual_seed(config.seed)
-    model, origin = transfer.initial_model(config, preprocessing, train_set.classes, resume=resume)
+    # A run that was killed before its first checkpoint has nothing else to start from either.
+    taken_up = resume and world.on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
+    model, origin = transfer.initial_model(config, preprocessing, train_set.classes, resume=taken_up)
     transfer.prepare(model, config.optim)
     model.to(device)
     model.checkpoint_activations = config.compute.checkpoint_activations
@@ -88,8 +92,8 @@ def _train(
         if resume:
             raise RunError(f"{run_dir.path}: is finished: a probe is fitted in one go.", do="Start a new run.")
         with held(run_dir.path):
-            return transfer.probe_run(config, run_dir, train_set, held_out, preprocessing, model, origin, progress)
-    loop = Loop(config, run_dir, world, device, train_set, held_out, preprocessing, model, origin, progress)
+            return transfer.probe_run(config, run_dir, *sets, model, origin, progress, test_set)
+    loop = Loop(config, run_dir, world, device, *sets, model, origin, progress, test_set)
     if not resume:
         world.on_first(lambda: start(loop.environment))
     saving = Saving(config, run_dir, world, locks[0] if locks else None, device, loop.train_step.linear)
@@ -109,6 +113,7 @@ def _load(config: RunConfig, world: World, progress: bool) -> dict[str, ImageSet
     splits: dict[str, ImageSet] = {}
     for turn in (True, False):
         if (world.local_rank == 0) == turn:
-            splits = data.load(config.data, ("train", config.evaluation.split), progress=progress)
+            wanted = ("train", config.evaluation.split, *(("test",) if config.evaluation.test_best else ()))
+            splits = data.load(config.data, wanted, progress=progress)
         world.gather(None)
     return splits

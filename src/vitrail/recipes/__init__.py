@@ -12,6 +12,7 @@ from vitrail.recipes.cifar10 import cifar10, cifar10_cpu, cifar10_cpu_conv
 from vitrail.recipes.cifar100 import cifar100_cpu, cifar100_cpu_conv
 from vitrail.recipes.digits import digits
 from vitrail.recipes.finetune import (
+    SMALL,
     finetune,
     finetune_cpu,
     finetune_gradual,
@@ -40,6 +41,8 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "linear-probe": linear_probe,
     "knn": knn,
 }
+_FROM_WEIGHTS = ("finetune", "finetune-cpu", "reference-finetune", "finetune-sgd", "finetune-gradual", "lora")
+_FROM_WEIGHTS += ("linear-probe", "knn")
 _STATED: tuple[str, ...] = ("command", "hardware", "time", "expected", "source")
 
 
@@ -61,9 +64,16 @@ def names() -> list[str]:
     return list(_RECIPES)
 
 
-def get(name: str) -> RunConfig:
+def starts_from_weights(name: str) -> bool:
+    """Whether a recipe is of no use to a model of random weights."""
+    return name in _FROM_WEIGHTS
+
+
+def get(name: str, num_parameters: int = 0) -> RunConfig:
     """The configuration of a recipe.
 
+    Args:
+        num_parameters: of the weights that it starts from, whose size decides some settings of `finetune`; 0: large.
     Raises:
         ConfigError: there is no such recipe; names the nearest one.
     """
@@ -74,7 +84,8 @@ def get(name: str) -> RunConfig:
             expected=f"one of {', '.join(_RECIPES)}",
             do=f"Did you mean {near[0]}?" if near else "See: vitrail recipes",
         )
-    return replace(_RECIPES[name](), recipe=name)
+    is_small = name == "finetune" and 0 < num_parameters < SMALL
+    return replace(finetune_cpu() if is_small else _RECIPES[name](), recipe=name)
 
 
 def describe(name: str) -> Description:

@@ -15,14 +15,18 @@ from vitrail.config import (
     ScheduleConfig,
 )
 
+# Weights with fewer parameters are taken to new classes as `finetune_cpu` says.
+SMALL = 3_000_000
+
 
 def finetune() -> RunConfig:
-    """All layers, the lower ones more slowly, stopped when the validation split gets no better: the default.
+    """All layers, the lower ones more slowly, the best epoch chosen on a validation split: the default. With weights of
+    fewer than 3 M parameters its settings are those of finetune-cpu.
 
     Command: vitrail finetune WEIGHTS --data SPEC
     Hardware: a laptop's CPU for small models, one GPU for a B/16
     Time: depends on weights and data; the plan that is printed first estimates it
-    Expected: above the linear probe that is printed first
+    Expected: at least the linear probe that is printed first, and more the more images there are (docs/finetune.md)
     Source: ours; layer-wise decay after arXiv:2106.08254, label smoothing arXiv:1512.00567
     """
     return RunConfig(
@@ -32,13 +36,15 @@ def finetune() -> RunConfig:
             name="adamw",
             lr=1.5e-3,
             lr_width=128,
+            lr_examples=4000,
             layer_decay=0.75,
             weight_decay=0.05,
             clip_norm=1.0,
             label_smoothing=0.1,
-            ema_decay=0.999,
+            ema_decay=0.986,  # half of the start is forgotten in 50 steps
+            ema_keeps_start=True,
         ),
-        schedule=ScheduleConfig(epochs=10, min_steps=200, warmup_fraction=0.1, shape="cosine"),
+        schedule=ScheduleConfig(epochs=10, min_steps=100, warmup_fraction=0.1, shape="cosine"),
         evaluation=EvaluationConfig(split="val", every_epochs=1, batch_size=100, patience=3),
         probe=ProbeConfig(start_head=True),
         compute=ComputeConfig(precision="bf16"),
@@ -46,7 +52,8 @@ def finetune() -> RunConfig:
 
 
 def finetune_cpu() -> RunConfig:
-    """Small ViTs on small images on a laptop's CPU, as the weights that come with the package: Muon, five epochs.
+    """Small ViTs on small images on a laptop's CPU, as the weights that come with the package: Muon, five epochs; what
+    finetune does with small weights.
 
     Command: vitrail finetune builtin:cifar100-conv --data SPEC --recipe finetune-cpu
     Hardware: two CPU cores (AMD EPYC, AVX-512), fp32
@@ -57,10 +64,9 @@ def finetune_cpu() -> RunConfig:
     config = finetune()
     return replace(
         config,
-        data=replace(config.data, batch_size=128),
         augment=AugmentConfig(flip=0.5, crop_padding=4, fill="mean"),
         optim=replace(config.optim, name="muon", lr=3e-3, muon_lr=0.03, layer_decay=1.0),
-        schedule=replace(config.schedule, epochs=5),
+        schedule=replace(config.schedule, epochs=5, min_steps=50),
         compute=ComputeConfig(),
     )
 

@@ -85,17 +85,24 @@ def probe_run(
     model: ViT,
     origin: dict[str, Any],
     progress: bool,
+    test_set: ImageSet | None = None,
 ) -> RunResult:
     """Fit a probe, measure it, and leave a run directory as training does.
 
+    A test set beside the held-out one is measured as well, and stands in evaluation.json as "test".
     The model file of a linear probe holds the probe as its classifier; that of k nearest neighbours is the trunk
     alone, without classes, since votes of training images are no part of a ViT.
     """
     device = next(model.parameters()).device
-    known = {**environment(config, device), "data": fingerprints(train_set, held_out), "init": origin}
+    known = {
+        **environment(config, device),
+        "data": fingerprints(*filter(None, (train_set, held_out, test_set))),
+        "init": origin,
+    }
     run_dir.start(config, known)
     few = sample(train_set, config.probe.max_examples, config.seed)
-    bar = Progress(len(few) + (len(held_out) if config.probe.method == "knn" else 0), enabled=progress)
+    sets = [held_out, *filter(None, [test_set])]
+    bar = Progress(len(few) + (sum(map(len, sets)) if config.probe.method == "knn" else 0), enabled=progress)
     for line in origin.get("audit_lines", ()):
         bar.line(line)
     started, size = time.perf_counter(), config.evaluation.batch_size
@@ -105,25 +112,33 @@ def probe_run(
             probe = fit_linear(train, len(train_set.classes), config.seed)
             put_in(model, probe)
             seconds, chosen = time.perf_counter() - started, {"penalty": probe.penalty}
-            result = evaluate(model, held_out, preprocessing, batch_size=size)
+            results = [evaluate(model, part, preprocessing, batch_size=size) for part in sets]
         else:
-            test = features(model, held_out, preprocessing, batch_size=size, on_batch=bar.advance)
-            votes = knn_probabilities(train, test.rows, len(train_set.classes), config.probe.num_neighbors)
-            seconds, chosen = time.perf_counter() - started, {"num_neighbors": config.probe.num_neighbors}
-            result = evaluation_of(votes, held_out)
+            num_labels, chosen, results = len(train_set.classes), {"num_neighbors": config.probe.num_neighbors}, []
+            for part in sets:
+                rows = features(model, part, preprocessing, batch_size=size, on_batch=bar.advance).rows
+                votes = knn_probabilities(train, rows, num_labels, config.probe.num_neighbors)
+                results.append(evaluation_of(votes, part))
+            seconds = time.perf_counter() - started
             model.reset_head(0)
     finally:
         bar.close()
     classes = train_set.classes if model.config.num_labels else ()
-    card = model_card(config, model, classes, preprocessing, result, 0, known)
+    card = model_card(config, model, classes, preprocessing, results[0], 0, known)
     for path in (run_dir.best_path, run_dir.last_path):
         weights.save(path, model, card)
-    run_dir.write_evaluation(result.to_json())
-    return _result(run_dir, result, len(few), seconds, chosen)
+    measured = {**results[0].to_json(), **({"test": results[1].to_json()} if test_set is not None else {})}
+    run_dir.write_evaluation(measured)
+    return _result(run_dir, results[0], measured, len(few), seconds, chosen)
 
 
 def _result(
-    run_dir: RunDir, evaluation: Evaluation, num_examples: int, seconds: float, chosen: Mapping[str, float]
+    run_dir: RunDir,
+    evaluation: Evaluation,
+    measured: dict[str, Any],
+    num_examples: int,
+    seconds: float,
+    chosen: Mapping[str, float],
 ) -> RunResult:
     score = {"epoch": 0, "accuracy": evaluation.accuracy, "loss": evaluation.loss}
     run_dir.log({"step": 0, **score, "split": evaluation.split, **chosen})
@@ -138,7 +153,7 @@ def _result(
         images_per_second=num_examples / seconds,
         final=score,
         best=score,
-        evaluation=evaluation.to_json(),
+        evaluation=measured,
         baseline={},
         deterministic=run_dir.read_environment()["deterministic"],
     )

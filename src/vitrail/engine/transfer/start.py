@@ -50,16 +50,19 @@ def initial_model(
     return model, {"weights": config.init.weights, **card.provenance}
 
 
-def with_weights(config: RunConfig, source: str, head: weights.Head = "match") -> RunConfig:
+def with_weights(
+    config: RunConfig, source: str, head: weights.Head = "match", card: weights.Card | None = None
+) -> RunConfig:
     """The same run, starting from pretrained weights: their architecture, their preprocessing, their width's rate.
 
     Args:
         source: as of `vitrail.load`.
         head: what becomes of the classifier's rows, as of `vitrail.load`.
+        card: of the weights, where it was read already.
     Raises:
         WeightsError: the weights cannot be read.
     """
-    card = weights.load_card(source)
+    card = card or weights.load_card(source)
     chosen = {name: getattr(card.geometry, name) for name in ArchitectureConfig.__dataclass_fields__}
     random = ("embedding_dropout", "attention_dropout", "projection_dropout", "stochastic_depth")
     chosen |= {name: getattr(config.model, name) for name in random}
