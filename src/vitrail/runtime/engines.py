@@ -1,6 +1,7 @@
 """Programs that run a model: torch, ONNX Runtime, OpenVINO; each a function from images to logits."""
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
+from vitrail.runtime.integers import PRODUCT, exact_settings
+from vitrail.runtime.integers import session as open_session
 from vitrail.runtime.merging import merged_logits
 
 Engine = Literal["torch", "onnx", "openvino"]
@@ -50,18 +53,15 @@ def start(engine: str, file: bytes) -> Runtime:
     """Start ONNX Runtime or OpenVINO on a translated model, on the CPU with as many threads as torch has.
 
     Raises:
-        ConfigError: the engine is not installed.
+        ConfigError: the engine is not installed, or its products of integers are wrong on this processor.
     """
     check_installed(engine)
     return _onnx_runtime(file) if engine == "onnx" else _openvino(file)
 
 
 def _onnx_runtime(file: bytes) -> Runtime:
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    settings = exact_settings() if PRODUCT.encode() in file else ()
+    session = open_session(file, settings, torch.get_num_threads())
 
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"pixel_values": images.contiguous().numpy()})[0])
@@ -70,7 +70,7 @@ def _onnx_runtime(file: bytes) -> Runtime:
 
 
 def _openvino(file: bytes) -> Runtime:
-    openvino: Any = importlib.import_module("openvino")
+    openvino = _import_openvino()
     core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bf16 where the processor has it
@@ -83,3 +83,20 @@ def _openvino(file: bytes) -> Runtime:
         return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
 
     return cast(Runtime, run)
+
+
+def _import_openvino() -> Any:
+    """OpenVINO without its telemetry: its import would start a process that reports the use to a web service.
+
+    It does without the package that reports. Where a program has imported OpenVINO itself, nothing is changed.
+    """
+    name = "openvino_telemetry"
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    before = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = None  # type: ignore[assignment]  # makes its import raise ImportError
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[name]
+        sys.modules.update(before)
