@@ -1,9 +1,8 @@
 """Programs that run a model: torch, ONNX Runtime, OpenVINO; each a function from images to logits."""
 
 import importlib.util
-import sys
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from vitrail.errors import ConfigError
 from vitrail.model import ViT
 from vitrail.runtime.integers import PRODUCT, exact_settings
 from vitrail.runtime.integers import session as open_session
+from vitrail.runtime.libraries import openvino
 from vitrail.runtime.merging import merged_logits
 
 Engine = Literal["torch", "onnx", "openvino"]
@@ -70,8 +70,7 @@ def _onnx_runtime(file: bytes) -> Runtime:
 
 
 def _openvino(file: bytes) -> Runtime:
-    openvino = _import_openvino()
-    core = openvino.Core()
+    core = openvino().Core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bf16 where the processor has it
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -83,20 +82,3 @@ def _openvino(file: bytes) -> Runtime:
         return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
 
     return cast(Runtime, run)
-
-
-def _import_openvino() -> Any:
-    """OpenVINO without its telemetry: its import would start a process that reports the use to a web service.
-
-    It does without the package that reports. Where a program has imported OpenVINO itself, nothing is changed.
-    """
-    name = "openvino_telemetry"
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
-    before = {name: sys.modules[name]} if name in sys.modules else {}
-    sys.modules[name] = None  # type: ignore[assignment]  # makes its import raise ImportError
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        del sys.modules[name]
-        sys.modules.update(before)

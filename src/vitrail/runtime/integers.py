@@ -4,8 +4,8 @@ Where a processor has no dot product of bytes (AVX2, and AVX-512 without VNNI), 
 by instructions that add pairs of products in 16 bits and cut off what is larger: wrong numbers, and no error. A setting
 of its sessions turns int8 weights into uint8 when a file is opened; the kernels for these add in 32 bits and give the
 very integers that a processor with dot products gives. On such a processor they are less than half as fast as its own,
-and ONNX Runtime does not tell the two kinds apart: so the products themselves are tried, with numbers whose pairs 16 bits
-cannot hold.
+and ONNX Runtime does not tell the two kinds apart: so the products themselves are tried, with numbers whose pairs 16
+bits cannot hold.
 """
 
 import functools
@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vitrail.errors import ConfigError
+from vitrail.runtime.libraries import onnxruntime
 
 PRODUCT = "DynamicQuantizeMatMul"
 """ONNX Runtime's product of fp32 activations, which it rounds to uint8, with weights of 8 bits."""
@@ -68,13 +69,13 @@ def product(activations: np.ndarray, weights: np.ndarray, *, settings: Settings 
 
 def session(file: bytes, settings: Settings, threads: int) -> Any:
     """ONNX Runtime on a file, on the CPU."""
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
+    library = onnxruntime()
+    options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
     for name, value in settings:
         options.add_session_config_entry(name, value)
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return library.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def is_exact(multiply: Product) -> bool:
