@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from results_file import save as save_results
+from results_file import Results
 
 from vitrail.config import ComputeConfig, OptimConfig, ViTConfig
 from vitrail.engine.optim import build_optimizers, optimizer_tensors
@@ -90,9 +90,12 @@ def main() -> None:
         loop.turn("torch.save")
         loop.blocked.clear()
         seconds: dict[str, list[float]] = {how: [] for how in HOW}
+        results = Results("checkpoint-cost")
+        results.answer.update(seconds=seconds, blocked=loop.blocked, waits=loop.waits)
         for number in range(args.rounds):
             for how in HOW[number % 4 :] + HOW[: number % 4]:
                 seconds[how].append(loop.turn(how))
+            results.write()
         size = sum(t.numel() * t.element_size() for group in loop.tensors().values() for t in group.values())
     costs = {how: [t - n for t, n in zip(seconds[how], seconds["no save"], strict=True)] for how in HOW[1:]}
     print(
@@ -104,8 +107,8 @@ def main() -> None:
     for how, cost in costs.items():
         middle, still = statistics.median(cost), statistics.median(loop.blocked[how])
         print(f"| {how} | {middle:.2f} ({min(cost):.2f} to {max(cost):.2f}) | {still:.2f} | {middle / plain:.2f} |")
-    answer = {"state_bytes": size, "seconds": seconds, "costs": costs, "blocked": loop.blocked, "waits": loop.waits}
-    print(save_results("checkpoint-cost", answer))
+    results.answer.update(state_bytes=size, costs=costs)
+    results.end()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tests.support.torchvision_operators  # noqa: F401  (before timm and transformers)
 from bench.reference.plain import PlainViT
-from bench.results_file import save
+from bench.results_file import Results
 from vitrail import data, weights
 from vitrail.bench import compare, in_fresh_process
 from vitrail.config import DataConfig, ViTConfig
@@ -148,7 +148,7 @@ def accuracy(name: str, spec: str, root: str) -> tuple[dict[str, Any], list[str]
     return {"num_examples": result.num_examples, "patches": patches, "forms": rows}, lines
 
 
-def memory(names: list[str]) -> dict[str, float]:
+def memory(name: str) -> float:
     """Peak MiB of a process that builds one contender and runs batch 8 twice."""
     code = (
         f"import json, sys; sys.path[:0] = [{str(ROOT)!r}]\n"
@@ -159,7 +159,14 @@ def memory(names: list[str]) -> dict[str, float]:
         "    for _ in range(2): run(torch.zeros(8, 3, 224, 224))\n"
         "print(json.dumps({'mib': peak_memory_mib()}))\n"
     )
-    return {name: in_fresh_process(code, name)[0]["mib"] for name in names}
+    return in_fresh_process(code, name)[0]["mib"]
+
+
+def write_tables(results: Results, tables: list[str]) -> None:
+    """What there is so far, for people, beside the JSON."""
+    path = results.write()
+    assert path
+    path.with_suffix(".md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -172,29 +179,38 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     made = contenders()
-    answer: dict[str, Any] = {}
-    tables: list[str] = []
+    results, tables = Results("inference", out=args.out), list[str]()
+
+    def told(table: str) -> None:
+        tables.append(table)
+        write_tables(results, tables)
+        print(f"\n{table}", flush=True)
+
     if "speed" not in args.skip:
-        runs = {name: make() for name, make in made.items()}
+        runs: dict[str, Run] = {}
+        for name, make in made.items():
+            with results.part(f"speed of {name}"):
+                runs[name] = make()
         for batch in (1, 8):
-            answer[f"batch {batch}"], table = speed(runs, batch, args.rounds, args.seconds)
-            tables.append(table)
+            with results.part(f"batch {batch}") as answer:
+                answer[f"batch {batch}"], table = speed(runs, batch, args.rounds, args.seconds)
+                told(table)
         del runs
     if "accuracy" not in args.skip:
         lines = ["| model | form | right | accuracy | points | speed |", "|---|---|---|---|---|---|"]
         for name, spec in [*TRAINED, *args.trained]:
-            answer[Path(name).name], rows = accuracy(name, spec, args.data_root)
-            lines += rows
-        tables.append("All test images; speed against torch fp32\n\n" + "\n".join(lines))
+            with results.part(f"accuracy of {Path(name).name}") as answer:
+                answer[Path(name).name], rows = accuracy(name, spec, args.data_root)
+                lines += rows
+        told("All test images; speed against torch fp32\n\n" + "\n".join(lines))
     if "memory" not in args.skip:
-        peaks = answer["peak_memory_mib"] = memory(list(made))
-        tables.append(
-            "\n".join(["| contender | peak MiB |", "|---|---|", *(f"| {n} | {v:.0f} |" for n, v in peaks.items())])
-        )
-    text = "\n\n".join(tables) + "\n"
-    path = save("inference", answer, out=args.out)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+        peaks: dict[str, float] = {}
+        for name in made:
+            with results.part(f"memory of {name}") as answer:
+                answer["peak_memory_mib"] = peaks
+                peaks[name] = memory(name)
+        told("\n".join(["| contender | peak MiB |", "|---|---|", *(f"| {n} | {v:.0f} |" for n, v in peaks.items())]))
+    results.end()
 
 
 if __name__ == "__main__":

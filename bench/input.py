@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from PIL import Image
-from results_file import save
+from results_file import Results
 from torch.utils.data import DataLoader, Dataset
 
 from tests.support.torchvision_import import transforms as tv
@@ -212,19 +212,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    names, answer = installed(), {}
+    names, results = installed(), Results("input", out=arguments.out)
+    results.answer.update(batch=BATCH, cases={})
     for key in arguments.cases:
         case = CASES[key]
-        fresh = in_fresh_processes(key, names, max(1, arguments.rounds // 2), arguments.seconds)
-        images = cifar(case.images)
-        works = {name: CONTENDERS[name][0](case, images) for name in names}
-        living = compare(works, unit="images", rounds=arguments.rounds, seconds=arguments.seconds)
-        answer[key] = {"title": case.title, "goal": case.goal}
-        for title, comparison in (("new processes", fresh), ("one process", living)):
+        found: dict[str, Any] = {"title": case.title, "goal": case.goal}
+        results.answer["cases"][key] = found
+
+        def told(title: str, comparison: Comparison, case: Case = case, found: dict[str, Any] = found) -> None:
             print(f"\n{case.title}; {title} (goal: {case.goal:g} times the reference)\n")
             print(comparison.table("reference"), flush=True)
-            answer[key][title] = comparison.to_json("reference")
-    print(f"\n{save('input', {'batch': BATCH, 'cases': answer}, out=arguments.out)}")
+            found[title] = comparison.to_json("reference")
+
+        with results.part(f"{key}, new processes"):
+            rounds = max(1, arguments.rounds // 2)
+            told("new processes", in_fresh_processes(key, names, rounds, arguments.seconds))
+        with results.part(f"{key}, one process"):
+            images = cifar(case.images)
+            works = {name: CONTENDERS[name][0](case, images) for name in names}
+            told("one process", compare(works, unit="images", rounds=arguments.rounds, seconds=arguments.seconds))
+    results.end()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ after each. About five minutes on two cores. Out: Markdown on stdout, bench/resu
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from results_file import save
+from results_file import Results
 
 from vitrail.bench import in_fresh_process, peers
 
@@ -53,19 +52,23 @@ def main() -> None:
     names = ["vitrail", "reference", *peers.installed()]
     print("| model | work | " + " | ".join(f"{name}, MiB" for name in names) + " |")
     print("|---" * (len(names) + 2) + "|")
+    results = Results("memory", keep=not args.smoke)
     peaks: dict[str, dict[str, float]] = {}
+    results.answer["peak_mib"] = peaks
     for case in ["smoke"] if args.smoke else ["small6", "b16"]:
         for work in ("training", "evaluation"):
-            found = {name: in_fresh_process(PEAK, name, case, work)[0]["mib"] for name in names}
-            peaks[f"{case} {work}"] = found
-            print(f"| {case} | {work} | " + " | ".join(f"{value:,.0f}" for value in found.values()) + " |", flush=True)
+            found = peaks[f"{case} {work}"] = dict[str, float]()
+            for name in names:
+                with results.part(f"{case} {work}, {name}"):
+                    found[name] = in_fresh_process(PEAK, name, case, work)[0]["mib"]
+            cells = [f"{found[name]:,.0f}" if name in found else "failed" for name in names]
+            print(f"| {case} | {work} | " + " | ".join(cells) + " |", flush=True)
     epochs = 3 if args.smoke else 10
-    with tempfile.TemporaryDirectory() as folder:
-        resident = in_fresh_process(GROWTH, f"{folder}/run", str(epochs))[0]["mib"]
-    print("\nresident after each epoch, MiB: " + ", ".join(f"{value:.0f}" for value in resident))
-    print(f"after the last over after the second: {resident[-1] / resident[1]:.3f}")
-    if not args.smoke:
-        print(save("memory", {"peak_mib": peaks, "resident_mib_by_epoch": json.loads(json.dumps(resident))}))
+    with results.part("memory by epoch") as answer, tempfile.TemporaryDirectory() as folder:
+        resident = answer["resident_mib_by_epoch"] = in_fresh_process(GROWTH, f"{folder}/run", str(epochs))[0]["mib"]
+        print("\nresident after each epoch, MiB: " + ", ".join(f"{value:.0f}" for value in resident))
+        print(f"after the last over after the second: {resident[-1] / resident[1]:.3f}")
+    results.end()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results")
+from results_file import Results
+
 KEYS = ("steps", "num_examples_seen", "train_seconds", "images_per_second")
 
 
@@ -51,20 +52,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/seeds"))
     args = parser.parse_args()
-    rows = [train(args.recipe, seed, args.runs / f"{args.recipe}-{seed}") for seed in args.seeds]
-    environment = json.loads((args.runs / f"{args.recipe}-{args.seeds[0]}" / "environment.json").read_text())
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{args.recipe}-seeds.json"
-    described = {name: environment[name] for name in ("versions", "commit", "cpu", "device", "data")}
-    path.write_text(json.dumps({"recipe": args.recipe, "environment": described, "seeds": rows}, indent=2) + "\n")
+    results = Results(f"{args.recipe}-seeds")
+    rows: list[dict[str, Any]] = []
+    results.answer.update(recipe=args.recipe, seeds=rows)
+    commit = ""
+    for seed in args.seeds:
+        run = args.runs / f"{args.recipe}-{seed}"
+        with results.part(f"seed {seed}") as answer:
+            rows.append(train(args.recipe, seed, run))
+            environment = json.loads((run / "environment.json").read_text())
+            answer["environment"] = {
+                name: environment[name] for name in ("versions", "commit", "cpu", "device", "data")
+            }
+            commit = environment["commit"]
+    if not rows:
+        results.end()
     accuracies = [row["accuracy"] for row in rows]
     seconds = [row["train_seconds"] for row in rows]
     spread = statistics.stdev(accuracies) if len(rows) > 1 else float("nan")
     print(
         f"| `{args.recipe}` | {statistics.mean(accuracies):.2%} +- {spread:.2%} ({len(rows)} seeds: "
         f"{', '.join(f'{value:.2%}' for value in accuracies)}) | {min(seconds):.0f} to {max(seconds):.0f} s | "
-        f"{environment['commit']} |"
+        f"{commit} |"
     )
+    results.end()
 
 
 if __name__ == "__main__":

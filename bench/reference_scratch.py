@@ -84,7 +84,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def measure(
-    contenders: dict[str, Callable[[], int]], rounds: int, seconds: float, device: torch.device
+    contenders: dict[str, Callable[[], int]],
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    on_round: Callable[[dict[str, list[float]]], object],
 ) -> dict[str, list[float]]:
     """Let the contenders take turns; images per second of each, one value a round."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
@@ -96,6 +100,7 @@ def measure(
                 images_per_second(contenders[name], SETTLE_S, device)
             rates[name].append(images_per_second(contenders[name], seconds, device))
             print(f"round {number + 1}/{rounds} {name}: {rates[name][-1]:.3f} img/s", file=sys.stderr)
+        on_round(rates)
     return rates
 
 
@@ -141,8 +146,9 @@ def main() -> None:
     images = data.load(config.data, ("train",), progress=True)["train"]
     plain = PlainTraining(np.asarray(images.images), images.labels, device, args.batch_size)
     ours = OurTraining(config, images, device, args.batch_size)
-    rates = measure({"reference": plain.step, "vitrail": ours.step}, args.rounds, args.seconds, device)
-    result = {
+    path = RESULTS / f"reference-scratch-{device.type}.json"
+    RESULTS.mkdir(exist_ok=True)
+    result: dict[str, Any] = {
         "name": "reference-scratch",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "rounds": args.rounds,
@@ -150,12 +156,13 @@ def main() -> None:
         "batch_size": args.batch_size,
         "precision": "fp16" if device.type == "cuda" else "fp32",
         "environment": environment(config, device),
-        "images_per_second": rates,
-        "summary": summary(rates),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"reference-scratch-{device.type}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+    def write(rates: dict[str, list[float]]) -> None:
+        result.update(images_per_second=rates, summary=summary(rates))
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+    measure({"reference": plain.step, "vitrail": ours.step}, args.rounds, args.seconds, device, write)
     print(table(result))
     print(f"written: {path}", file=sys.stderr)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results_file import save
+from results_file import Results
 from torch import Tensor
 
 from vitrail import data, recipes
@@ -114,11 +114,14 @@ def main() -> None:
     arguments = parser.parse_args()
     config = the_recipe(arguments.epochs)
     splits = data.load(config.data, ("train", "val"))
+    results = Results("resampling-accuracy", out=arguments.out)
     rows: list[dict[str, Any]] = []
+    results.answer.update(size=SIZE, epochs=arguments.epochs, runs=rows)
     for seed in range(arguments.seeds):
         for way in ("composed", "one after the other"):
             rows.append(train(config, splits, way, seed, arguments.max_steps))
             print(rows[-1], flush=True)
+            results.write()
     print("\n| way | accuracy on held-out images | mean | standard deviation |\n|---|---|---|---|")
     for way in ("composed", "one after the other"):
         values = [100 * row["accuracy"] for row in rows if row["way"] == way]
@@ -128,8 +131,8 @@ def main() -> None:
     gains = [a["accuracy"] - b["accuracy"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
     pairs = ", ".join(f"{100 * gain:+.2f}" for gain in gains)
     print(f"\ncomposed is better by {100 * statistics.mean(gains):+.2f} points (pairs: {pairs})")
-    answer = {"size": SIZE, "epochs": arguments.epochs, "gains": gains, "runs": rows}
-    print(save("resampling-accuracy", answer, out=arguments.out))
+    results.answer["gains"] = gains
+    results.end()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""Where a benchmark leaves what it measured: JSON in bench/results/, and a table for people."""
+"""Where a benchmark leaves what it measured: JSON in bench/results/, written anew after each part."""
 
+import contextlib
 import json
 import os
 import platform
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +38,45 @@ def save(name: str, answer: dict[str, Any], *, device: torch.device | None = Non
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(device), **answer}, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+class Results:
+    """What a benchmark measures, in the file after each part; a part that fails is named there, and the others go on.
+
+    Args:
+        name: of the file in bench/results/.
+        out: another folder.
+        keep: False for a trial that leaves no file.
+    """
+
+    def __init__(self, name: str, *, device: torch.device | None = None, out: Path | None = None, keep: bool = True):
+        self.answer: dict[str, Any] = {}
+        self.failed: dict[str, str] = {}
+        self._name, self._device, self._out, self._keep = name, device, out, keep
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[dict[str, Any]]:
+        """One part; what it puts into the dictionary is kept, whatever happens to other parts, or to this one."""
+        try:
+            yield self.answer
+        except Exception as error:
+            traceback.print_exc()
+            print(f"failed: {name}", file=sys.stderr)
+            self.failed[name] = f"{type(error).__name__}: {error}"
+        finally:  # after Ctrl-C too
+            self.write()
+
+    def write(self) -> Path | None:
+        """Write all that is there."""
+        if not self._keep:
+            return None
+        answer = {**self.answer, **({"failed": self.failed} if self.failed else {})}
+        return save(self._name, answer, device=self._device, out=self._out)
+
+    def end(self) -> None:
+        """Say where everything is; exit status 1 if a part failed."""
+        path = self.write()
+        if path:
+            print(path)
+        if self.failed:
+            sys.exit(f"failed: {', '.join(self.failed)}")

@@ -13,14 +13,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.results_file import save
+from bench.results_file import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT)!r}]\n"
@@ -78,11 +77,14 @@ def main() -> None:
         for case in cases.values():  # files come into memory, modules are compiled
             seconds(*case)
         times: dict[str, list[float]] = {name: [] for name in cases}
+        results = Results("startup", out=args.out)
+        results.answer["seconds"] = times
         for number in range(args.rounds):
             names = list(cases)
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 times[name].append(seconds(*cases[name]))
+            results.write()
     ratios: dict[str, float] = {}
     for name, base in (
         ("a model of ours exists", "import torch"),
@@ -95,8 +97,10 @@ def main() -> None:
     lines += ["", "| median ratio within a round | |", "|---|---|"]
     lines += [f"| {name} | {ratio:.2f} |" for name, ratio in ratios.items()]
     text = "\n".join(lines) + "\n"
-    answer: dict[str, Any] = {"seconds": times, "ratios": ratios}
-    save("startup", answer, out=args.out).with_suffix(".md").write_text(text, encoding="utf-8")
+    results.answer["ratios"] = ratios
+    path = results.write()
+    assert path
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
 

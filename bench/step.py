@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does, for all alike
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import torch
-from results_file import save
+from results_file import Results
 from torch import nn
 
 from vitrail.bench import compare, peak_memory_mib, peers
@@ -149,29 +150,36 @@ def main() -> None:
         args.cases, args.rounds, args.seconds = ["smoke"], 1, 0.0
     installed = peers.installed()
     names = [name for name in NAMES if name not in peers.PEERS or name in installed]
-    results = {}
+    results = Results("step", keep=not args.smoke)
+    results.answer.update(rounds=args.rounds, seconds=args.seconds, cases={})
     for case in args.cases:
-        geometry, batch = CASES[case]
-        contenders = {name: Contender(name, case) for name in names}
-        try:
-            before = matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0)
-            found = compare(contenders, unit="images", rounds=args.rounds, seconds=args.seconds)
-            peak = max(before, matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0))
-        finally:
-            for contender in contenders.values():
-                contender.close()
-        others = [name for name in names if name != "vitrail"]
-        best = found.fastest(others)
-        share = found.figures["vitrail"].median * forward_operations(geometry) * (1 + BACKWARD) / peak
-        results[case] = {
-            **found.to_json(best), "batch_size": batch, "matrix_peak_gflops": peak / 1e9, "share_of_peak": share,
-        }  # fmt: skip
-        ratio, low, high = found.ratio("vitrail", best)
-        print(f"\n### {case}, batch {batch}\n\n{found.table(best)}\n")
-        print(f"vitrail is {ratio:.2f} ({low:.2f} to {high:.2f}) times {best}, the fastest of the others;")
-        print(f"{share:.0%} of the measured matrix peak of {peak / 1e9:.0f} GFLOP/s.", flush=True)
-    if not args.smoke:
-        print(save("step", {"rounds": args.rounds, "seconds": args.seconds, "cases": results}))
+        with results.part(case) as answer:
+            answer["cases"][case] = one_case(case, names, args)
+    results.end()
+
+
+def one_case(case: str, names: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """Let the contenders take turns on one model, and print what came out."""
+    geometry, batch = CASES[case]
+    contenders = {name: Contender(name, case) for name in names}
+    try:
+        before = matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0)
+        found = compare(contenders, unit="images", rounds=args.rounds, seconds=args.seconds)
+        peak = max(before, matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0))
+    finally:
+        for contender in contenders.values():
+            contender.close()
+    others = [name for name in names if name != "vitrail"]
+    best = found.fastest(others)
+    share = found.figures["vitrail"].median * forward_operations(geometry) * (1 + BACKWARD) / peak
+    result = {
+        **found.to_json(best), "batch_size": batch, "matrix_peak_gflops": peak / 1e9, "share_of_peak": share,
+    }  # fmt: skip
+    ratio, low, high = found.ratio("vitrail", best)
+    print(f"\n### {case}, batch {batch}\n\n{found.table(best)}\n")
+    print(f"vitrail is {ratio:.2f} ({low:.2f} to {high:.2f}) times {best}, the fastest of the others;")
+    print(f"{share:.0%} of the measured matrix peak of {peak / 1e9:.0f} GFLOP/s.", flush=True)
+    return result
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 # As the command line does: threads that spin starve each other. Before torch loads.
@@ -79,6 +79,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    runs: list[dict[str, object]] = []
+
+    def write(answer: dict[str, object]) -> None:
+        if args.out:
+            args.out.write_text(json.dumps(answer, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
         spec = subset(args.data_root, Path(folder) / "data")
 
@@ -87,6 +93,8 @@ def main() -> None:
             result = train(measured_once(config, spec, seed), Path(folder) / f"{name}-{seed}")
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             measured = Measured(result.evaluation["accuracy"], cpu, wall, result.epochs)
+            runs.append({"name": name, "seed": seed, **asdict(measured)})
+            write({"runs": runs})
             print(
                 f"{name:12s} seed {seed}  {measured.accuracy:.4f}  {measured.epochs:3d} epochs  "
                 f"{cpu:6.1f} CPU s  {wall:6.1f} s",
@@ -145,10 +153,10 @@ def main() -> None:
         "gain_over_scratch": mean(tuned) - mean(scratch),
         "controls_had_as_long": min(r.wall_seconds for r in random + scratch) >= wanted,
         **{name: known[name] for name in ("versions", "commit", "cpu")},
+        "runs": runs,
     }
     print(json.dumps(answer, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(answer, indent=1) + "\n")
+    write(answer)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Nothing of vitrail is imported here: the type checker has to be in place before 
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Read by torch when it is imported; subprocesses inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests import the engines themselves, which would report it (vitrail.runtime.libraries).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True, scope="session")

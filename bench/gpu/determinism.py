@@ -39,6 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     device, steps = ("cpu", 4) if args.smoke else ("cuda", args.steps)
     results = {}
+    out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
     print("| precision | two equal runs differ by | interrupted and resumed differs by |\n|---|---|---|")
     for precision in ("fp32",) if args.smoke else ("fp32", "bf16"):
         config = recipes.get("digits")
@@ -54,8 +55,9 @@ def main() -> None:
             f"| {precision} | {results[precision]['equal_runs']:.3g} | {results[precision]['resumed']:.3g} |",
             flush=True,
         )
+        if not args.smoke:
+            save("gpu-determinism", {"steps": steps, **results}, device=torch.device(device), out=out)
     if not args.smoke:
-        out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
         print(save("gpu-determinism", {"steps": steps, **results}, device=torch.device(device), out=out))
 
 

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="the digits on the CPU, nothing saved")
     args = parser.parse_args()
     device, results = torch.device("cpu" if args.smoke else "cuda"), {}
+    out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
     for name in ("digits",) if args.smoke else ("cifar10", "reference-scratch"):
         config = recipes.get(name)
         size = config.data.batch_size
@@ -59,13 +60,14 @@ def main() -> None:
         clock = training.time_phases()
         rate_of(training.step, 0.0 if args.smoke else args.seconds)
         results[name] = {"augmented_per_second": rate, "trained_per_second": steps, "fractions": clock.fractions()}
+        if not args.smoke:
+            save("gpu-input", results, device=device, out=out)
         print(
             f"\n{name}: augmentation {rate:,.0f} img/s, training {steps:,.0f} img/s\n\n| phase | of a step |\n|---|---|"
         )
         for phase, part in clock.fractions().items():
             print(f"| {phase} | {part:.1%} |", flush=True)
     if not args.smoke:
-        out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
         print(save("gpu-input", results, device=device, out=out))
 
 

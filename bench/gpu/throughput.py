@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from reference import plain
-from results_file import save
+from results_file import Results
 from torch import nn
 
 from vitrail.bench import peers, rate_of
@@ -138,6 +138,9 @@ def main() -> None:
     )
     operations, rows = forward_operations(geometry), []
     print(f"{args.case}: matrix peak {peak / 1e12:.3f} TFLOP/s")
+    out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
+    results = Results(f"gpu-throughput-{args.case}", device=device, out=out, keep=not args.smoke)
+    results.answer.update(matrix_peak_tflops=peak / 1e12, rows=rows)
     print("\n| contender | batch | images/s | of peak | MiB | warm-up s |")
     print("|---|---|---|---|---|---|")
     for batch in batches:
@@ -160,18 +163,13 @@ def main() -> None:
             rate = found.get("images_per_second")
             found["share_of_peak"] = rate * operations * passes / peak if rate else None
             rows.append({"contender": name, "batch": batch, **found})
+            results.write()
             if rate:
                 print(f"| {name} | {batch} | {rate:,.0f} | {found['share_of_peak']:.1%} | "
                       f"{found['peak_memory_mib'] or 0:,.0f} | {found['warm_up_s']:.1f} |", flush=True)  # fmt: skip
             else:
                 print(f"| {name} | {batch} | {found['failed']} | | | |", flush=True)
-    if not args.smoke:
-        out = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
-        print(
-            save(
-                f"gpu-throughput-{args.case}", {"matrix_peak_tflops": peak / 1e12, "rows": rows}, device=device, out=out
-            )
-        )
+    results.end()
 
 
 if __name__ == "__main__":

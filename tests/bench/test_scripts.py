@@ -1,11 +1,15 @@
 """The scripts of bench/ run in little, on a CPU."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bench import inference
+from bench.results_file import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ["step.py", "memory.py", "whole_run.py", "gpu/throughput.py", "gpu/input.py", "gpu/determinism.py"]
@@ -29,3 +33,57 @@ def test_every_piece_of_the_overview_is_in_the_readme() -> None:
     text = (ROOT / "bench" / "gpu" / "README.md").read_text(encoding="utf-8")
     assert len(pieces) == 11
     assert all(f"`{piece}`" in text for piece in pieces)
+
+
+def test_results_are_written_as_they_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Results("some", out=tmp_path)
+    with results.part("first") as answer:
+        answer["first"] = 1
+    assert json.loads((tmp_path / "some.json").read_text())["first"] == 1
+    with results.part("second") as answer:
+        answer["half"] = 2
+        raise ValueError("no data")
+    with results.part("third") as answer:
+        answer["third"] = 3
+    with pytest.raises(SystemExit) as ended:
+        results.end()
+    assert ended.value.code not in (None, 0)
+    told = json.loads((tmp_path / "some.json").read_text())
+    assert (told["first"], told["half"], told["third"]) == (1, 2, 3)
+    assert told["failed"] == {"second": "ValueError: no data"}
+    assert "machine" in told
+    assert "failed: second" in capsys.readouterr().err
+
+
+def test_an_interrupted_benchmark_leaves_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Results("some", out=tmp_path).part("first") as answer:
+        answer["begun"] = 1
+        raise KeyboardInterrupt
+    assert json.loads((tmp_path / "some.json").read_text())["begun"] == 1
+
+
+def test_a_trial_leaves_nothing(tmp_path: Path) -> None:
+    results = Results("some", out=tmp_path, keep=False)
+    with results.part("first") as answer:
+        answer["first"] = 1
+    results.end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_speed_is_kept_where_accuracy_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_data(name: str, spec: str, root: str) -> None:
+        raise OSError("cifar100 is not there")
+
+    monkeypatch.setattr(inference, "contenders", lambda: {"ours": lambda: None})
+    monkeypatch.setattr(inference, "speed", lambda runs, batch, rounds, seconds: ({"rate": batch}, f"batch {batch}"))
+    monkeypatch.setattr(inference, "accuracy", no_data)
+    monkeypatch.setattr(inference, "memory", lambda name: 100.0)
+    monkeypatch.setattr("sys.argv", ["inference.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        inference.main()
+    assert ended.value.code not in (None, 0)
+    told = json.loads((tmp_path / "inference.json").read_text())
+    assert (told["batch 1"], told["batch 8"]) == ({"rate": 1}, {"rate": 8})
+    assert told["peak_memory_mib"] == {"ours": 100.0}
+    assert set(told["failed"]) == {"accuracy of builtin:cifar100", "accuracy of builtin:cifar100-conv"}
+    assert "batch 8" in (tmp_path / "inference.md").read_text()

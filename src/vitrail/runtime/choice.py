@@ -15,6 +15,7 @@ from vitrail.errors import ConfigError, VitrailError
 from vitrail.model import ViT
 from vitrail.run.environment import versions_of
 from vitrail.runtime.engines import Runtime, check_installed, missing, start, torch_runtime
+from vitrail.runtime.integers import exact_settings
 from vitrail.runtime.measure import WORTH_MEASURING_S, machine, rates_of, seconds_each
 from vitrail.runtime.translated import Translated, probe_images
 
@@ -131,19 +132,16 @@ def _checked(translated: Translated, engine: Any, plain: Chosen, on_wait: Callab
     if kind == "fp32" and difference > MAX_DIFFERENCE:
         reason = f"logits of {engine} differ by {difference:.1e}, more than {MAX_DIFFERENCE:.0e}"
         return replace(plain, reason=reason)
-    return Chosen(
-        runtime=runtime,
-        engine=engine,
-        precision=kind,
-        merge=plain.merge,
-        reason=f"asked for; logits differ by {difference:.1e} from fp32 torch's (relative, random images)",
-    )
+    reason = f"asked for; logits differ by {difference:.1e} from fp32 torch's (relative, random images)"
+    if translated.int8 and exact_settings():
+        reason += "; the faster products of integers are wrong on this processor (no VNNI), exact ones are used"
+    return Chosen(runtime=runtime, engine=engine, precision=kind, merge=plain.merge, reason=reason)
 
 
 def _difference(translated: Translated, engine: str, runtime: Runtime, plain: Runtime) -> float:
-    """Largest difference of logits on fixed images, relative to the largest logit; measured once a version."""
+    """Largest difference of logits on fixed images, relative to the largest; measured once a version and machine."""
     version = versions_of({"onnx": ["onnxruntime"], "openvino": ["openvino"]}[engine])
-    name = f"difference of {engine}"
+    name = f"difference of {engine} on {machine(translated.model)}"
     known = translated.notes.get(name)
     if isinstance(known, dict) and known.get("version") == version and isinstance(known.get("largest"), float):
         return known["largest"]

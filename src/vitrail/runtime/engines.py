@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,9 @@ from torch import Tensor
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
+from vitrail.runtime.integers import PRODUCT, exact_settings
+from vitrail.runtime.integers import session as open_session
+from vitrail.runtime.libraries import openvino
 from vitrail.runtime.merging import merged_logits
 
 Engine = Literal["torch", "onnx", "openvino"]
@@ -50,18 +53,15 @@ def start(engine: str, file: bytes) -> Runtime:
     """Start ONNX Runtime or OpenVINO on a translated model, on the CPU with as many threads as torch has.
 
     Raises:
-        ConfigError: the engine is not installed.
+        ConfigError: the engine is not installed, or its products of integers are wrong on this processor.
     """
     check_installed(engine)
     return _onnx_runtime(file) if engine == "onnx" else _openvino(file)
 
 
 def _onnx_runtime(file: bytes) -> Runtime:
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    settings = exact_settings() if PRODUCT.encode() in file else ()
+    session = open_session(file, settings, torch.get_num_threads())
 
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"pixel_values": images.contiguous().numpy()})[0])
@@ -70,8 +70,7 @@ def _onnx_runtime(file: bytes) -> Runtime:
 
 
 def _openvino(file: bytes) -> Runtime:
-    openvino: Any = importlib.import_module("openvino")
-    core = openvino.Core()
+    core = openvino().Core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bf16 where the processor has it
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

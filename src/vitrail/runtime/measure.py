@@ -20,11 +20,14 @@ _NEARLY = 0.97
 
 
 def machine(model: ViT) -> str:
-    """What a measurement holds for: the processor and its threads, or the GPU."""
+    """What a measurement holds for: the processor and its threads, or the GPU.
+
+    Virtual machines give processors that differ in their instructions the same name.
+    """
     device = next(model.parameters()).device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
 
 
 def seconds_each(runtime: Runtime, model: ViT, image_size: tuple[int, int]) -> float:

@@ -12,7 +12,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-MICROSOFT = "com.microsoft"
+from vitrail.runtime.integers import MICROSOFT, PRODUCT
 
 
 class Graph:
@@ -53,14 +53,17 @@ class Graph:
         return x if bias is None else self.node("Add", x, self.constant(bias))
 
     def _linear_int8(self, x: str, layer: nn.Linear) -> str:
-        """Weights as symmetric int8 with a scale for each output, activations as uint8 with a scale of the moment."""
+        """Weights as symmetric int8 with a scale for each output, activations as uint8 with a scale of the moment.
+
+        The file is the same for every processor; `vitrail.runtime.integers` has what it must be opened with.
+        """
         weight = layer.weight.detach().float()
         scale = weight.abs().amax(1).clamp(min=1e-12) / 127
         codes = (weight / scale[:, None]).round().to(torch.int8)
         inputs = [x, self.constant(codes.T.contiguous().numpy()), self.constant(scale), ""]
         if (bias := layer._parameters["bias"]) is not None:
             inputs.append(self.constant(bias))
-        return self.node("DynamicQuantizeMatMul", *inputs, domain=MICROSOFT)
+        return self.node(PRODUCT, *inputs, domain=MICROSOFT)
 
     def fused_attention(self, q: str, k: str, v: str, num_heads: int, scale: float, bias: str) -> str:
         """Attention of [B, N, D] each as one node of ONNX Runtime's; bias [B, 1, N, N] is added to the scores."""

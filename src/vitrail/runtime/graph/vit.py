@@ -22,7 +22,8 @@ from vitrail.model.mlp import SwiGLU, gelu_tanh, quick_gelu
 from vitrail.model.pooling import AttentionPooling
 from vitrail.model.vit import MLP, Attention, Block, LayerScale
 from vitrail.runtime.graph.merging import Merging
-from vitrail.runtime.graph.nodes import MICROSOFT, Graph
+from vitrail.runtime.graph.nodes import Graph
+from vitrail.runtime.integers import MICROSOFT
 
 OPSET = 20
 _MAX_BYTES = 2_000_000_000
