@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vitrail import recipes
-from vitrail.cli import _parser
-from vitrail.cli.settings import apply_settings, split_settings
+from vitrail.cli import parsed
+from vitrail.cli.settings import apply_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,14 +35,13 @@ def test_there_are_commands_in_the_documents() -> None:
 
 @pytest.mark.parametrize("command", _commands())
 def test_every_command_is_one_that_the_program_takes(command: str) -> None:
-    words, settings = split_settings(shlex.split(command.split(" > ", maxsplit=1)[0])[1:])
-    args = _parser().parse_args(words)
+    args = parsed(shlex.split(command.split(" > ", maxsplit=1)[0])[1:])
     if args.verb == "train":
         name = "digits" if args.recipe is None and args.resume and args.run else args.recipe  # --resume takes the run's
         assert name in recipes.names()
-        apply_settings(recipes.get(name), settings, "vitrail")
+        apply_settings(recipes.get(name), args.settings, "vitrail")
     else:
-        assert not settings
+        assert not args.settings
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> Answer:
         values["max_logit_difference"], values["verified_against"] = difference, against
         lines.append(f"verified       logits differ by at most {difference:.1e} from those of {against}")
     lines += [f"written        {path}" for path in written.files]
-    return Answer("\n".join(lines), values)
+    return Answer(lines, values)
 
 
 def _unchanged(model: Any) -> dict[str, Any]:

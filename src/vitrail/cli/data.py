@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> Answer:
 
     if args.action == "download":
         path = data.download(args.spec, Path(args.data_root) if args.data_root else None, progress=True)
-        return Answer(f"{args.spec} is in {path}", {"name": args.spec, "path": str(path)})
+        return Answer([f"{args.spec} is in {path}"], {"name": args.spec, "path": str(path)})
     if args.action == "check":
         found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
         return Answer(_problems(found), found)
@@ -64,10 +64,10 @@ def _pack(args: argparse.Namespace) -> Answer:
     for name, split in packed["splits"].items():
         unreadable = f", {len(split['errors'])} of them unreadable" if split["errors"] else ""
         lines.append(f"{name}: {split['num_examples']} images{unreadable}")
-    return Answer("\n".join(lines), packed)
+    return Answer(lines, packed)
 
 
-def _problems(found: dict[str, Any]) -> str:
+def _problems(found: dict[str, Any]) -> list[str]:
     """What is wrong with a data set, at most a few of each kind."""
     splits: dict[str, dict[str, Any]] = found["splits"]
     lines = [f"{name}: {split['num_examples']} images read" for name, split in splits.items()]
@@ -78,10 +78,10 @@ def _problems(found: dict[str, Any]) -> str:
     details += [f"in several classes: {', '.join(group)}" for group in found["conflicts"]]
     if len(details) > _MOST_DETAILS:
         details[_MOST_DETAILS:] = [f"... {_MOST_DETAILS} of {len(details)}; all of them with --json"]
-    return "\n".join([*lines, *details])
+    return [*lines, *details]
 
 
-def _text(found: dict[str, Any]) -> str:
+def _text(found: dict[str, Any]) -> list[str]:
     """Counts of each class in each split, then what the files are and what is wrong with them."""
     splits: dict[str, dict[str, Any]] = found["splits"]
     rows = [(name, *(split["per_class"][name] for split in splits.values())) for name in found["classes"]]
@@ -90,7 +90,7 @@ def _text(found: dict[str, Any]) -> str:
         f"{found['name']}: {len(found['classes'])} classes, {found['num_bytes'] / 2**20:.1f} MiB, "
         f"fingerprint {found['fingerprint'][:16]}",
         "",
-        table(("class", *splits), [*rows[:_MOST_CLASSES], total]),
+        *table(("class", *splits), [*rows[:_MOST_CLASSES], total]),
     ]
     if len(rows) > _MOST_CLASSES:
         lines.append(f"... {_MOST_CLASSES} of {len(rows)} classes; all of them with --json")
@@ -101,7 +101,7 @@ def _text(found: dict[str, Any]) -> str:
         lines += [f"{name}: unreadable: {error['path']}: {error['error']}" for error in split["errors"]]
     if found["num_ignored_files"]:
         lines.append(f"{found['num_ignored_files']} files that are no images are ignored")
-    return "\n".join(lines)
+    return lines
 
 
 def _counts(counts: dict[str, int]) -> str:

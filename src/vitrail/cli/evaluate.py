@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
 from vitrail.config import DataConfig, from_json
 from vitrail.errors import ConfigError, InputError
+from vitrail.terminal import say
 
 if TYPE_CHECKING:
     from vitrail.distributed import World
@@ -103,7 +104,7 @@ def _trained_on(recipe: dict[str, Any]) -> DataConfig:
         return DataConfig(spec="")
 
 
-def _text(split: str, result: dict[str, object]) -> str:
+def _text(split: str, result: dict[str, object]) -> list[str]:
     per_class: dict[str, dict[str, float]] = result["per_class"]  # type: ignore[assignment]
     errors: list[dict[str, str]] = result["errors"]  # type: ignore[assignment]
     rows = [
@@ -117,9 +118,9 @@ def _text(split: str, result: dict[str, object]) -> str:
         f"{result['num_correct']} of {result['num_examples']} images of the {split} split right"
         + (f"; {len(errors)} could not be read and count as wrong" if errors else ""),
         "",
-        table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),
+        *table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),
     ]
     if len(rows) > _MOST_CLASSES:
         lines.append(f"... the {_MOST_CLASSES} hardest of {len(rows)} classes; all of them with --json")
     lines += [f"unreadable: {error['path']}: {error['error']}" for error in errors]
-    return "\n".join(lines)
+    return lines

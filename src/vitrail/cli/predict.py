@@ -11,10 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
-from vitrail.errors import ConfigError, DataError, ImageError
+from vitrail.errors import ConfigError, DataError, ImageError, shown
+from vitrail.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,11 +75,11 @@ def run(args: argparse.Namespace) -> Answer:
         "engine": chosen.to_json(),
     }
     rows = [
-        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{r.label} {r.probability:.4f}" for r in p.top[1:]))
+        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{shown(r.label)} {r.probability:.4f}" for r in p.top[1:]))
         for p in predictions
     ]
-    text = table(("file", "label", "probability", "next"), rows)
-    return Answer("\n".join([text, *(f"unreadable: {error}" for error in errors)]), values)
+    lines = table(("file", "label", "probability", "next"), rows)
+    return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)
 
 
 def _files(paths: list[Path]) -> list[Path]:

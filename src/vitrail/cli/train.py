@@ -1,12 +1,11 @@
 """Train with a recipe, from scratch or from --init WEIGHTS.
 
-Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20.
-`vitrail train RECIPE --settings` lists them all with the recipe's values.
+Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20; a name that
+one section alone has may stand alone, as --lr 3e-4. `vitrail train RECIPE --settings` lists them all with the recipe's
+values.
 """
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import apply_settings, settings_help, with_data
 from vitrail.config import RunConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, shell_word
+from vitrail.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> Answer:
     config = with_data(_start(args), args.data, args.data_root)
     prog = f"vitrail train {config.recipe}".strip()
     if args.list_settings:
-        text = settings_help(config, prog)
-        return Answer(text, {"settings": text})
+        lines = settings_help(config)
+        return Answer(lines, {"settings": "\n".join(lines)})
     config = apply_settings(config, args.settings, prog)
 
     if args.init and not args.resume:
@@ -58,7 +58,7 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         named = () if args.run else ("--run", str(next_free_run(config.recipe or "run")))
         return launched(args, *named)
     result = train(config, args.run, resume=args.resume, progress=True)
-    run_path = shlex.quote(str(result.run))
+    run_path = shell_word(result.run)
     split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
     chosen = "" if best == result.final else f" (best epoch, chosen on the {split} split)"
     lines = [
@@ -89,7 +89,7 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
             f"  vitrail predict {run_path} IMAGE_OR_FOLDER",
             f"  vitrail eval {run_path}{on_split}",
         ]
-    return Answer("\n".join(lines), result.to_json())
+    return Answer(lines, result.to_json())
 
 
 def _start(args: argparse.Namespace) -> RunConfig:
@@ -112,10 +112,12 @@ def _start(args: argparse.Namespace) -> RunConfig:
         return read_config(Path(args.source))
     if args.recipe:
         return recipes.get(args.recipe)
+    if args.list_settings:
+        return RunConfig()
     raise ConfigError(
         "train needs a recipe.",
         expected=f"one of {', '.join(recipes.names())}",
-        do="It comes before the settings: vitrail train RECIPE --section.field VALUE",
+        do="For example: vitrail train digits. What each is for: vitrail recipes",
     )
 
 
@@ -128,5 +130,5 @@ def _with_a_split_it_has(config: RunConfig) -> RunConfig:
         return config
     part = f"{config.data.validation_fraction:.0%} of its training images are held out"
     if not inside_launch():
-        sys.stderr.write(f"{config.data.spec} has no test split: {part} and measured on (--evaluation.split val)\n")
+        say(f"{config.data.spec} has no test split: {part} and measured on (--evaluation.split val)")
     return replace(config, evaluation=replace(config.evaluation, split="val"))

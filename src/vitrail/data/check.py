@@ -13,7 +13,7 @@ from vitrail.config import DataConfig
 from vitrail.data.decode import decode_image
 from vitrail.data.sources import Encoded, Source, Split, open_source
 from vitrail.data.store import num_threads
-from vitrail.errors import ImageError
+from vitrail.errors import ImageError, shown
 
 IMBALANCED = 10
 """The largest class has more than so many times the images of the smallest: worth a warning."""
@@ -97,7 +97,10 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
 def _hashes(split: Split, title: str | None) -> Iterator[bytes | ImageError]:
     """The hash of each image's pixels, or what is wrong with it, in order; decoded in threads."""
     workers = num_threads()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(split), desc=title, disable=title is None) as bar:
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(split), desc=title and shown(title, 60), disable=title is None) as bar,
+    ):
         waiting: deque[Future[bytes | ImageError]] = deque()
         for record, name in zip(split.read(np.arange(len(split))), split.names, strict=True):
             waiting.append(pool.submit(_hash, record, name))

@@ -28,7 +28,7 @@ from vitrail.data.decode import load_image
 from vitrail.data.fit import fit
 from vitrail.data.locations import decoded_cache
 from vitrail.data.sources import Encoded, Packed, Split, check_whole
-from vitrail.errors import ImageError
+from vitrail.errors import ImageError, shown
 
 # Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
 _CACHE_VERSION = 1
@@ -124,7 +124,7 @@ def _decoded_chunks(
     does more than 10,000 a second; worker processes would not have started before CIFAR is done.
     """
     workers = num_threads()
-    bar = tqdm(total=len(split), unit="image", desc=title, disable=title is None)
+    bar = tqdm(total=len(split), unit="image", desc=title and shown(title, 60), disable=title is None)
     with ThreadPoolExecutor(workers) as pool, bar:
         waiting: deque[Future[_Chunk]] = deque()
         for start, records in _tasks(split, preprocessing):

@@ -6,7 +6,6 @@ number of processes does not matter.
 """
 
 import math
-import shlex
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +24,7 @@ from vitrail.engine.saving import Saving, State
 from vitrail.engine.schedule import input_scale, lr_factor
 from vitrail.engine.setup import check_same_data, fingerprints, model_card, plan, skipped
 from vitrail.engine.step import TrainStep
-from vitrail.errors import ConfigError, Interrupted, RunError
+from vitrail.errors import ConfigError, Interrupted, RunError, shell_word
 from vitrail.model import ViT
 from vitrail.run import RunDir, RunResult, environment
 from vitrail.run.progress import Progress, StopRequest, stop_on_signal
@@ -298,7 +297,7 @@ class Loop:
             raise Interrupted(
                 f"Stopped by a signal after step {self.state.step} of {self.total_steps}; the state is saved.",
                 signal_number=signal_number,
-                do=f"Go on with: vitrail train --run {shlex.quote(str(self.run_dir.path))} --resume",
+                do=f"Go on with: vitrail train --run {shell_word(self.run_dir.path)} --resume",
             )
 
     def _resume(self) -> list[str]:

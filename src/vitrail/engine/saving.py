@@ -1,6 +1,5 @@
 """What a run keeps: its state, saved beside the training and taken up again, exactly or with the reasons why not."""
 
-import sys
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +22,7 @@ from vitrail.run import (
 )
 from vitrail.run.lock import RunLock
 from vitrail.run.saver import Saver, copied
+from vitrail.terminal import say
 
 
 @dataclass
@@ -100,7 +100,8 @@ class Saving:
         except SaveError as error:
             if self.config.checkpoint.on_error == "stop":
                 raise
-            sys.stderr.write(f"vitrail: {error}\nvitrail: training goes on and saves again later.\n")
+            say(error)
+            say("training goes on and saves again later.")
 
     def restore(self, train_step: TrainStep) -> tuple[State | None, list[str]]:
         """Take up the newest whole checkpoint of the run directory. All processes must call it.

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from vitrail.errors import shown
+from vitrail.terminal import LONGEST_LINE
+
 NOTE_SECONDS = 1.0
 
 
@@ -49,7 +52,7 @@ class Progress:
         """Write a line that stays, above the bar."""
         if self.enabled:
             with tqdm.external_write_mode():
-                self._bar.write(text, file=self._bar.fp)
+                self._bar.write(shown(text, LONGEST_LINE), file=self._bar.fp)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

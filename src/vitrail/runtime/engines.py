@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.config.checks import pair
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, install_hint
 from vitrail.model import ViT
 from vitrail.runtime.merging import merged_logits
 
@@ -31,7 +31,7 @@ def check_installed(engine: str) -> None:
         raise ConfigError(
             f"--engine {engine} needs packages that are not installed.",
             got=f"no {' and no '.join(absent)}",
-            do='Install them with: pip install "vitrail[export]"',
+            do=install_hint(*absent),
         )
 
 

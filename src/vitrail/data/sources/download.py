@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vitrail import fsio
 from vitrail.data.locations import data_root
-from vitrail.errors import DataError
+from vitrail.errors import DataError, shown
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,12 @@ def _continue(archive: Archive, part: Path, *, progress: bool) -> None:
         if not resumes:
             fsio.remove(part)
         with tqdm(
-            total=archive.num_bytes, initial=start, unit="B", unit_scale=True, desc=archive.file, disable=not progress
+            total=archive.num_bytes,
+            initial=start,
+            unit="B",
+            unit_scale=True,
+            desc=shown(archive.file),
+            disable=not progress,
         ) as bar:
             for chunk in _chunks(answer, archive.num_bytes - start):
                 fsio.append_bytes(part, chunk)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitrail.data.sources.index import Encoded, Source, Split, class_index
-from vitrail.errors import ConfigError, DataError
+from vitrail.errors import ConfigError, DataError, install_hint
 
 _SPEC = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
@@ -39,7 +39,7 @@ def open_hub(spec: str) -> Source:
         import datasets
     except ImportError as error:
         raise ConfigError(
-            f"{spec}: data sets of the hub need the datasets library.", do='Install it: pip install "vitrail[hub]"'
+            f"{spec}: data sets of the hub need the datasets library.", do=install_hint("datasets")
         ) from error
     found, local = _SPEC.fullmatch(spec), Path(spec.removeprefix("hf:")).expanduser()
     if not local.is_dir() and found is None:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitrail.data.sources.index import Encoded, Source, Split, class_index, listing_of_paths
-from vitrail.errors import DataError
+from vitrail.errors import DataError, install_hint
 
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val)(?=$|[-_.])")
 _CANONICAL = {"validation": "val", "valid": "val"}
@@ -131,9 +131,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError(
-            f"{path}: reading Parquet files needs pyarrow.", do="Install it: pip install 'vitrail[data]'."
-        ) from error
+        raise DataError(f"{path}: reading Parquet files needs pyarrow.", do=install_hint("pyarrow")) from error
     try:
         with parquet.ParquetFile(path) as file:
             yield file
