@@ -1,6 +1,7 @@
 """The words of a command line, in any order: a verb's own options, settings of a run, and what stands by itself."""
 
 import argparse
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
@@ -19,17 +20,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def verb_first(words: Sequence[str], verbs: Iterable[str]) -> list[str]:
-    """A command line as VERB ...: options that all verbs take may stand before it, and `help` anywhere.
+    """A command line as VERB ...: options that all verbs take may stand before it; `help VERB` is `VERB --help`.
 
     Raises:
         ConfigError: there is no such verb; names one that is near.
     """
-    before = [word for word in words if word in _FOR_ALL]
-    rest = [word for word in words if word not in _FOR_ALL]
+    before = list(itertools.takewhile(_FOR_ALL.__contains__, words))
+    rest = list(words[len(before) :])
     if rest and rest[0] == "help":
         rest = [*rest[1:2], "--help"]
     if not rest or rest[0].startswith("-"):
-        return [*rest, *before]
+        return rest
     if rest[0] not in verbs:
         near = nearest(rest[0], verbs)
         raise ConfigError(
@@ -37,7 +38,7 @@ def verb_first(words: Sequence[str], verbs: Iterable[str]) -> list[str]:
             expected=f"one of {', '.join(verbs)}",
             do=f"Did you mean: vitrail {near}?" if near else "See: vitrail --help",
         )
-    return [*rest, *before]
+    return [rest[0], *before, *rest[1:]]
 
 
 def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) -> argparse.Namespace:
