@@ -127,7 +127,7 @@ class ImageError(VitrailError):
 
     def __init__(self, reason: str, name: str) -> None:
         self.reason, self.name = reason, name
-        super().__init__(f"{shown(name, LONGEST_PART)}: {reason}")
+        super().__init__(f"{name}: {reason}")
 
 
 class InputError(VitrailError, ValueError):

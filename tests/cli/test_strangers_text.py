@@ -23,6 +23,7 @@ import vitrail
 from tests.support.folders import write_parquet
 from tests.support.images import encode, noise
 from vitrail.cli import main
+from vitrail.cli.answer import table
 from vitrail.data.sources.download import ARCHIVES, Archive
 
 FORGED = "vitrail: all is well"
@@ -134,6 +135,10 @@ def test_training_names_classes_files_and_the_run(
     assert os.fsdecode(pasted.stdout.split(b"\0")[0]) == str(run)
     clean(capsys, *words, "--run", str(run), statuses=(2,))  # holds a run already
     clean(capsys, "eval", str(run), "--data", str(photos), "--split", "all")
+
+
+def test_one_long_cell_does_not_make_the_table_wide() -> None:
+    assert max(map(len, table(("name", LONG), [(LONG, 1), ("b", 2)]))) < 3000
 
 
 def test_data_sets_name_classes_and_files(capsys: pytest.CaptureFixture[str], photos: Path) -> None:

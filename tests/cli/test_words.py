@@ -1,14 +1,16 @@
 """How a command line is read: words in any order, short names of settings, near misses, empty words."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+import vitrail
 from vitrail import recipes
 from vitrail.cli import main, parsed
 from vitrail.cli.settings import _HABITS, apply_settings, full_name, settings_help
 from vitrail.config import RunConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, WeightsError
 
 
 def settled(*words: str) -> RunConfig:
@@ -143,3 +145,10 @@ def test_verbs() -> None:
         parsed(["eval", "m", "--epochs", "1"])
     with pytest.raises(ConfigError, match="required: MODEL, PATH"):
         parsed(["predict"])
+
+
+def test_an_empty_name_is_no_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="is empty"):
+        vitrail.load("")
+    assert main(["train", "digits", "--data.spec="]) == 2

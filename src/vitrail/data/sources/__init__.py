@@ -39,6 +39,8 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
         DataError: there is no such data set, or it is not laid out as one.
     """
     spec = config.spec
+    if not spec:  # as a path it would be the working directory
+        raise DataError("The name of the data set is empty.", expected=f"a path, or one of {', '.join(NAMED_SETS)}")
     if spec in NAMED_SETS:
         return open_named(spec, config.root, may_download=may_download, progress=progress)
     if spec.startswith("hf:"):
