@@ -147,6 +147,22 @@ def test_verbs() -> None:
         parsed(["predict"])
 
 
+def test_data_in_the_place_of_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for words, told in {
+        "train photos": "vitrail train cifar10-cpu --data photos",
+        "train digits photos": "given with --data",
+        "finetune photos": "vitrail finetune builtin:cifar100-conv --data photos",
+        "finetune builtin:cifar100-conv photos": "given with --data",
+        "eval m photos": "given with --data",
+    }.items():
+        assert main(words.split()) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_an_empty_name_is_no_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match="is empty"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitrail.cli.answer import Answer, table
 from vitrail.config import DataConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, shell_word
 
 _MOST_CLASSES = 40
 _IMBALANCED = 10
@@ -49,7 +49,9 @@ def _pack(args: argparse.Namespace) -> Answer:
     from vitrail import data
 
     if not args.target:
-        raise ConfigError("vitrail data pack needs a folder to write.", do=f"vitrail data pack {args.spec} DST")
+        raise ConfigError(
+            "vitrail data pack needs a folder to write.", do=f"vitrail data pack {shell_word(args.spec)} DST"
+        )
     config = DataConfig(
         spec=args.spec,
         root=args.data_root,
@@ -60,7 +62,9 @@ def _pack(args: argparse.Namespace) -> Answer:
     )
     packed = data.pack(config, Path(args.target), progress=True)
     size = "x".join(map(str, packed["decode_size"]))
-    lines = [f"{args.target}: {packed['num_bytes'] / 2**20:.1f} MiB of {size}; use it as --data {args.target}"]
+    lines = [
+        f"{args.target}: {packed['num_bytes'] / 2**20:.1f} MiB of {size}; use it as --data {shell_word(args.target)}"
+    ]
     for name, split in packed["splits"].items():
         unreadable = f", {len(split['errors'])} of them unreadable" if split["errors"] else ""
         lines.append(f"{name}: {split['num_examples']} images{unreadable}")

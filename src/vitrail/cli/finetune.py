@@ -63,17 +63,19 @@ def run(args: argparse.Namespace) -> Answer:
             do="For example: vitrail finetune builtin:cifar100-conv --data FOLDER",
         )
     recipe = recipes.get(args.recipe)
+    if not args.data and not args.list_settings:
+        meant = args.weights if Path(args.weights).is_dir() else "FOLDER"
+        raise ConfigError(
+            "finetune needs images to learn from.",
+            expected="--data with a folder of a folder for each class, a named set, a manifest, or hf:OWNER/NAME",
+            do=f"For example: vitrail finetune builtin:cifar100-conv --data {shell_word(meant)}",
+        )
 
     from vitrail.engine import transfer
 
     start = with_data(transfer.with_weights(recipe, args.weights, args.head), args.data, args.data_root)
     if args.list_settings:
         return _listed(start)
-    if not args.data:
-        raise ConfigError(
-            "finetune needs images to learn from.",
-            expected="--data with a folder of a folder for each class, a named set, a manifest, or hf:OWNER/NAME",
-        )
     return trained(transfer.with_image_size(apply_settings(start, args.settings, prog), start), args)
 
 

@@ -111,6 +111,13 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if args.source:
         return read_config(Path(args.source))
     if args.recipe:
+        if args.recipe not in recipes.names() and Path(args.recipe).exists():
+            raise ConfigError(
+                f"{args.recipe} is no recipe.",
+                got="a file or folder",
+                expected="a name of: vitrail recipes",
+                do=f"To learn from it: vitrail train cifar10-cpu --data {shell_word(args.recipe)}",
+            )
         return recipes.get(args.recipe)
     if args.list_settings:
         return RunConfig()

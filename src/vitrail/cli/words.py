@@ -77,7 +77,12 @@ def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) ->
     # What stands alone comes first, so that no option with several values takes it; a path that begins with a hyphen
     # needs a mark before it.
     marked = any(word.startswith("-") and not is_number(word) for word in alone)
-    args = parser.parse_args([*own, "--", *alone] if marked else [*alone, *own])
+    args, over = parser.parse_known_args([*own, "--", *alone] if marked else [*alone, *own])
+    if over:
+        spec = "Images to learn from or to measure on are given with --data." if "--data" in options else ""
+        raise ConfigError(
+            f"{_verb(parser)} takes no further argument.", got=over[0], do=spec or f"See: {parser.prog} --help"
+        )
     args.settings = settings
     return args
 
