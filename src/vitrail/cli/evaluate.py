@@ -1,6 +1,7 @@
 """Evaluate a model exactly: every image of a split, once.
 
-MODEL is a run directory or a vitrail model file. An image that cannot be read counts as a wrong answer and is named.
+MODEL is a run directory, a vitrail model file, builtin:NAME, another library's weights, or a hub id. An image
+that cannot be read counts as a wrong answer and is named.
 """
 
 import argparse
@@ -24,7 +25,7 @@ _MOST_CLASSES = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what eval takes."""
-    parser.add_argument("model", metavar="MODEL", help="a run directory or a model file")
+    parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
     parser.add_argument("--data", metavar="SPEC", help="default: the data the model was trained on")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default: test")

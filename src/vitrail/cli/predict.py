@@ -1,7 +1,7 @@
 """Classify images: files or folders to ranked labels.
 
-MODEL is a run directory or a vitrail model file. Every file of a folder is tried; one that is no image gets a line of
-its own.
+MODEL is a run directory, a vitrail model file, builtin:NAME, another library's weights, or a hub id. Every file
+of a folder is tried; one that is no image gets a line of its own.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from vitrail.terminal import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what predict takes."""
-    parser.add_argument("model", metavar="MODEL", help="a run directory or a model file")
+    parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
     add_engine_options(parser, "64")
