@@ -4,6 +4,7 @@
 
 * Writing, renaming, deleting and creating directories: only in fsio.py, so that a test can fail any of them.
 * Opening images: only in data/decode.py, so that training, evaluation and prediction see the same pixels.
+* Writing for people: only in terminal.py, which escapes what a stranger's text would do to a terminal.
 * Unpickling, `torch.load` without `weights_only=True`, `eval`, `exec`, `extractall`: nowhere.
 
 In: the Python files below FOLDER (src/vitrail). Out: `file:line: call: why`; exit status 1 if there is one.
@@ -22,8 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 WRITES = "only fsio.py writes, renames, deletes or creates directories"
 DECODES = "only data/decode.py opens images"
+SHOWS = "only terminal.py writes on the terminal"
+TITLED = "the title of a bar goes through vitrail.errors.shown"
 UNSAFE = "it runs or trusts what a file says"
-HOMES = {WRITES: "fsio.py", DECODES: "data/decode.py"}
+HOMES = {WRITES: "fsio.py", DECODES: "data/decode.py", SHOWS: "terminal.py"}
 
 # A name that ends in a dot stands for everything below it.
 WRITING_FUNCTIONS = """
@@ -32,6 +35,7 @@ WRITING_FUNCTIONS = """
     torch.save torch.jit.save safetensors.torch.save_file safetensors.torch.save_model safetensors.numpy.save_file
     numpy.save numpy.savez numpy.savez_compressed numpy.savetxt urllib.request.urlretrieve
 """
+SHOWING_FUNCTIONS = "print sys.stdout.write sys.stderr.write traceback.print_exc warnings.warn"
 UNSAFE_FUNCTIONS = """
     eval exec pickle. cPickle. dill. cloudpickle. marshal. shelve. joblib.load yaml.load yaml.unsafe_load
 """
@@ -39,6 +43,7 @@ WRITING_METHODS = "write_text write_bytes mkdir unlink rename rmdir touch symlin
 FUNCTIONS = {
     **dict.fromkeys(WRITING_FUNCTIONS.split(), WRITES),
     **dict.fromkeys(UNSAFE_FUNCTIONS.split(), UNSAFE),
+    **dict.fromkeys(SHOWING_FUNCTIONS.split(), SHOWS),
     "PIL.Image.open": DECODES,
 }
 METHODS = {**dict.fromkeys(WRITING_METHODS.split(), WRITES), "extractall": UNSAFE}
@@ -86,6 +91,9 @@ def reason(node: ast.Call, call: str) -> str:
     for function, why in FUNCTIONS.items():
         if call == function or (function.endswith(".") and call.startswith(function)):
             return why
+    if call == "tqdm.tqdm":
+        title = keyword(node, "desc")
+        return "" if title is None or "shown" in {n.id for n in ast.walk(title) if isinstance(n, ast.Name)} else TITLED
     if call == "torch.load":
         return "" if constant(keyword(node, "weights_only")) is True else UNSAFE
     if call == "numpy.load":

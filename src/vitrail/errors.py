@@ -6,7 +6,20 @@ with. A message reads, in at most three lines:
     data.batch-size must be positive.
       Got 0; expected an integer >= 1.
       Use --data.batch-size 128.
+
+Names of files, classes, columns and tensors come from strangers: `shown` and `shell_word` put them into a form that can
+be printed. `VitrailError` applies `shown` to each of its parts, `vitrail.terminal` to every line.
 """
+
+import difflib
+import os
+import shlex
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+LONGEST_PART = 2000
+"""Characters of one part of a message, or one cell of a table, at most."""
 
 
 def shown(text: object, most: int = 120) -> str:
@@ -23,7 +36,40 @@ def shown(text: object, most: int = 120) -> str:
     if len(whole) > most:
         head = (most - 3) * 2 // 3
         whole = f"{whole[:head]}...{whole[len(whole) - (most - 3 - head) :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in whole)
+    return whole if whole.isprintable() else "".join(map(_printable, whole))
+
+
+def shell_word(text: object) -> str:
+    """A path or name as one word of a command that is printed to be pasted into a shell."""
+    word = str(text)
+    if word.isprintable():
+        return shlex.quote(word)
+    printable = (
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(word)
+    )
+    return f"$'{''.join(printable)}'"
+
+
+def install_hint(*packages: str) -> str:
+    """The command that installs what is missing into the Python that runs, however vitrail itself got there."""
+    return f"Install it with: {shell_word(sys.executable)} -m pip install {' '.join(packages)}"
+
+
+def nearest(name: object, among: Iterable[str], cutoff: float = 0.6) -> str:
+    """The name that `name` may be a misspelling of; empty when none is near. A text of any length takes no time."""
+    return next(iter(difflib.get_close_matches(str(name)[:200], list(among), n=1, cutoff=cutoff)), "")
+
+
+def _printable(character: str) -> str:
+    """The character itself, or its escape; spaces other than the usual one are harmless, and common in names."""
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _part(value: object) -> str:
+    """One part of a message on one line. Messages of other libraries may have several lines, and they become one."""
+    return shown(" ".join(str(value).split()) if isinstance(value, BaseException) else value, LONGEST_PART)
 
 
 class VitrailError(Exception):
@@ -31,6 +77,7 @@ class VitrailError(Exception):
 
     Args:
         what: one sentence that names the field, file or command.
+        listed: what the sentence is about, each on a line of its own.
         got: the offending value or finding, in a few words.
         expected: what would have been right.
         do: the next thing to type or to change.
@@ -40,15 +87,25 @@ class VitrailError(Exception):
     told: bool | None = None
     """Whether another process of the same run shows it to the user; None: there was none to ask."""
 
-    def __init__(self, what: str, *, got: object = None, expected: object = None, do: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        listed: Sequence[object] = (),
+        got: object = None,
+        expected: object = None,
+        do: str | None = None,
+    ) -> None:
         self.what, self.got, self.expected, self.do = what, got, expected, do
-        details = [f"{word} {value}" for word, value in (("got", got), ("expected", expected)) if value is not None]
-        lines = [what]
+        details = [
+            f"{word} {_part(value)}" for word, value in (("got", got), ("expected", expected)) if value is not None
+        ]
+        lines = [_part(what), *(f"    {_part(one)}" for one in listed)]
         if details:
             sentence = "; ".join(details)
             lines.append(f"  {sentence[0].upper()}{sentence[1:]}.")
         if do:
-            lines.append(f"  {do}")
+            lines.append(f"  {_part(do)}")
         super().__init__("\n".join(lines))
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vitrail.errors import shown
+from vitrail.terminal import LONGEST_LINE, say
+
 FIRST_SECONDS, LONGEST_SECONDS, PART = 10.0, 300.0, 0.1
 """Where there is no terminal: a line every ten seconds, later every tenth of the time passed, at most five minutes."""
 
@@ -52,7 +55,7 @@ class Bar:
             initial=self.done,
             unit=f" {self.unit}",
             unit_scale=self.total > 10_000,
-            desc=self.title or None,
+            desc=shown(self.title, 60) or None,
             leave=keep,
             dynamic_ncols=True,
             mininterval=0.5,
@@ -82,10 +85,9 @@ class Bar:
         """Write a line that stays, above the bar."""
         if self._bar is not None:
             with tqdm.external_write_mode():
-                self._bar.write(text, file=self._bar.fp)
+                self._bar.write(shown(text, LONGEST_LINE), file=self._bar.fp)
         elif self.enabled:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            say(text, prefix="")
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -333,7 +333,6 @@ def test_finetune_says_what_is_missing(capsys: pytest.CaptureFixture[str], args:
     assert message in refused(capsys, *args)
 
 
-@pytest.mark.filterwarnings("ignore:get_parser:DeprecationWarning")
 def test_settings_are_listed_with_the_values_of_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     told = vitrail_json(capsys, "finetune", "builtin:cifar100", "--settings")["settings"]
     assert "--data.image-size" in told

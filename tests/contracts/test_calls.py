@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_calls import DECODES, UNSAFE, WRITES, main, violations
+from scripts.check_calls import DECODES, SHOWS, TITLED, UNSAFE, WRITES, main, violations
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "vitrail"
 
@@ -38,6 +38,10 @@ FORBIDDEN = [
     ("import torch; torch.load(a)", UNSAFE),
     ("import torch; torch.load(a, weights_only=False)", UNSAFE),
     ("import numpy as np; np.load(a, allow_pickle=True)", UNSAFE),
+    ("print(name)", SHOWS),
+    ("import sys; sys.stderr.write(name)", SHOWS),
+    ("import traceback; traceback.print_exc()", SHOWS),
+    ("from tqdm import tqdm; tqdm(files, desc=name)", TITLED),
     ("eval(text)", UNSAFE),
     ("exec(text)", UNSAFE),
 ]
@@ -49,6 +53,7 @@ FREE = [
     "import dataclasses; dataclasses.replace(config, seed=1)",
     "from vitrail import fsio; fsio.write_bytes(path, data)",
     "model.eval()",
+    "from tqdm import tqdm; from vitrail.errors import shown; tqdm(files, desc=name and shown(name))",
     "import torch; torch.load(a, weights_only=True)",
     "import numpy as np; np.load(a)",
     'import numpy as np; np.memmap(a, np.uint8, "r")',

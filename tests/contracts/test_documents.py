@@ -1,48 +1,113 @@
 """What the documents show runs: Python blocks are executed, commands are parsed, examples are run."""
 
+import argparse
+import dataclasses
 import re
 import runpy
 import shlex
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from vitrail import recipes
-from vitrail.cli import _parser
-from vitrail.cli.settings import apply_settings, split_settings
+from vitrail.cli import _parsers, parsed
+from vitrail.cli.settings import apply_settings, is_setting
+from vitrail.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+INLINE = re.compile(r"`([^`\n]+)`")
+PROGRAM = re.compile(r"(?:^|\s)(?:\.venv/bin/|-m )?vitrail(?= [a-z])")
+NOT_OURS = {"--section.field", "--smoke", "--signal", "--pretrained-path"}
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    """The lines of the code blocks of a document; one that ends with a backslash goes on in the next."""
+    for language, block in BLOCK.findall(path.read_text(encoding="utf-8")):
+        if language != "python":
+            yield from block.replace("\\\n", " ").splitlines()
+
+
 def _commands() -> list[str]:
     """Every command line of ours in a code block, and those that recipes state."""
     found = [recipes.describe(name).command for name in recipes.names()]
-    for path in DOCUMENTS:
-        for _, block in BLOCK.findall(path.read_text(encoding="utf-8")):
-            for line in block.splitlines():
-                words = re.split(r"\s#", line)[0].removeprefix(".venv/bin/").strip()
-                if words.startswith("vitrail "):
-                    found.append(words)
+    for line in (line for path in DOCUMENTS for line in _blocks(path)):
+        words = re.split(r"\s#", line)[0]
+        if begin := PROGRAM.search(words):
+            # What a shell would fill in ($resume, $(...)) is left out, and so is where the output goes.
+            ours = re.split(r" > | \$\(|\"\]", words[begin.end() :])[0]
+            found.append("vitrail " + re.sub(r" \$\w+$", "", ours.strip()))
     return found
 
 
+def _inline() -> list[tuple[str, str]]:
+    """What stands between backticks in the prose, and the document it stands in."""
+    return [
+        (path.name, code)
+        for path in DOCUMENTS
+        if path.name != "LOG.md"  # a log keeps the commands of its day
+        for code in INLINE.findall(BLOCK.sub("", path.read_text(encoding="utf-8")))
+    ]
+
+
 def test_there_are_commands_in_the_documents() -> None:
-    assert len(_commands()) > 10
+    assert len(_commands()) > 50
+    assert len([code for _, code in _inline() if code.startswith("vitrail ")]) > 20
 
 
 @pytest.mark.parametrize("command", _commands())
 def test_every_command_is_one_that_the_program_takes(command: str) -> None:
-    words, settings = split_settings(shlex.split(command.split(" > ", maxsplit=1)[0])[1:])
-    args = _parser().parse_args(words)
+    args = parsed(shlex.split(command)[1:])
     if args.verb == "train":
         name = "digits" if args.recipe is None and args.resume and args.run else args.recipe  # --resume takes the run's
         assert name in recipes.names()
-        apply_settings(recipes.get(name), settings, "vitrail")
+        apply_settings(recipes.get(name), args.settings, "vitrail")
+    elif args.verb == "finetune":
+        apply_settings(recipes.get(args.recipe), args.settings, "vitrail")
     else:
-        assert not settings
+        assert not args.settings
+
+
+def _is_known(flag: str, verbs: Iterable[argparse.ArgumentParser]) -> bool:
+    """Whether a flag is an option of one of the verbs, or a setting."""
+    return is_setting(flag) or any(flag in verb._option_string_actions for verb in verbs)
+
+
+def _unknown_in(code: str, verbs: Mapping[str, argparse.ArgumentParser]) -> list[str]:
+    """Commands, options and settings of a piece of prose that the program does not have."""
+    named = re.match(r"(?:\.venv/bin/)?vitrail ([a-z]+)", code)
+    flags = [flag for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", code) if flag not in NOT_OURS]
+    if named and named[1] == "help":
+        return []
+    if named and named[1] not in verbs:
+        return [named[1]]
+    if "pip " in code or (not named and PROGRAM.search(code)):  # a command of another program
+        flags = []
+    unknown = [flag for flag in flags if not _is_known(flag, [verbs[named[1]]] if named else verbs.values())]
+    sections = "|".join(field.name for field in dataclasses.fields(RunConfig) if field.name not in ("recipe", "seed"))
+    setting = re.fullmatch(rf"((?:{sections})\.[a-z][a-z_-]*)(?:[= ].*)?", code)
+    if setting and not setting[1].endswith((".py", ".safetensors")) and not is_setting(setting[1]):
+        unknown.append(setting[1])
+    return unknown
+
+
+def test_every_option_and_setting_in_the_prose_is_there() -> None:
+    _, verbs = _parsers()
+    assert [(document, code, unknown) for document, code in _inline() if (unknown := _unknown_in(code, verbs))] == []
+    assert _unknown_in("vitrail trian", verbs) == ["trian"]
+    assert _unknown_in("vitrail eval RUN --rnu x", verbs) == ["--rnu"]
+    assert _unknown_in("optim.learning-rate 1", verbs) == ["optim.learning-rate"]
+
+
+def test_files_that_the_documents_link_to_are_there() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:

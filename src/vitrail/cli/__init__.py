@@ -8,18 +8,15 @@ was lost, 130/143 interrupted.
 import argparse
 import atexit
 import gc
-import io
-import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Protocol
 
-from vitrail import __version__
+from vitrail import __version__, terminal
 from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
-from vitrail.cli.settings import split_settings
+from vitrail.cli.words import Parser, understood, verb_first
 from vitrail.errors import VitrailError
 
 
@@ -49,6 +46,7 @@ _VERBS: dict[str, Verb] = {
 }
 _SHARED = ("train", "finetune", "eval", "predict")
 """Verbs whose work several processes can share."""
+_TAKE_SETTINGS = ("train", "finetune")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,36 +62,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     if argv is None:  # a process of its own: it ends without a last search for cycles through all of torch, 0.4 s
         atexit.register(gc.freeze)
-    words, settings = split_settings(list(sys.argv[1:] if argv is None else argv))
-    args = _parser().parse_args(words)
-    args.settings, args.words = settings, list(sys.argv[1:] if argv is None else argv)
     is_first, status = True, 0
     try:
+        args = parsed(list(sys.argv[1:] if argv is None else argv))
         is_first = _is_first(args.verb)
-        if settings and args.verb not in ("train", "finetune"):
-            _parser().error(f"{args.verb} takes no settings: {' '.join(settings)}")
         answer = _VERBS[args.verb].run(args)
         if answer.values is None:
             return answer.status
         status = answer.status
         if not is_first:
             return status
-        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that the terminal cannot show
-            sys.stdout.reconfigure(errors="backslashreplace")
-        sys.stdout.write((json.dumps(answer.values, allow_nan=False) if args.json else answer.text) + "\n")
-        sys.stdout.flush()
+        if args.json:
+            terminal.answer_json(answer.values)
+        else:
+            terminal.answer(answer.lines)
     except VitrailError as error:
         if not (not is_first if error.told is None else error.told):
-            sys.stderr.write(f"vitrail: {error}\n")
+            terminal.say(error)
         return error.exit_status
     except KeyboardInterrupt:
-        sys.stderr.write("vitrail: interrupted\n")
+        terminal.say("interrupted")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception:  # the last resort: a fault of ours, shown whole
-        traceback.print_exc()
-        sys.stderr.write("vitrail: this is a fault of vitrail's; please report it with the lines above.\n")
+    except Exception as error:  # the last resort: a fault of ours, shown whole
+        terminal.say_fault(error)
         return 1
     return status
 
@@ -110,21 +103,41 @@ def _is_first(verb: str) -> bool:
     return launched_rank() == 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parsed(words: list[str]) -> argparse.Namespace:
+    """What a command line says: the arguments of its verb, and `verb`, `settings`, `json`, `words`.
+
+    Raises:
+        ConfigError: it is not understood.
+        SystemExit: it asked for help or for the version, which has been printed.
+    """
+    parser, verbs = _parsers()
+    ordered = verb_first(words, verbs)
+    if not ordered or ordered[0].startswith("-"):
+        parser.parse_args(ordered or ["--help"])
+        parser.error("a command is missing")
+    verb, *rest = ordered
+    args = understood(rest, verbs[verb], takes_settings=verb in _TAKE_SETTINGS)
+    args.verb, args.words = verb, ordered
+    return args
+
+
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+    """That of the program, which shows the list of verbs, and that of each verb."""
+    parser = Parser(
         prog="vitrail", allow_abbrev=False, description="From images to a Vision Transformer you can trust and ship."
     )
     parser.add_argument("--version", action="version", version=f"vitrail {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    parsers: dict[str, Parser] = {}
     for name, module in _VERBS.items():
         text = (module.__doc__ or "").strip()
-        verb = verbs.add_parser(
+        parsers[name] = verbs.add_parser(
             name,
             help=text.splitlines()[0].rstrip("."),
             description=text,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(verb)
-        verb.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    return parser
+        module.add_arguments(parsers[name])
+        parsers[name].add_argument("--json", action="store_true", help="one JSON object on standard output")
+    return parser, parsers

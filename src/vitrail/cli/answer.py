@@ -4,26 +4,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitrail.errors import LONGEST_PART, shown
+
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a verb: text for people, JSON values for programs.
+    """The result of a verb: lines for people, JSON values for programs.
 
-    Without values the answer was given by a process that this one started, which ended with `status`.
+    A line break within a line is a stranger's, and is shown as an escape. Without values the answer was given by a
+    process that this one started, which ended with `status`.
     """
 
-    text: str
+    lines: list[str]
     values: dict[str, Any] | None
     status: int = 0
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Align cells in columns: numbers to the right, everything else to the left."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a table, cells aligned in columns: numbers to the right, everything else to the left."""
+    cells = [[shown(cell, LONGEST_PART) for cell in row] for row in rows]
+    titles = [shown(title) for title in header]
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *cells]
-    return "\n".join(
+    lines = [titles, ["-" * width for width in widths], *cells]
+    return [
         "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
         for line in lines
-    )
+    ]

@@ -73,7 +73,7 @@ def _run_of(geometry: ViTConfig) -> RunConfig:
     return replace(config, model=architecture, data=data)
 
 
-def _text(what: str, found: dict[str, Any]) -> str:
+def _text(what: str, found: dict[str, Any]) -> list[str]:
     training, inference = found["training"], found["inference"]
     rows = [
         ("training", round(training["images_per_second"], 1), f"{training['share_of_peak']:.0%}"),
@@ -86,11 +86,11 @@ def _text(what: str, found: dict[str, Any]) -> str:
         f"matrix products at {found['matrix_peak_gflops']:,.0f} GFLOP/s; peak memory "
         f"{training['peak_memory_mib']:,.0f} MiB",
         "",
-        table(("", "images/s", "of the matrix peak"), rows),
+        *table(("", "images/s", "of the matrix peak"), rows),
         "",
-        table(("a training step", "of its time"), [(p, f"{part:.1%}") for p, part in found["fractions"].items()]),
+        *table(("a training step", "of its time"), [(p, f"{part:.1%}") for p, part in found["fractions"].items()]),
     ]
     if found["peers"]:
-        lines += ["", "training steps on one batch, AdamW, by turns:", found["peers"]["table"]]
+        lines += ["", "training steps on one batch, AdamW, by turns:", *found["peers"]["table"].splitlines()]
         lines += [f"{name}: not compared: {reason}" for name, reason in found["peers"]["not_here"].items()]
-    return "\n".join(lines)
+    return lines

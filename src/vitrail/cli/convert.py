@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> Answer:
     lines += [f"lost           {line}" for line in written.lost]
     lines += said
     lines += [f"written        {path}" for path in written.files]
-    return Answer("\n".join(lines), values)
+    return Answer(lines, values)
 
 
 def _unchanged(model: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitrail.cli.answer import Answer, table
 from vitrail.config import DataConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, shell_word
 
 _MOST_CLASSES = 40
 _IMBALANCED = 10
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> Answer:
 
     if args.action == "download":
         path = data.download(args.spec, Path(args.data_root) if args.data_root else None, progress=True)
-        return Answer(f"{args.spec} is in {path}", {"name": args.spec, "path": str(path)})
+        return Answer([f"{args.spec} is in {path}"], {"name": args.spec, "path": str(path)})
     if args.action == "check":
         found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
         return Answer(_problems(found), found, 0 if found["is_clean"] else 2)
@@ -50,7 +50,9 @@ def _pack(args: argparse.Namespace) -> Answer:
     from vitrail import data
 
     if not args.target:
-        raise ConfigError("vitrail data pack needs a folder to write.", do=f"vitrail data pack {args.spec} DST")
+        raise ConfigError(
+            "vitrail data pack needs a folder to write.", do=f"vitrail data pack {shell_word(args.spec)} DST"
+        )
     config = DataConfig(
         spec=args.spec,
         root=args.data_root,
@@ -62,14 +64,16 @@ def _pack(args: argparse.Namespace) -> Answer:
     )
     packed = data.pack(config, Path(args.target), progress=True)
     size = "x".join(map(str, packed["decode_size"]))
-    lines = [f"{args.target}: {packed['num_bytes'] / 2**20:.1f} MiB of {size}; use it as --data {args.target}"]
+    lines = [
+        f"{args.target}: {packed['num_bytes'] / 2**20:.1f} MiB of {size}; use it as --data {shell_word(args.target)}"
+    ]
     for name, split in packed["splits"].items():
         unreadable = f", {len(split['errors'])} of them unreadable" if split["errors"] else ""
         lines.append(f"{name}: {split['num_examples']} images{unreadable}")
-    return Answer("\n".join(lines), packed)
+    return Answer(lines, packed)
 
 
-def _problems(found: dict[str, Any]) -> str:
+def _problems(found: dict[str, Any]) -> list[str]:
     """What is wrong with a data set, at most a few of each kind."""
     splits: dict[str, dict[str, Any]] = found["splits"]
     lines = [f"{name}: {split['num_examples']} images read" for name, split in splits.items()]
@@ -81,10 +85,10 @@ def _problems(found: dict[str, Any]) -> str:
     details += [f"in several classes: {', '.join(group)}" for group in found["conflicts"]]
     if len(details) > _MOST_DETAILS:
         details[_MOST_DETAILS:] = [f"... {_MOST_DETAILS} of {len(details)}; all of them with --json"]
-    return "\n".join([*lines, *details])
+    return [*lines, *details]
 
 
-def _text(found: dict[str, Any]) -> str:
+def _text(found: dict[str, Any]) -> list[str]:
     """Counts of each class in each split, then what the files are and what is wrong with them."""
     splits: dict[str, dict[str, Any]] = found["splits"]
     rows = [(name, *(split["per_class"][name] for split in splits.values())) for name in found["classes"]]
@@ -93,7 +97,7 @@ def _text(found: dict[str, Any]) -> str:
         f"{found['name']}: {len(found['classes'])} classes, {found['num_bytes'] / 2**20:.1f} MiB, "
         f"fingerprint {found['fingerprint'][:16]}",
         "",
-        table(("class", *splits), [*rows[:_MOST_CLASSES], total]),
+        *table(("class", *splits), [*rows[:_MOST_CLASSES], total]),
     ]
     if len(rows) > _MOST_CLASSES:
         lines.append(f"... {_MOST_CLASSES} of {len(rows)} classes; all of them with --json")
@@ -102,7 +106,7 @@ def _text(found: dict[str, Any]) -> str:
         if split["imbalance"] > _IMBALANCED:
             lines.append(f"{name}: the largest class has {split['imbalance']:.0f} times the images of the smallest")
         lines += [f"{name}: unreadable: {error['path']}: {error['error']}" for error in split["errors"]]
-    return "\n".join([*lines, *found["notes"]])
+    return [*lines, *found["notes"]]
 
 
 def _counts(counts: dict[str, int]) -> str:

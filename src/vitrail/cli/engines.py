@@ -1,7 +1,6 @@
 """--engine, --precision, --merge and --batch-size: what runs a model for eval and predict."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from vitrail.errors import ConfigError
@@ -56,8 +55,3 @@ def engine_line(chosen: "Chosen") -> str:
     """One line: what runs the model, and why."""
     merged = f", {chosen.merge} tokens merged a layer" if chosen.merge else ""
     return f"engine: {chosen.engine} {chosen.precision}{merged}, {chosen.batch_size} images at a time ({chosen.reason})"
-
-
-def say(text: str) -> None:
-    """A line on standard error."""
-    sys.stderr.write(f"vitrail: {text}\n")

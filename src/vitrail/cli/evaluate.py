@@ -1,6 +1,7 @@
 """Evaluate a model exactly: every image of a split, once.
 
-MODEL is a run directory or a vitrail model file. An image that cannot be read counts as a wrong answer and is named.
+MODEL is a run directory, a vitrail model file, builtin:NAME, another library's weights, or a hub id. An image
+that cannot be read counts as a wrong answer and is named.
 """
 
 import argparse
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
 from vitrail.config import DataConfig, from_json
 from vitrail.errors import ConfigError, InputError
+from vitrail.terminal import say
 
 if TYPE_CHECKING:
     from vitrail.distributed import World
@@ -23,7 +25,7 @@ _MOST_CLASSES = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what eval takes."""
-    parser.add_argument("model", metavar="MODEL", help="a run directory or a model file")
+    parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
     parser.add_argument("--data", metavar="SPEC", help="default: the data the model was trained on")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument(
@@ -122,7 +124,7 @@ def _measured_split(recipe: dict[str, Any], config: DataConfig) -> str:
     return "val"
 
 
-def _text(result: dict[str, Any]) -> str:
+def _text(result: dict[str, Any]) -> list[str]:
     per_class: dict[str, dict[str, float]] = result["per_class"]
     errors: list[dict[str, str]] = result["errors"]
     rows = [
@@ -136,9 +138,9 @@ def _text(result: dict[str, Any]) -> str:
         f"{result['num_correct']} of {result['num_examples']} images of the {result['split']} split right"
         + (f"; {len(errors)} could not be read and count as wrong" if errors else ""),
         "",
-        table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),
+        *table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),
     ]
     if len(rows) > _MOST_CLASSES:
         lines.append(f"... the {_MOST_CLASSES} hardest of {len(rows)} classes; all of them with --json")
     lines += [f"unreadable: {error['path']}: {error['error']}" for error in errors]
-    return "\n".join(lines)
+    return lines

@@ -1,13 +1,12 @@
 """Fine-tune pretrained weights on images of your own.
 
 Architecture and preprocessing come from the weights, the classes from the data. Every setting of the run can be
-changed: --section.field VALUE, as --data.image-size 384 or --schedule.epochs 20; `vitrail finetune WEIGHTS --settings`
-lists them all. Recipes: finetune (the default), finetune-cpu, reference-finetune, finetune-sgd, finetune-gradual, lora,
-linear-probe, knn.
+changed: --section.field VALUE, as --data.image-size 384 or --schedule.epochs 20; a name that one section alone has may
+stand alone, as --epochs 20. `vitrail finetune WEIGHTS --settings` lists them all. Recipes: finetune (the default),
+finetune-cpu, reference-finetune, finetune-sgd, finetune-gradual, lora, linear-probe, knn.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from vitrail import recipes
@@ -15,7 +14,8 @@ from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options
 from vitrail.cli.settings import apply_settings, settings_help, with_data
 from vitrail.cli.train import trained
-from vitrail.errors import ConfigError
+from vitrail.config import RunConfig
+from vitrail.errors import ConfigError, shell_word
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Answer:
     """Fine-tune, evaluate, and say where everything is."""
     from vitrail.run import RunDir
 
-    prog = f"vitrail finetune {args.weights or 'WEIGHTS'}"
+    prog = f"vitrail finetune {shell_word(args.weights or 'WEIGHTS')}"
     if args.resume:
         if not args.run:
             raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> Answer:
                 expected=stored.init.weights or "none: it was trained from scratch",
             )
         return trained(apply_settings(with_data(stored, args.data, args.data_root), args.settings, prog), args)
+    if not args.weights and args.list_settings:
+        return _listed(recipes.get(args.recipe))
     if not args.weights:
         raise ConfigError(
             "finetune needs the weights to start from.",
@@ -61,6 +63,13 @@ def run(args: argparse.Namespace) -> Answer:
             do="For example: vitrail finetune builtin:cifar100-conv --data FOLDER",
         )
     recipes.get(args.recipe)  # a wrong name is said before the weights are read
+    if not args.data and not args.list_settings:
+        meant = args.weights if Path(args.weights).is_dir() else "FOLDER"
+        raise ConfigError(
+            "finetune needs images to learn from.",
+            expected="--data with a folder of a folder for each class, a named set, a manifest, or hf:OWNER/NAME",
+            do=f"For example: vitrail finetune builtin:cifar100-conv --data {shell_word(meant)}",
+        )
 
     from vitrail import weights
     from vitrail.distributed import inside_launch
@@ -71,14 +80,13 @@ def run(args: argparse.Namespace) -> Answer:
     recipe = recipes.get(args.recipe, num_parameters=count)
     if args.recipe == "finetune" and not (args.list_settings or inside_launch()):
         size = "small" if count < recipes.SMALL else "large"
-        sys.stderr.write(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters\n")
+        say(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters")
     start = with_data(transfer.with_weights(recipe, args.weights, args.head, card), args.data, args.data_root)
     if args.list_settings:
-        text = settings_help(start, prog)
-        return Answer(text, {"settings": text})
-    if not args.data:
-        raise ConfigError(
-            "finetune needs images to learn from.",
-            expected="--data with a folder of a folder for each class, a named set, a manifest, or hf:OWNER/NAME",
-        )
+        return _listed(start)
     return trained(transfer.with_image_size(apply_settings(start, args.settings, prog), start), args)
+
+
+def _listed(config: RunConfig) -> Answer:
+    lines = settings_help(config)
+    return Answer(lines, {"settings": "\n".join(lines)})

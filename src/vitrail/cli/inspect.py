@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> Answer:
     return Answer(_text(args.source, values, card), values)
 
 
-def _text(source: str, values: dict[str, Any], card: "Card") -> str:
+def _text(source: str, values: dict[str, Any], card: "Card") -> list[str]:
     geometry, steps = card.geometry, card.preprocessing
     told = values["provenance"]
     names = ", ".join(card.classes[:_MOST_CLASSES]) + (", ..." if len(card.classes) > _MOST_CLASSES else "")

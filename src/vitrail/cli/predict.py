@@ -1,7 +1,7 @@
 """Classify images: files or folders to ranked labels.
 
-MODEL is a run directory or a vitrail model file. Every file of a folder is tried; one that is no image gets a line of
-its own.
+MODEL is a run directory, a vitrail model file, builtin:NAME, another library's weights, or a hub id. Every file
+of a folder is tried; one that is no image gets a line of its own.
 """
 
 import argparse
@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options, say
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
 from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.progress import Bar
+from vitrail.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what predict takes."""
-    parser.add_argument("model", metavar="MODEL", help="a run directory or a model file")
+    parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
     add_engine_options(parser, "64")
@@ -74,11 +75,11 @@ def run(args: argparse.Namespace) -> Answer:
         "engine": chosen.to_json(),
     }
     rows = [
-        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{r.label} {r.probability:.4f}" for r in p.top[1:]))
+        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{shown(r.label)} {r.probability:.4f}" for r in p.top[1:]))
         for p in predictions
     ]
-    text = table(("file", "label", "probability", "next"), rows)
-    return Answer("\n".join([text, *(f"unreadable: {error}" for error in errors)]), values)
+    lines = table(("file", "label", "probability", "next"), rows)
+    return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)
 
 
 def _files(paths: list[str]) -> list[Path]:

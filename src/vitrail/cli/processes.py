@@ -60,4 +60,4 @@ def launched(args: argparse.Namespace, *more: str) -> Answer:
 
     words = [*without_processes(args.words), *more]
     status = launch(words, args.nproc, max_restarts=getattr(args, "max_restarts", 0))
-    return Answer("", None, status)
+    return Answer([], None, status)

@@ -20,6 +20,6 @@ def run(args: argparse.Namespace) -> Answer:
         lines = [f"{recipe.name}: {recipe.what}"]
         for word in ("command", "hardware", "time", "expected", "source"):
             text = textwrap.fill(getattr(recipe, word), 96, subsequent_indent=" " * 12)
-            lines.append(f"  {word:<9} {text}")
-        blocks.append("\n".join(lines))
-    return Answer("\n\n".join(blocks), {"recipes": [dataclasses.asdict(recipe) for recipe in described]})
+            lines += f"  {word:<9} {text}".splitlines()
+        blocks += ["", *lines] if blocks else lines
+    return Answer(blocks, {"recipes": [dataclasses.asdict(recipe) for recipe in described]})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vitrail.cli.answer import Answer
 from vitrail.errors import ConfigError
+from vitrail.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Run the checks; exit status 1 when one of them fails."""
-    import sys
-
     from vitrail.distributed import leave_launch
     from vitrail.selftest import check_all, inject_faults
 
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> Answer:
             line = f"{check.name:40s} {check.points:6d} points  {len(check.failures)} failures  {check.seconds:6.1f} s"
             if check.worst_seconds:
                 line += f"  whole again after {check.worst_seconds:.1f} s at most"
-            sys.stderr.write(f"{line}\n")
+            say(line, prefix="")
             lines += [f"{check.name}: {failure}" for failure in check.failures]
             found.append(
                 {
@@ -48,4 +47,4 @@ def run(args: argparse.Namespace) -> Answer:
             )
     failed = any(check["failures"] for check in found)
     lines.append("something is wrong: see above" if failed else "all is well")
-    return Answer("\n".join(lines), {"checks": found, "ok": not failed}, 1 if failed else 0)
+    return Answer(lines, {"checks": found, "ok": not failed}, 1 if failed else 0)

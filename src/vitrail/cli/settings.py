@@ -1,48 +1,249 @@
-"""The settings of a run on the command line: `--section.field VALUE`, over a recipe's own values, through tyro."""
+"""The settings of a run on the command line: `--section.field VALUE`, over a recipe's own values.
 
-import contextlib
+The names, types and help are those of `RunConfig`. A name that only one section has may stand alone: `--epochs 2`.
+"""
+
+import ast
 import dataclasses
-import sys
+import functools
+import inspect
+import itertools
+import textwrap
+import types
+import typing
 from collections.abc import Sequence
 from typing import Any
 
 from vitrail.config import RunConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, nearest
+
+_NOT_SET_BY_NAME = {"recipe"}
+_HABITS = {
+    "arch": "the recipe's name: vitrail train RECIPE",
+    "bs": "--data.batch-size",
+    "checkpoint": "--init WEIGHTS, or --resume",
+    "config": "--from",
+    "data-dir": "--data",
+    "data-path": "--data",
+    "dataset": "--data",
+    "ema": "--optim.ema-decay",
+    "gpus": "--nproc",
+    "img-size": "--data.image-size",
+    "input-size": "--data.image-size",
+    "learning-rate": "--optim.lr",
+    "num-epochs": "--schedule.epochs",
+    "opt": "--optim.name",
+    "optimizer": "--optim.name",
+    "out": "--run",
+    "output": "--run",
+    "output-dir": "--run",
+    "pretrained": "--init WEIGHTS, or vitrail finetune WEIGHTS",
+    "recipe": "the recipe's name alone: vitrail train RECIPE",
+    "resolution": "--data.image-size",
+    "save-dir": "--run",
+    "scheduler": "--schedule.shape",
+    "size": "--data.image-size",
+    "wd": "--optim.weight-decay",
+}
+"""What other programs call it -> what it is called here."""
+_NOT_NEEDED = dict.fromkeys(
+    ("workers", "num-workers"),
+    "There is nothing to set: images are decoded once, by as many threads as there are cores.",
+)
 
 
-def split_settings(words: list[str]) -> tuple[list[str], list[str]]:
-    """Part `--section.field VALUE ...` and `--seed N` from a verb's own arguments.
+def full_name(flag: str) -> str | None:
+    """The field that `--section.field`, or the last part of it alone, means: "schedule.epochs"; None: no field.
 
-    Returns:
-        The verb's arguments, and the settings.
+    Raises:
+        ConfigError: fields of several sections have this name.
     """
-    own: list[str] = []
-    settings: list[str] = []
-    into = own
-    for word in words:
-        if word.startswith("--"):
-            name = word.split("=", 1)[0]
-            into = settings if "." in name or name == "--seed" else own
-        into.append(word)
-    return own, settings
+    name = flag.removeprefix("--").replace("-", "_")
+    fields = _fields()
+    if name in fields:
+        return name
+    found = [field for field in fields if field.rpartition(".")[2] == name]
+    if len(found) > 1:
+        raise ConfigError(f"{flag} is a setting of several sections.", expected=" or ".join(map(as_flag, found)))
+    return found[0] if found else None
 
 
-def apply_settings(config: RunConfig, settings: list[str], prog: str) -> RunConfig:
+def as_flag(field: str) -> str:
+    """How a field is spelt on the command line."""
+    return "--" + field.replace("_", "-")
+
+
+def is_setting(flag: str) -> bool:
+    """Whether a flag is the name of a setting, or of several."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return any(name in (field, field.rpartition(".")[2]) for field in _fields())
+
+
+def hint(flag: str, own: Sequence[str] = ()) -> str:
+    """What an unknown flag may have meant, of a verb's `own` flags and of the settings; empty when nothing is near."""
+    leaf = flag.removeprefix("--").rpartition(".")[2].replace("_", "-")
+    if leaf in _NOT_NEEDED:
+        return _NOT_NEEDED[leaf]
+    if leaf in _HABITS:
+        return f"Here it is {_HABITS[leaf]}."
+    fields = _fields()
+    same = [as_flag(field) for field in fields if field.rpartition(".")[2] == leaf.replace("-", "_")]
+    if same:
+        return f"Did you mean {' or '.join(same)}?"
+    names = {**{as_flag(field.rpartition(".")[2]): as_flag(field) for field in fields}, **{name: name for name in own}}
+    names |= {as_flag(field): as_flag(field) for field in fields}
+    near = nearest(flag, names, 0.7)
+    return f"Did you mean {names[near]}?" if near else ""
+
+
+def taken_values(field: str, rest: list[str]) -> list[str]:
+    """Take the values of a setting off the words that follow its name: one, or as many numbers as its type holds."""
+    kind = _fields()[field]
+    taken: list[str] = []
+    while rest and len(taken) < _most_values(kind) and (is_number(rest[0]) if taken else not rest[0].startswith("--")):
+        if not taken and _may_be_empty(kind) and not is_number(rest[0]):
+            break
+        taken.append(rest.pop(0))
+    return taken
+
+
+def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> RunConfig:
     """Override fields of a configuration.
 
-    A misspelt field or a value out of range ends the program with status 2 and a message that names the nearest one.
+    Args:
+        config: a recipe's, or an earlier run's.
+        settings: flags and their values, as typed.
+        prog: the command, as messages name it.
+    Raises:
+        ConfigError: an unknown field, a value of another type, or one out of range.
     """
-    import tyro
+    changes: dict[str, dict[str, Any]] = {}
+    rest = list(settings)
+    while rest:
+        flag, given, value = rest.pop(0).partition("=")
+        field = full_name(flag)
+        if field is None:
+            raise ConfigError(f"There is no setting {flag}.", do=f"{hint(flag)} See: {prog} --settings".strip())
+        words = [value] if given else taken_values(field, rest)
+        section, _, name = field.rpartition(".")
+        try:
+            changes.setdefault(section, {})[name] = _typed(_fields()[field], words)
+        except ValueError:
+            raise ConfigError(
+                f"{as_flag(field)} {'has a wrong value' if words else 'needs a value'}.",
+                got=" ".join(map(repr, words)) or None,
+                expected=_expected(_fields()[field]),
+                do=f"See: {prog} --settings",
+            ) from None
+    sections = {name: dataclasses.replace(getattr(config, name), **new) for name, new in changes.items() if name}
+    return dataclasses.replace(config, **changes.get("", {}), **sections)
 
-    with contextlib.redirect_stdout(sys.stderr):
-        return tyro.cli(RunConfig, default=config, args=settings, prog=prog, config=(tyro.conf.FlagConversionOff,))
+
+def settings_help(config: RunConfig) -> list[str]:
+    """Every setting with this configuration's value and what it means."""
+    lines = ["Settings, with the values of this run. A name that one section alone has may stand alone: --epochs 2"]
+    told = ""
+    for field, kind in _fields().items():
+        section, _, name = field.rpartition(".")
+        part = getattr(config, section) if section else config
+        if section != told:
+            lines += ["", f"{section}: {(type(part).__doc__ or '').splitlines()[0]}"]
+            told = section
+        value = getattr(part, name)
+        values = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        lines.append(f"  {as_flag(field)} {values}".rstrip())
+        lines += textwrap.wrap(f"{_help_of(type(part))[name]} ({_expected(kind)})", 104, initial_indent=" " * 8,
+                               subsequent_indent=" " * 8)  # fmt: skip
+    return lines
 
 
-def settings_help(config: RunConfig, prog: str) -> str:
-    """What every setting means, with this configuration's values."""
-    import tyro
+def is_number(word: str) -> bool:
+    """Whether a word is a number, a negative one too."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
-    return str(tyro.extras.get_parser(RunConfig, default=config, prog=prog).format_help())
+
+@functools.cache
+def _fields() -> dict[str, Any]:
+    """Every setting by its dotted name, with its type."""
+    found: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(RunConfig).items():
+        if dataclasses.is_dataclass(kind):
+            inner = typing.get_type_hints(kind)
+            found.update({f"{name}.{field.name}": inner[field.name] for field in dataclasses.fields(kind)})
+        elif name not in _NOT_SET_BY_NAME:
+            found[name] = kind
+    return found
+
+
+@functools.cache
+def _help_of(section: type) -> dict[str, str]:
+    """The string that stands under each field of a section."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    body = typing.cast(ast.ClassDef, tree).body
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type there is."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _may_be_empty(kind: Any) -> bool:
+    return typing.get_args(kind)[1:] == (...,)
+
+
+def _most_values(kind: Any) -> int:
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        return 1000 if inner[1:] == (...,) else len(inner)
+    return max(map(_most_values, _options(kind))) if len(_options(kind)) > 1 else 1
+
+
+def _typed(kind: Any, words: list[str]) -> Any:
+    """Words as a value of a type. Raises ValueError when they are none."""
+    for option in _options(kind):
+        inner = typing.get_args(option)
+        try:
+            if typing.get_origin(option) is tuple:
+                each = [inner[0]] * len(words) if inner[1:] == (...,) else list(inner)
+                return tuple(_typed(one, [word]) for one, word in zip(each, words, strict=True))
+            (word,) = words
+            if typing.get_origin(option) is typing.Literal and word in inner:
+                return word
+            if option is bool:
+                return {"true": True, "false": False}[word.lower()]
+            if option is types.NoneType and word.lower() == "none":
+                return None
+            if option in (int, float, str):
+                return option(word)
+        except (ValueError, KeyError):
+            continue
+    raise ValueError
+
+
+def _expected(kind: Any) -> str:
+    """A type in words."""
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(inner)}"
+    if typing.get_origin(kind) is tuple:
+        number = "integer" if inner[0] is int else "number"
+        return f"{number}s" if inner[1:] == (...,) else f"{len(inner)} {number}s"
+    if len(_options(kind)) > 1:
+        return " or ".join(_expected(option) for option in _options(kind))
+    return {bool: "True or False", int: "an integer", float: "a number", str: "a text", types.NoneType: "none"}[kind]
 
 
 def with_data(config: RunConfig, spec: str | None, root: str | None) -> RunConfig:

@@ -1,12 +1,11 @@
 """Train with a recipe, from scratch or from --init WEIGHTS.
 
-Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20.
-`vitrail train RECIPE --settings` lists them all with the recipe's values.
+Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20; a name that
+one section alone has may stand alone, as --lr 3e-4. `vitrail train RECIPE --settings` lists them all with the recipe's
+values.
 """
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import apply_settings, settings_help, with_data
 from vitrail.config import RunConfig
-from vitrail.errors import ConfigError, shown
+from vitrail.errors import ConfigError, shell_word, shown
+from vitrail.terminal import say
 
 if TYPE_CHECKING:
     from vitrail.run import RunResult
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> Answer:
     config = with_data(_start(args), args.data, args.data_root)
     prog = f"vitrail train {config.recipe}".strip()
     if args.list_settings:
-        text = settings_help(config, prog)
-        return Answer(text, {"settings": text})
+        lines = settings_help(config)
+        return Answer(lines, {"settings": "\n".join(lines)})
     config = apply_settings(config, args.settings, prog)
 
     if args.init and not args.resume:
@@ -65,7 +65,7 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         named = () if args.run else ("--run", str(next_free_run(config.recipe or "run")))
         return launched(args, *named)
     result = train(config, args.run, resume=args.resume, progress=True)
-    run_path = shlex.quote(str(result.run))
+    run_path = shell_word(result.run)
     split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
     chosen = "" if best == result.final else f" (best epoch, chosen on the {split} split)"
     lines = [f"accuracy   {_accuracy(evaluation, chosen)}"]
@@ -92,7 +92,7 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         ]
     else:
         lines += ["", "Try next:", f"  vitrail predict {run_path} IMAGE_OR_FOLDER", f"  vitrail eval {run_path}"]
-    return Answer("\n".join(lines), result.to_json())
+    return Answer(lines, result.to_json())
 
 
 def _start(args: argparse.Namespace) -> RunConfig:
@@ -114,6 +114,13 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if args.source:
         return read_config(Path(args.source))
     if args.recipe:
+        if args.recipe not in recipes.names() and Path(args.recipe).exists():
+            raise ConfigError(
+                f"{args.recipe} is no recipe.",
+                got="a file or folder",
+                expected="a name of: vitrail recipes",
+                do=f"To learn from it: vitrail train cifar10-cpu --data {shell_word(args.recipe)}",
+            )
         recipe = recipes.get(args.recipe)
         if recipes.starts_from_weights(args.recipe) and not (
             args.init or args.list_settings or _is_set("--init", args)
@@ -123,10 +130,12 @@ def _start(args: argparse.Namespace) -> RunConfig:
                 do=f"vitrail finetune WEIGHTS --data SPEC --recipe {args.recipe}",
             )
         return recipe
+    if args.list_settings:
+        return RunConfig()
     raise ConfigError(
         "train needs a recipe.",
         expected=f"one of {', '.join(recipes.names())}",
-        do="It comes before the settings: vitrail train RECIPE --section.field VALUE",
+        do="For example: vitrail train digits. What each is for: vitrail recipes",
     )
 
 
@@ -153,7 +162,7 @@ def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfi
             changed = replace(changed, split="val")
             said = f"{spec} has no test split: {part} are held out and measured on"
         if not inside_launch():
-            sys.stderr.write(f"{said} (--evaluation.split val)\n")
+            say(f"{said} (--evaluation.split val)")
     if changed.split == "val" and "test" in own and not _is_set("--evaluation.test-best", args):
         changed = replace(changed, test_best=True)
     return replace(config, evaluation=changed)

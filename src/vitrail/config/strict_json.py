@@ -1,12 +1,11 @@
 """Settings to JSON and back. An unknown or missing key is an error that names the nearest one."""
 
 import dataclasses
-import difflib
 import types
 import typing
 from typing import Any, TypeVar
 
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
@@ -34,9 +33,9 @@ def from_json(kind: type[T], values: object, where: str = "", *, allow_missing: 
     fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, kind))}
     for name in values:
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
+            near = nearest(name, fields)
             raise ConfigError(
-                f"{label} has no field {name!r}.", expected=repr(near[0]) if near else f"one of {', '.join(fields)}"
+                f"{label} has no field {name!r}.", expected=repr(near) if near else f"one of {', '.join(fields)}"
             )
     for name, field in fields.items():
         optional = allow_missing and not (field.default is field.default_factory is dataclasses.MISSING)

@@ -268,10 +268,9 @@ def _image_set(
 
 
 def _nothing_readable(source: Source, split: str, errors: Sequence[ImageError]) -> DataError:
-    first = "\n    ".join(str(error) for error in errors[:3])
     return DataError(
-        f"{shown(source.name)}: not one image of {split!r} could be read."
-        + (f" The first ones:\n    {first}" if first else ""),
+        f"{shown(source.name)}: not one image of {split!r} could be read." + (" The first ones:" if errors else ""),
+        listed=errors[:3],
         got=f"{len(errors)} unreadable images" if errors else "no examples",
         expected="at least one image that can be decoded",
     )

@@ -7,8 +7,9 @@ killed before its seventh step.
 
 import os
 import signal
-import sys
 import time
+
+from vitrail.terminal import say
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
 _happened: set[str] = set()  # an evaluation comes by the same step with every batch
@@ -23,7 +24,7 @@ def reached(phase: str, step: int, rank: int) -> None:
     if place != [phase, str(step), str(rank)] or wanted in _happened:
         return
     _happened.add(wanted)
-    sys.stderr.write(f"vitrail: VITRAIL_FAULT: {action} on rank {rank}, {phase} step {step}\n")
+    say(f"VITRAIL_FAULT: {action} on rank {rank}, {phase} step {step}")
     if action in _SIGNALS:
         os.kill(os.getpid(), _SIGNALS[action])
     elif action == "hang":

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from vitrail.config import ParallelConfig
 from vitrail.distributed.meeting import Attempt, Process, this_machine
 from vitrail.errors import Interrupted, RankLost, VitrailError
+from vitrail.terminal import say
 
 BEAT_SECONDS = 0.5
 START_SECONDS = 30.0
@@ -223,7 +224,7 @@ class Watch:
         """Leave at once: the main thread may wait in a call that never returns."""
         try:
             if not told:
-                sys.stderr.write(f"vitrail: {error}\n")
+                say(error)
                 if self._place[0] != "start":
                     faulthandler.dump_traceback(sys.stderr, all_threads=True)
             sys.stderr.flush()

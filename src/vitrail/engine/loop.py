@@ -7,7 +7,6 @@ number of processes does not matter.
 
 import contextlib
 import math
-import shlex
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +38,7 @@ from vitrail.engine.setup import (
 )
 from vitrail.engine.step import TrainStep
 from vitrail.engine.telling import Telling, estimate_of, sizes_line, stages
-from vitrail.errors import ConfigError, Interrupted
+from vitrail.errors import ConfigError, Interrupted, shell_word
 from vitrail.model import ViT
 from vitrail.run import RunDir, RunResult, environment
 from vitrail.run.progress import Progress, StopRequest, stop_on_signal
@@ -331,7 +330,7 @@ class Loop:
             raise Interrupted(
                 f"Stopped by a signal after step {self.state.step} of {self.total_steps}; the state is saved.",
                 signal_number=signal_number,
-                do=f"Go on with: vitrail train --run {shlex.quote(str(self.run_dir.path))} --resume",
+                do=f"Go on with: vitrail train --run {shell_word(self.run_dir.path)} --resume",
             )
 
     def _resume(self) -> list[str]:

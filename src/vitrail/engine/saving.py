@@ -1,7 +1,6 @@
 """What a run keeps: its state, saved beside the training and taken up again, exactly or with the reasons why not."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +27,7 @@ from vitrail.run import (
 )
 from vitrail.run.lock import RunLock
 from vitrail.run.saver import Saver, copied
+from vitrail.terminal import say
 
 
 @dataclass
@@ -138,7 +138,8 @@ class Saving:
         except SaveError as error:
             if self.config.checkpoint.on_error == "stop":
                 raise
-            sys.stderr.write(f"vitrail: {error}\nvitrail: {then}\n")
+            say(error)
+            say(then)
 
     def restore(self, train_step: TrainStep) -> tuple[State | None, list[str]]:
         """Take up the newest whole checkpoint of the run directory. All processes must call it.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitrail.config import ComputeConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, install_hint
 from vitrail.model import ViT
 
 # mallopt(3) of glibc: parameters, and values that keep freed memory in the process.
@@ -81,7 +81,7 @@ def to_fp8(model: ViT, compute: ComputeConfig, device: torch.device) -> None:
         raise ConfigError(
             "compute.precision fp8 needs torchao.",
             got="no package torchao",
-            do="Install it (pip install torchao), or use --compute.precision bf16.",
+            do=f"{install_hint('torchao')}, or use --compute.precision bf16.",
         )
     from torchao.float8 import convert_to_float8_training  # type: ignore[import-not-found]
 

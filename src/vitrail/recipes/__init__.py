@@ -2,12 +2,11 @@
 the hardware, the time, the expected score with its spread, and the source. No torch.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vitrail.config import RunConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, nearest
 from vitrail.recipes.cifar10 import cifar10, cifar10_cpu, cifar10_cpu_conv
 from vitrail.recipes.cifar100 import cifar100_cpu, cifar100_cpu_conv
 from vitrail.recipes.digits import digits
@@ -78,11 +77,11 @@ def get(name: str, num_parameters: int = 0) -> RunConfig:
         ConfigError: there is no such recipe; names the nearest one.
     """
     if name not in _RECIPES:
-        near = difflib.get_close_matches(name, _RECIPES, n=1)
+        near = nearest(name, _RECIPES)
         raise ConfigError(
             f"There is no recipe {name!r}.",
             expected=f"one of {', '.join(_RECIPES)}",
-            do=f"Did you mean {near[0]}?" if near else "See: vitrail recipes",
+            do=f"Did you mean {near}?" if near else "See: vitrail recipes",
         )
     is_small = name == "finetune" and 0 < num_parameters < SMALL
     return replace(finetune_cpu() if is_small else _RECIPES[name](), recipe=name)

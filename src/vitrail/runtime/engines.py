@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.config.checks import pair
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, install_hint
 from vitrail.model import ViT
 from vitrail.runtime.integers import PRODUCT, exact_settings
 from vitrail.runtime.integers import session as open_session
@@ -34,7 +34,7 @@ def check_installed(engine: str) -> None:
         raise ConfigError(
             f"--engine {engine} needs packages that are not installed.",
             got=f"no {' and no '.join(absent)}",
-            do='Install them with: pip install "vitrail[export]"',
+            do=install_hint(*absent),
         )
 
 

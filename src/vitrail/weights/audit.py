@@ -1,13 +1,12 @@
 """What became of every tensor: of the file, and of the model. Nothing is left unexplained."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from vitrail.errors import WeightsError
+from vitrail.errors import WeightsError, nearest, shown
 from vitrail.weights.foreign import DROP_REASONS, Reading, Source
 
 _MOST_NAMES = 8
@@ -114,13 +113,13 @@ def _names_of(reading: Reading) -> dict[str, str]:
 
 
 def _with_nearest(name: str, candidates: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, candidates, n=1)
-    return f"{name} (nearest: {near[0]})" if near else name
+    near = nearest(name, candidates)
+    return f"{name} (nearest: {near})" if near else name
 
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+    return ", ".join(shown(name, 240) for name in names[:_MOST_NAMES]) + more
 
 
 def _grouped(reasons: Mapping[str, str]) -> str:

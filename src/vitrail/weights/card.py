@@ -90,6 +90,8 @@ def is_own(source: str | Path) -> Path | None:
         WeightsError: there are no such weights in the package.
     """
     text = str(source)
+    if not text:  # as a path it would be the working directory
+        raise WeightsError("The name of the weights is empty.", expected="a file, a folder, builtin:NAME or a hub id")
     if text.startswith(_BUILTIN):
         name = text.removeprefix(_BUILTIN)
         if name not in builtin_names():

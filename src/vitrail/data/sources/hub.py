@@ -17,7 +17,7 @@ from vitrail.config.checks import distinct_names
 from vitrail.data.sources.index import Encoded, Source, Split, few, nfc
 from vitrail.data.sources.labels import LABEL_COLUMNS, label_indices, labelled, names_of, tidy_labels
 from vitrail.data.sources.split_names import split_of
-from vitrail.errors import ConfigError, DataError, shown
+from vitrail.errors import ConfigError, DataError, install_hint, shown
 
 _SPEC = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 
@@ -40,7 +40,7 @@ def open_hub(spec: str) -> Source:
         import datasets
     except ImportError as error:
         raise ConfigError(
-            f"{spec}: data sets of the hub need the datasets library.", do='Install it: pip install "vitrail[hub]"'
+            f"{spec}: data sets of the hub need the datasets library.", do=install_hint("datasets")
         ) from error
     found, local = _SPEC.fullmatch(spec), Path(spec.removeprefix("hf:")).expanduser()
     if not local.is_dir() and found is None:

@@ -1,6 +1,5 @@
 """What a data set looks like before any image is decoded: classes, splits, and where each record is."""
 
-import difflib
 import hashlib
 import os
 import unicodedata
@@ -12,7 +11,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vitrail.config import Preprocessing
-from vitrail.errors import DataError, ImageError, shown
+from vitrail.errors import DataError, ImageError, nearest, shown
+
+_NEAR = 0.8
+"""From here on two names are so alike that one may be the other misspelt."""
 
 Encoded = bytes | Path | UInt8[np.ndarray, "..."]
 """One record: the bytes of an image file, its path, or pixels [H, W] or [H, W, 3] that need no decoding."""
@@ -174,20 +176,22 @@ def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the 
         what: subject of the message, as "test/trian".
         owner: whose classes they are.
     Raises:
-        DataError: there is no such class; the message names the nearest one.
+        DataError: there is no such class; the message names one that is spelt nearly the same, else the first ones.
     """
     if name in classes:
         return classes.index(name)
     composed = [nfc(known) for known in classes]
     if nfc(name) in composed:
         return composed.index(nfc(name))
-    near = difflib.get_close_matches(name, classes, n=1)
-    few = ", ".join(repr(shown(known)) for known in classes[:10]) + (", ..." if len(classes) > 10 else "")
+    near = nearest(name, classes, _NEAR)
+    few = ", ".join(repr(shown(known)) for known in classes[:10])
+    more = f", and {len(classes) - 10} more" if len(classes) > 10 else ""
     raise DataError(
         f"{what} names a class that {owner} does not have.",
         got=repr(shown(name)),
-        expected=repr(shown(near[0])) if near else f"one of {few}",
-        do=f"Rename it or leave it out; the class list is that of {owner}.",
+        expected=f"one of {few}{more}",
+        do=(f"Did you mean {shown(near)!r}? " if near else "")
+        + f"Rename it or leave it out; the class list is that of {owner}.",
     )
 
 

@@ -20,7 +20,7 @@ from vitrail.config.checks import distinct_names
 from vitrail.data.sources.index import Encoded, Source, Split, few, listing_of_paths, nfc
 from vitrail.data.sources.labels import LABEL_COLUMNS, Label, label_indices, labelled, names_of, tidy_labels
 from vitrail.data.sources.split_names import named_splits, splits_of_file
-from vitrail.errors import DataError, shown
+from vitrail.errors import DataError, install_hint, shown
 
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png")
 _PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "filepath")
@@ -178,9 +178,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError(
-            f"{path}: reading Parquet files needs pyarrow.", do="Install it: pip install 'vitrail[data]'."
-        ) from error
+        raise DataError(f"{path}: reading Parquet files needs pyarrow.", do=install_hint("pyarrow")) from error
     try:
         with parquet.ParquetFile(path) as file:
             yield file

@@ -1,0 +1,24 @@
+"""What a class that is not known is answered with."""
+
+import pytest
+
+from vitrail.data.sources import class_index
+from vitrail.errors import DataError
+
+
+def test_a_class_that_is_there() -> None:
+    assert class_index("cat", ["bird", "cat"], "test") == 1
+
+
+def test_only_a_name_that_is_nearly_the_same_is_suggested() -> None:
+    with pytest.raises(DataError) as absent:
+        class_index("bird", ["cat", "lizard"], "test/bird")
+    assert "expected one of 'cat', 'lizard'." in str(absent.value)
+    assert "Did you mean" not in str(absent.value)
+    with pytest.raises(DataError, match="Did you mean 'lizard'"):
+        class_index("lizzard", ["cat", "lizard"], "test/lizzard")
+
+
+def test_of_many_classes_the_first_are_listed() -> None:
+    with pytest.raises(DataError, match="'c9', and 990 more"):
+        class_index("x", [f"c{i}" for i in range(1000)], "test/x")
