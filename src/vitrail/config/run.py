@@ -39,8 +39,7 @@ class DataConfig:
     """Decode and resize files in half the time or less, other pixels than Pillow's by a little; part of the model's
     preprocessing, so that evaluation and prediction do the same."""
     icc: IccProfile = "apply"
-    """apply: colours go through the profile that a file embeds, to sRGB; ignore: the numbers are taken as they are, as
-    other libraries do."""
+    """apply: colours go through the profile that a file embeds, to sRGB; ignore: as other libraries, they do not."""
     channels: Literal["RGB", "L"] = "RGB"
     """Colour or grey input."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

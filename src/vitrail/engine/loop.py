@@ -134,7 +134,12 @@ class Loop:
         seconds = 0.0 if spread else transfer.seconds_an_image(model)
         for line in transfer.start_lines(self.config, model, self.optimizers, origin):
             bar.line(line)
-        if spread or not self.config.probe.baseline or self.state.step or self._has_baseline():
+        if (
+            spread
+            or not self.config.probe.baseline
+            or self.state.step
+            or self.world.on_first(self.run_dir.read_baseline)
+        ):
             return
         data_sets = self.train_set, self.held_out, self.preprocessing
 
@@ -152,9 +157,6 @@ class Loop:
         self.world.same_weights(model)
         if average := self.train_step.average:
             average.model.load_state_dict(model.state_dict())
-
-    def _has_baseline(self) -> bool:
-        return self.world.on_first(lambda: bool(self.run_dir.read_baseline()))
 
     def _train_until_due(self, bar: Progress, stop: StopRequest) -> int:
         """Train to the end of the epoch, the next save, the last step or a signal, whatever comes first.
@@ -229,7 +231,6 @@ class Loop:
         found, text = guard.told_by_all(self.world, where, ids)
         bar.line(f"step {state.step} skipped, its gradient is not finite: {text}")
         if self.world.is_first:
-            found = [{"rank": rank, "where": where, "ids": ids} for rank, where, ids in said]
             self.run_dir.log({"step": state.step, "epoch": epoch + 1, "skipped": found})
         if state.skipped_in_a_row >= self.config.compute.max_skipped_steps:
             raise guard.too_many(state.skipped_in_a_row, state.step, text, found[0]["ids"] if found else ids)

@@ -57,7 +57,7 @@ def write(
     card: Card,
     to: Format,
     *,
-    check: Callable[[Path, list[str]], None] = lambda *_: None,
+    check: Callable[[Path, list[str]], None] | None = None,
 ) -> Written:
     """Write a model. It appears at its place when it is whole and checked; after an error nothing is left of it.
 
@@ -89,7 +89,8 @@ def write(
             written = Written(files=[temporary])
         else:
             written = (_write_huggingface if to == "huggingface" else _write_timm)(temporary, model, card)
-        check(temporary, written.lost)
+        if check is not None:
+            check(temporary, written.lost)
         fsio.rename(temporary, target)
     except BaseException:
         with contextlib.suppress(SaveError):
