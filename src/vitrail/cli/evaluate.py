@@ -77,6 +77,8 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
         config, (args.split,), classes=card.classes, preprocessing=preprocessing, progress=world.is_first
     )
     image_set = splits[args.split]
+    for note in image_set.notes if world.is_first else ():
+        say(note)
     chosen = predictor.chosen(len(image_set), batch_size=args.batch_size, default_batch_size=500, alone=world.size == 1)
     if world.is_first:
         say(engine_line(chosen))
