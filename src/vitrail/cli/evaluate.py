@@ -87,9 +87,10 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     if args.data_root is not None or not Path(config.root).is_dir():  # a model travels, the folder of its training not
         config = replace(config, root=args.data_root or "")
     split = args.split or (_measured_split(card.recipe, config) if own_data else "test")
-    image_set = data.load(config, (split,), classes=card.classes, preprocessing=preprocessing, progress=world.is_first)[
-        split
-    ]
+    splits = data.load(config, (split,), classes=card.classes, preprocessing=preprocessing, progress=world.is_first)
+    image_set = splits[split]
+    for note in image_set.notes if world.is_first else ():
+        say(note)
     chosen = predictor.chosen(len(image_set), batch_size=args.batch_size, default_batch_size=500, alone=world.size == 1)
     if world.is_first:
         say(engine_line(chosen))

@@ -106,6 +106,14 @@ def test_an_unsorted_test_folder_is_set_aside(tmp_path: Path) -> None:
     assert "test: test1 has no class folders and is left out: 3 images; no such split" in source.notes
 
 
+def test_empty_split_folders_say_nothing(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"test/a": 1, "test/b": 1, "val": 0, "valid": 0})
+    (tmp_path / "val" / ".DS_Store").write_text("x")
+    source = opened(tmp_path)
+    assert sizes(source) == {"test": 2}
+    assert source.notes == ("beside the splits, these folders are left out: val, valid",)
+
+
 def test_the_only_folder_is_seen_through(tmp_path: Path) -> None:
     image_folder(tmp_path, {"archive/pets/train/a": 1, "archive/pets/train/b": 1, "archive/pets/test/a": 1})
     (tmp_path / "archive.zip").write_bytes(b"PK")

@@ -15,6 +15,7 @@ from vitrail.config import DataConfig
 from vitrail.data.sources import Source, open_source
 from vitrail.errors import DataError
 
+ODD_NAMES = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": 5}}}}'
 IMAGES = [encode(noise(4, 4, seed), "PNG") for seed in range(10)]
 
 
@@ -182,6 +183,12 @@ def test_what_is_no_class_is_named(tmp_path: Path, labels: Any, words: str) -> N
         opened(table_of(tmp_path, label=labels(pyarrow)))
 
 
+def test_bytes_and_paths_of_odd_types_are_unreadable_images(tmp_path: Path) -> None:
+    images = pyarrow.array([{"bytes": [1, 2], "path": 3}] * 3)
+    path = table_of(tmp_path, image=images, label=pyarrow.array(["x", "y", "x"]))
+    assert list(opened(path).splits["train"].read(np.arange(3))) == [b""] * 3
+
+
 def test_columns_that_are_there_twice(tmp_path: Path) -> None:
     arrays = [pyarrow.array(IMAGES[:2]), pyarrow.array(["x", "y"]), pyarrow.array(["x", "y"])]
     path = tmp_path / "x.parquet"
@@ -281,7 +288,9 @@ def test_metadata_of_somebody_else_is_ignored(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    for number, metadata in enumerate(["nonsense", "[]", '{"info": []}', '{"info": {"features": {"image": 3}}}']):
+    for number, metadata in enumerate(
+        ["nonsense", "[]", '{"info": []}', '{"info": {"features": {"image": 3}}}', ODD_NAMES]
+    ):
         table = pa.table({"image": [IMAGES[0], IMAGES[1]], "label": ["a", "b"]})
         path = tmp_path / f"{number}.parquet"
         parquet.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)

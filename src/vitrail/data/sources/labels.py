@@ -35,7 +35,7 @@ def _tidy(value: object, row: int, where: str) -> Label:
         case int():
             return value
         case str():
-            return nfc(value) or None
+            return nfc(value) if value.strip() else None
         case float() if math.isnan(value):
             return None
         case float() if value.is_integer():

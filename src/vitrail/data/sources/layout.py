@@ -54,8 +54,8 @@ def find_layout(root: Path) -> Layout:
 
 def _split_folders(top: Path, folders: Sequence[Path]) -> dict[Path, str]:
     """The folders that are splits; none where all of them are classes."""
-    named = _named(folders)
-    named = {folder: split for folder, split in named.items() if any(folder.iterdir())}  # an empty one says nothing
+    called = _named(folders)
+    named = {f: split for f, split in called.items() if folders_in(f) or files_in(f)}  # an empty one says nothing
     for split in sorted(set(named.values())):
         same = [folder.name for folder in named if named[folder] == split]
         if len(same) > 1:
@@ -65,7 +65,7 @@ def _split_folders(top: Path, folders: Sequence[Path]) -> dict[Path, str]:
                 expected="one folder for a split",
                 do=f"Merge them, or give the others names that mean no split. {_BY_MANIFEST}",
             )
-    others = [folder for folder in folders if folder not in named]
+    others = [folder for folder in folders if folder not in called]
     if not named or not others:
         return named
     classes = {folder: _class_names(_same_inside(folder)) for folder in named}

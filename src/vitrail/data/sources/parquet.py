@@ -121,8 +121,8 @@ def _record(value: Any, path: Path, row: int) -> Encoded:
     content, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if isinstance(content, str):
         content, file = None, content
-    if content is not None or not file or "\0" in file:
-        return content or b""
+    if isinstance(content, bytes) or not isinstance(file, str) or not file or "\0" in file:
+        return content if isinstance(content, bytes) else b""
     # A table is a stranger's: it may not name files elsewhere on this machine.
     windows, folder = PureWindowsPath(file), os.path.realpath(path.parent)
     target = os.path.realpath(os.path.join(folder, file))
@@ -238,7 +238,7 @@ def _columns(schema: Any, path: Path) -> _Columns:
                 do="Rename the others, or leave them out.",
             )
     names = features[labels[0]].get("names") if kind(labels[0]) == "ClassLabel" else None
-    own_names = distinct_names(nfc(str(name)) for name in names) if names else None
+    own_names = distinct_names(nfc(str(name)) for name in names) if isinstance(names, list) and names else None
     return _Columns(images[0], forms[images[0]], labels[0], own_names)
 
 

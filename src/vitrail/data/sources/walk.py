@@ -29,12 +29,17 @@ def is_visible(name: str) -> bool:
 
 def folders_in(folder: Path) -> list[Path]:
     """The visible folders in a folder, links to folders among them, sorted."""
-    return sorted(path for path in folder.iterdir() if is_visible(path.name) and path.is_dir())
+    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir())
 
 
 def files_in(folder: Path) -> list[Path]:
     """The visible files in a folder, links that lead nowhere among them, sorted."""
-    return sorted(path for path in folder.iterdir() if is_visible(path.name) and not path.is_dir())
+    return sorted(Path(entry.path) for entry in _entries(folder) if not entry.is_dir())
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if is_visible(entry.name)]
 
 
 def files_below(folder: Path) -> Iterator[Path]:
