@@ -5,7 +5,9 @@ import io
 import json
 import os
 import pickle
+import sys
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -83,6 +85,21 @@ def test_dictionaries_of_a_training_file_become_prefixes(tmp_path: Path) -> None
     assert source.tensors.keys() == {"state_dict.a.weight", "state_dict.a.bias", "optimizer.state.0.exp_avg", "loss"}
     assert source.nested == source.tensors.keys() - {"loss"}
     assert source.told == {"epoch": 3, "accuracy": 91.5, "loss": 0.25, "note": "run\\nvitrail: all is well"}
+
+
+def test_settings_of_lightning_are_let_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("lightning.fabric.utilities.data")
+    settings = type("AttributeDict", (dict,), {"__module__": module.__name__})
+    module.AttributeDict = settings  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        for name in ("lightning", "lightning.fabric", "lightning.fabric.utilities"):
+            patched.setitem(sys.modules, name, types.ModuleType(name))
+        patched.setitem(sys.modules, module.__name__, module)
+        torch.save(
+            {"state_dict": STATE, "hyper_parameters": settings(lr=0.1), "callbacks": {"best": {"dirpath": tmp_path}}},
+            tmp_path / "a.ckpt",
+        )
+    assert opened(tmp_path / "a.ckpt").keys() == {f"state_dict.{name}" for name in STATE}
 
 
 def test_shards_are_read_together_or_not_at_all(tmp_path: Path) -> None:
@@ -222,6 +239,8 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     torch.save({**STATE, "b": [1, 2]}, tmp_path / "a")
     assert "'b' is no tensor" in refused(tmp_path / "a")
+    torch.save({**STATE, "fc._packed_params.dtype": torch.qint8}, tmp_path / "a")
+    assert "a quantised model" in refused(tmp_path / "a")
     torch.save([1, 2], tmp_path / "a")
     assert "holds no dictionary" in refused(tmp_path / "a")
 

@@ -14,8 +14,8 @@ import tests.support.torchvision_operators  # noqa: F401  (before timm)
 from tests.support.random_vit import random_vit, randomise
 from vitrail import weights
 from vitrail.errors import WeightsError
+from vitrail.weights.families import huggingface, torchvision
 from vitrail.weights.families import timm as timm_family
-from vitrail.weights.families import torchvision
 
 GEOMETRY: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 1, "layer_norm_eps": 1e-6}
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -215,6 +215,15 @@ def test_any_other_head_is_left_out_by_name(tmp_path: Path, heads: list[tuple[st
     model, tuned = weights.load(path, classes=("a", "b"))
     assert model(IMAGES)["logits"].shape == (2, 2)
     assert next(iter(added)) in " ".join(tuned.provenance["audit_lines"])
+
+
+def test_a_classifier_beside_a_pooler_is_left_out(tmp_path: Path) -> None:
+    tensors = huggingface.TABLE.write(random_vit(**GEOMETRY).state_dict())
+    tensors |= {f"vit.pooler.dense.{n}": t for n, t in nn.Linear(64, 64).state_dict().items()}
+    torch.save(tensors, tmp_path / "m.pth")
+    card = weights.load(tmp_path / "m.pth")[1]
+    assert card.geometry.num_labels == 0
+    assert "may read the pooler" in (weights.head_left_out(card) or "")
 
 
 def test_positions_that_allow_several_grids_are_asked_about(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def cifar10_cpu() -> RunConfig:
 def cifar10_cpu_conv() -> RunConfig:
     """ViT + conv on CIFAR-10 in ten minutes on a laptop's CPU: five 3x3 convolutions before the encoder.
 
+    For vitrail alone: transformers and timm have no place for a ViT + conv, so convert cannot write it for them.
+
     Command: vitrail train cifar10-cpu-conv
     Hardware: two CPU cores (AMD EPYC, AVX-512), fp32
     Time: 8.9 to 9.1 min of training

@@ -46,6 +46,8 @@ def cifar100_cpu() -> RunConfig:
 def cifar100_cpu_conv() -> RunConfig:
     """ViT + conv on CIFAR-100: five 3x3 convolutions before the encoder; as good to fine-tune as 8 MB allow.
 
+    For vitrail alone: transformers and timm have no place for a ViT + conv, so convert cannot write it for them.
+
     Command: vitrail train cifar100-cpu-conv
     Hardware: one CPU core (AMD EPYC, AVX-512), fp32
     Time: 70 minutes of training, other work beside it

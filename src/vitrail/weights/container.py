@@ -221,6 +221,12 @@ def _flatten(
             if len(told) < _MOST_TOLD and (not isinstance(value, float) or math.isfinite(value)):
                 told[shown(name, 40)] = shown(value) if isinstance(value, str) else value
         elif value is not None and not isinstance(value, Tensor) and plain and not isinstance(value, Inert):
+            if "_packed_params" in name:
+                raise WeightsError(
+                    f"{file}: a quantised model, which is not read.",
+                    got=shown(name),
+                    do="Give the weights from before the quantisation.",
+                )
             raise WeightsError(
                 f"{file}: the entry {shown(name)!r} is no tensor.", got=type(value).__name__, expected="tensors by name"
             )

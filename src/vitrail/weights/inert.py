@@ -4,6 +4,7 @@ A pickled file names classes. Those below occur in honest training files; none o
 """
 
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,13 +16,6 @@ class Inert:
 
     def __init__(self, *args: Any) -> None:
         self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        """Nothing of it is used."""
-
-
-class InertDict(dict[Any, Any]):
-    """What a dictionary with attributes would have been."""
 
     def __setstate__(self, state: Any) -> None:
         """Nothing of it is used."""
@@ -42,7 +36,7 @@ INERT: tuple[tuple[Callable[..., Any], str], ...] = (
     (InertType, "numpy.dtype"),
     *((InertNumber, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(
-        (InertDict, f"{module}.AttributeDict")
+        (OrderedDict, f"{module}.AttributeDict")
         for module in (
             "pytorch_lightning.utilities.parsing",
             "lightning.pytorch.utilities.parsing",
@@ -66,4 +60,4 @@ def plain(value: Any) -> Any:
     return cast(float, struct.unpack(f"<{code}", raw)[0])
 
 
-__all__ = ["INERT", "Inert", "InertDict", "InertNumber", "InertType", "plain"]
+__all__ = ["INERT", "Inert", "InertNumber", "InertType", "plain"]

@@ -126,8 +126,10 @@ def start_lines(
     copies = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1.5}[config.optim.name]
     held = 4 * (total + moved * (1 + copies) + (total if config.optim.ema_decay else 0))
     activations = 4 * micro * tokens * depth * (10 * geometry.hidden_size + 3 * geometry.intermediate_size)
+    stem = ["exports        none to transformers or timm: a ViT + conv stays a vitrail file"]
     return [
         *origin.get("audit_lines", ()),
+        *(stem if geometry.stem_channels else []),
         f"moves          {moved / 1e6:.2f} of {total / 1e6:.2f} M parameters, {config.optim.name}, learning rates "
         f"{min(rates):.2g} to {max(rates):.2g}, effective batch {config.data.batch_size}",
         f"memory         about {_size(held + activations)} (weights, gradients, optimiser, activations)",

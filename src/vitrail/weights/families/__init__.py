@@ -23,7 +23,7 @@ _ADAPTER = (
 )
 # What is found in a name -> whose file it is. Known, and not read.
 REFUSED = {
-    r"lora_[AB]\b|lora_embedding": "a LoRA adapter, which is no model",
+    r"lora_[AB]\b|lora_embedding": "a LoRA adapter (no model in itself)",
     r"rope_embed\.periods|storage_tokens|bias_mask": "DINOv3",
     r"(?<!encoder\.)\blayer\.\d+\.(attention\.q_proj|layer_scale1|mlp\.up_proj)": "DINOv3 of transformers",
     r"visual\.conv1\.weight": "CLIP",
