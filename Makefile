@@ -10,7 +10,7 @@ The run is in runs/demo: best.safetensors (the model, with its classes and prepr
 Try next:
   $(BIN)/vitrail predict runs/demo runs/demo/images --json
   $(BIN)/vitrail recipes
-  $(BIN)/vitrail train cifar10-cpu --run runs/cifar10        ten minutes of training on two cores
+  $(BIN)/vitrail train cifar10-cpu --run runs/cifar10        6 to 25 minutes of training on two cores
 endef
 export NEXT
 

@@ -66,6 +66,8 @@ def test_work_that_went_on_counts_its_own_rate(
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     bar = Bar(1000, done=900)
     now[0] = 10.0
+    bar.restart()
+    now[0] = 20.0
     bar.advance(50)
     assert capsys.readouterr().err == "950 of 1000 images, 5 a second, 10 s left\n"
 

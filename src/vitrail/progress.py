@@ -75,6 +75,12 @@ class Bar:
                 self._said = passed
                 self.line(self._text(passed))
 
+    def restart(self) -> None:
+        """Forget the time until now: the work begins."""
+        self._began, self._first, self._said = time.monotonic(), self.done, 0.0
+        if self._bar is not None:
+            self._bar.unpause()
+
     def note(self, text: str) -> None:
         """Show a few words beside the count from now on."""
         self._note = text

@@ -111,6 +111,7 @@ class Loop:
                 if self.environment["init"] and self.state.step < self.total_steps:
                     self._plan_transfer(bar, stop, total)
                 self._evaluate_if_due(stop)
+                bar.restart()
                 while self.state.step < self.total_steps and not self._out_of_patience():
                     agreed = self._train_until_due(bar, stop)
                     self._stop_if_asked(agreed)

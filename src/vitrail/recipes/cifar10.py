@@ -1,4 +1,4 @@
-"""CIFAR-10 from scratch: two recipes for a laptop's CPU, one for a GPU.
+"""CIFAR-10 from scratch: two recipes for a CPU, one for a GPU.
 
 Scores are of the final weights on the 10,000 test images after training on all 50,000; everything was chosen on a
 45,000 / 5,000 split of the training set. Trials: docs/LOG.md.
@@ -38,11 +38,11 @@ def _data(batch_size: int) -> DataConfig:
 
 
 def cifar10_cpu() -> RunConfig:
-    """Plain ViT on CIFAR-10 in ten minutes on a laptop's CPU.
+    """Plain ViT on CIFAR-10 in minutes on a CPU: six on two cores with AVX-512, more than twenty with AVX2 alone.
 
     Command: vitrail train cifar10-cpu
-    Hardware: two CPU cores (AMD EPYC, AVX-512), fp32
-    Time: 6.0 to 6.2 min of training
+    Hardware: two CPU cores (AMD EPYC), fp32
+    Time: 6.0 to 6.2 min of training with AVX-512; more than 20 min with AVX2 alone
     Expected: 79.0 % +- 0.6 on the test set, final weights, 3 seeds
     Source: ours; Muon after Jordan et al. 2024
     """
@@ -66,13 +66,13 @@ def cifar10_cpu() -> RunConfig:
 
 
 def cifar10_cpu_conv() -> RunConfig:
-    """ViT + conv on CIFAR-10 in ten minutes on a laptop's CPU: five 3x3 convolutions before the encoder.
+    """ViT + conv on CIFAR-10 in minutes on a CPU, nine on two cores with AVX-512: five 3x3 convolutions come first.
 
     For vitrail alone: transformers and timm have no place for a ViT + conv, so convert cannot write it for them.
 
     Command: vitrail train cifar10-cpu-conv
-    Hardware: two CPU cores (AMD EPYC, AVX-512), fp32
-    Time: 8.9 to 9.1 min of training
+    Hardware: two CPU cores (AMD EPYC), fp32
+    Time: 8.9 to 9.1 min of training with AVX-512; with AVX2 alone not measured yet
     Expected: 84.2 % +- 0.2 on the test set, final weights, 3 seeds
     Source: ours; early convolutions after arXiv:2106.14881, Muon after Jordan et al. 2024
     """

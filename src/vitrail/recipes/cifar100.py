@@ -1,4 +1,4 @@
-"""CIFAR-100 on a laptop's CPU: the weights that come with the package, `builtin:NAME`, are made by these.
+"""CIFAR-100 on a CPU: the weights that come with the package, `builtin:NAME`, are made by these.
 
 The score is of the final weights on the 10,000 test images; nothing was chosen on them. Trials: docs/LOG.md.
 """
