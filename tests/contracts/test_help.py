@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-VERBS = ["", "recipes", "train", "finetune", "eval", "predict", "inspect", "convert", "data", "data info", "selftest", "bench"]
+VERBS = [
+    "",
+    "recipes",
+    "train",
+    "finetune",
+    "eval",
+    "predict",
+    "inspect",
+    "convert",
+    "data",
+    "data info",
+    "selftest",
+    "bench",
+]
 PROGRAM = """
 import sys
 from vitrail.cli import main
