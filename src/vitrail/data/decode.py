@@ -197,11 +197,13 @@ def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> 
 
 
 def _cost(image: Image.Image, kind: str) -> int:
-    """Bytes that decoding takes at most, nearly: Pillow keeps four a pixel of colour, and copies where there is alpha.
+    """About how many bytes decoding takes: Pillow keeps four a pixel of colour, and copies where more is to be done.
 
     libwebp, libavif and libheif keep two canvases beside it.
     """
     samples = 12 if "A" in image.getbands() or "transparency" in image.info else 8
+    if image.mode in ("L", "RGB") and not {"exif", "icc_profile", "transparency"} & image.info.keys():
+        samples = 4
     return image.width * image.height * (samples + (8 if kind in ("WebP", "AVIF", "HEIC") else 0))
 
 

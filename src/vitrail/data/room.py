@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-BYTES = 2 << 30
+BYTES = 3 << 30
 """Of decoded pixels and their copies; a single image may have more, alone."""
 
 

@@ -5,7 +5,6 @@ meant and left out of the comparison: pictures are upright here, where other lib
 as they are stored.
 """
 
-import importlib
 import io
 import json
 from collections.abc import Callable
@@ -125,7 +124,9 @@ def _transformers_transform(folder: str | Path) -> Transform | None:
 
 
 def _timm_transform(folder: str | Path) -> Transform | None:
-    library: Any = importlib.import_module("timm.data")
+    import timm.data
+
+    library: Any = timm.data
     config: dict[str, Any] = json.loads((Path(folder) / "config.json").read_bytes())
     if not config.get("pretrained_cfg"):
         return None
