@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -255,7 +255,7 @@ def _source(image: ImageLike) -> bytes | Path | Image.Image:
 
 def _read(file: ReadsBytes) -> bytes:
     try:
-        data: object = file.read(_FILE_BYTES)
+        data = cast(object, file.read(_FILE_BYTES))
     except (OSError, ValueError) as error:  # ValueError: it is closed, or was opened for writing
         raise ImageError(f"cannot be read ({error})", shown(_name(file))) from error
     if not isinstance(data, bytes):

@@ -64,7 +64,7 @@ def test_what_is_held_out_fits_into_no_memory(
 
 def test_its_decode_size_is_known_and_other_decoding_is_refused(packed: DataConfig) -> None:
     assert data.preprocessing_for(replace(packed, image_size=8)).decode_size == (4, 4)
-    for changes in ({"channels": "L"}, {"resize_mode": "squash"}, {"decode_size": 6}):
+    for changes in ({"channels": "L"}, {"resize_mode": "squash"}, {"decode_size": 6}, {"icc": "ignore"}):
         with pytest.raises(DataError, match="packed with another"):
             data.load(replace(packed, **changes), ("train",))
 

@@ -96,10 +96,12 @@ def test_changed_files_settings_or_splits_are_decoded_again(source: Source, cach
     normalised = Preprocessing(image_size=(8, 8), decode_size=(4, 4), mean=(0.1, 0.2, 0.3))
     decoded(source, NOTHING, normalised)  # mean, std and image_size come after decoding
     assert len(list(cache.iterdir())) == 2
+    decoded(source, NOTHING, Preprocessing(image_size=(4, 4), decode_size=(4, 4), icc="ignore"))
+    assert len(list(cache.iterdir())) == 3
     os.utime(tmp_path / "data" / "a" / "img0.png", ns=(1, 1))
     changed = open_source(DataConfig(spec=str(tmp_path / "data")))
     decoded(changed, NOTHING)
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.iterdir())) == 4
 
 
 @pytest.mark.parametrize("damage", ["short", "long", "no index", "index", "other index"])

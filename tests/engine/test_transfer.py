@@ -62,11 +62,12 @@ def test_wide_models_learn_more_slowly(tmp_path: Path) -> None:
     card = weights.Card(
         geometry=model.config,
         classes=tuple("abcde"),
-        preprocessing=Preprocessing(image_size=(16, 16), decode_size=(16, 16)),
+        preprocessing=Preprocessing(image_size=(16, 16), decode_size=(16, 16), icc="ignore"),
     )
     weights.save(tmp_path / "wide.safetensors", model, card)
     config = with_weights(recipes.get("finetune"), str(tmp_path / "wide.safetensors"))
     assert config.optim.lr == pytest.approx(1.5e-3 / 4)
+    assert (config.data.icc, recipes.get("finetune").data.icc) == ("ignore", "apply")  # the weights' habit
     assert with_weights(recipes.get("reference-finetune"), str(tmp_path / "wide.safetensors")).optim.lr == 1e-5
 
 

@@ -5,7 +5,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 from vitrail.data.containers import MAX_PROFILE_BYTES, NotRead
 
@@ -34,21 +34,22 @@ def to_rgb(image: Image.Image, *, apply_profile: bool) -> Image.Image:
     elif image.mode == "LAB":
         raise NotRead("colours in CIELAB are not read: convert to mode RGB first")
     elif "A" in image.getbands() or "transparency" in image.info:
-        if image.mode == "RGB" and max(image.info["transparency"]) > 255:
+        colour: object = image.info.get("transparency")
+        if image.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:
             # Pillow kept the high bytes of the pixels, but not of this colour.
             image = image.copy()
             image.info["transparency"] = tuple(sample >> 8 for sample in image.info["transparency"])
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" and "transparency" not in image.info else image.convert("RGBA")
         colours, alpha = rgba.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), rgba.getchannel("A")
+        del rgba  # of large images, each copy counts
     else:
         colours, alpha = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB"), None
     rgb = (_through_profile(colours, profile) if profile else None) or colours
     rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
     if alpha is None:
         return rgb
-    opaque = Image.new("RGB", rgb.size, BACKGROUND)
-    opaque.paste(rgb, mask=alpha)
-    return opaque
+    rgb.paste(BACKGROUND, mask=ImageChops.invert(alpha))
+    return rgb
 
 
 def _from_16_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -5,6 +5,7 @@ else can be damaged, huge or unknown while the picture is intact. Nothing is dec
 what a header claims.
 """
 
+import re
 import struct
 import zlib
 
@@ -16,8 +17,14 @@ class NotRead(ValueError):
 MAX_PROFILE_BYTES = 4 << 20
 """Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB)."""
 
-MAX_CHUNKS = 1_000_000
-"""Of a PNG file; the largest images in chunks of 8 KB have 40,000."""
+MAX_CHUNKS = 100_000
+"""Of a PNG file, and blocks of a GIF file before its first frame; a PNG of 256 MB in chunks of 8 KB has 33,000."""
+
+MAX_SCANS = 100
+"""Of a JPEG file; progressive ones have about ten. Each scan goes over all pixels again."""
+
+MAX_RUN_LENGTH_PIXELS = 1 << 21
+"""Of a run-length encoded BMP, which Pillow decodes in Python."""
 
 
 # ---- PNG ---------------------------------------------------------------------------------------------------------
@@ -29,7 +36,8 @@ def bare_png(data: bytes) -> tuple[bytes, dict[str, bytes]]:
     Damaged ones of the latter two count as absent. A critical chunk is kept as it is, for the decoder to judge.
 
     Raises:
-        ValueError: a palette image has no palette, or there are absurdly many chunks.
+        ValueError: a palette image has no palette.
+        NotRead: there are absurdly many chunks.
     Source: PNG specification, third edition, sections 5 (chunks) and 11 (iCCP, eXIf).
     """
     parts, info, position, has_palette = [data[:8]], dict[str, bytes](), 8, False
@@ -55,7 +63,7 @@ def bare_png(data: bytes) -> tuple[bytes, dict[str, bytes]]:
         if name == b"IEND":
             break
     else:
-        raise ValueError(f"more than {MAX_CHUNKS} chunks")
+        raise NotRead(f"more than {MAX_CHUNKS} chunks")
     return b"".join([*parts, data[position:]]), info
 
 
@@ -76,7 +84,11 @@ def _inflated(body: bytes) -> bytes:
 def bare_jpeg(data: bytes) -> bytes:
     """A JPEG file without the application segments and comments that say nothing about pixels, or that are too short.
 
-    JFIF and Adobe (which colours), EXIF and ICC profile stay. Source: ITU-T T.81, B.1.1; libjpeg, examine_app0 and 14.
+    JFIF and Adobe (which colours), EXIF and ICC profile stay.
+
+    Raises:
+        NotRead: absurdly many scans.
+    Source: ITU-T T.81, B.1.1; libjpeg, examine_app0 and 14.
     """
     parts, position = [data[:2]], 2
     while position + 4 <= len(data):
@@ -88,7 +100,22 @@ def bare_jpeg(data: bytes) -> bytes:
         if not (0xFFE0 <= marker <= 0xFFEF or marker == 0xFFFE) or _is_telling(marker, data[position + 4 : end]):
             parts.append(data[position:end])
         position = end
+    # Pictures that follow, and videos, are no scans of this one; a closer look is only worth it where there are many.
+    if data.count(b"\xff\xda", position) > MAX_SCANS and _num_scans(data, position) > MAX_SCANS:
+        raise NotRead(f"more than {MAX_SCANS} scans")
     return b"".join([*parts, data[position:]])
+
+
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+
+
+def _num_scans(data: bytes, position: int) -> int:
+    """Scans up to the end of the image, no further than one too many."""
+    count = 0
+    while count <= MAX_SCANS and (found := _MARKER.search(data, position)) and found[0] != b"\xff\xd9":
+        count += found[0] == b"\xff\xda"
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return count
 
 
 def _is_telling(marker: int, body: bytes) -> bool:
@@ -194,12 +221,26 @@ def gif_size(data: bytes) -> tuple[int, int]:
     """Width and height that hold both the canvas and the first frame. Source: GIF89a specification."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    blocks = 0
     while data[position] == 0x21:  # extension blocks: two bytes, then sub-blocks up to one of length zero
         position += 2
-        while data[position]:
-            position += 1 + data[position]
-        position += 1
+        while data[position] and blocks <= MAX_CHUNKS:
+            position, blocks = position + 1 + data[position], blocks + 1
+        position, blocks = position + 1, blocks + 1
+        if blocks > MAX_CHUNKS:
+            raise NotRead(f"more than {MAX_CHUNKS} blocks before the first frame")
     if data[position] != 0x2C:
         raise ValueError("no frame")
     left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, position + 1)
     return max(width, left + frame_width), max(height, top + frame_height)
+
+
+def check_bmp(data: bytes) -> None:
+    """Raise NotRead for a run-length encoded BMP that would take long. Source: BITMAPINFOHEADER."""
+    if len(data) < 34 or int.from_bytes(data[14:18], "little") < 40 or data[30] not in (1, 2):
+        return
+    width, height = (abs(side) for side in struct.unpack_from("<ii", data, 18))
+    pixels = width * height
+    # At its longest: two bytes a pixel and four a row.
+    if pixels > MAX_RUN_LENGTH_PIXELS or max(width, height) > 1 << 14 or len(data) > 2 * pixels + 4 * height + 8192:
+        raise NotRead(f"run-length encoded, of more than {MAX_RUN_LENGTH_PIXELS} pixels or more bytes than it can need")

@@ -25,12 +25,16 @@ from vitrail.data.colour import to_rgb
 from vitrail.data.containers import NotRead, gif_size, webp_size
 from vitrail.data.fit import fit, size_needed
 from vitrail.data.readers import opened
+from vitrail.data.room import Room
 from vitrail.errors import ImageError
 
 try:  # extra `fast`
     import simplejpeg
 except ImportError:
     simplejpeg = None
+
+_MOST_PIXELS_A_BYTE = 1000
+_room = Room()
 
 # Below it two scales of a JPEG can have the same size.
 _LEAST_SIDE = 8
@@ -56,6 +60,9 @@ class Limits:
     """Size of the file."""
     max_pixels: int = 100_000_000
     """Width times height, as the file's header states them; 100 Mpx take 300 MB decoded."""
+    max_flat_pixels: int = 16_000_000
+    """Width times height of a WebP, AVIF, HEIC, JPEG or GIF file with more than a thousand pixels a byte: of one
+    colour, or made to fill memory. (PNG, TIFF and BMP cannot be packed so.)"""
 
 
 DEFAULT = Limits()
@@ -174,10 +181,11 @@ def _by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.
 def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> Image.Image:
     """The upright 8-bit RGB image."""
     try:
-        image.load()
-        rgb = to_rgb(image, apply_profile=apply_profile)
-        upright = _TRANSPOSITIONS.get(_orientation_of(image))
-        return rgb.transpose(upright) if upright is not None else rgb
+        with _room.taking(_cost(image, kind)):
+            image.load()
+            rgb = to_rgb(image, apply_profile=apply_profile)
+            upright = _TRANSPOSITIONS.get(_orientation_of(image))
+            return rgb.transpose(upright) if upright is not None else rgb
     except NotRead as error:
         raise ImageError(f"{kind} image: {error}", label) from error
     except MemoryError as error:
@@ -186,6 +194,17 @@ def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> 
         ) from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
         raise ImageError(f"damaged or truncated {kind} image ({_first_line(error)})", label) from error
+
+
+def _cost(image: Image.Image, kind: str) -> int:
+    """About how many bytes decoding takes: Pillow keeps four a pixel of colour, and copies where more is to be done.
+
+    libwebp, libavif and libheif keep two canvases beside it.
+    """
+    samples = 12 if "A" in image.getbands() or "transparency" in image.info else 8
+    if image.mode in ("L", "RGB") and not {"exif", "icc_profile", "transparency"} & image.info.keys():
+        samples = 4
+    return image.width * image.height * (samples + (8 if kind in ("WebP", "AVIF", "HEIC") else 0))
 
 
 def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[ImageFile.ImageFile, str, str]:
@@ -200,9 +219,9 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
     try:
         # Pillow allocates the canvas of these two when it opens them, so their size is read before.
         if kind in ("WebP", "GIF"):
-            _check_pixels(webp_size(data) if kind == "WebP" else gif_size(data), limits, label)
+            _check_pixels(webp_size(data) if kind == "WebP" else gif_size(data), kind, len(data), limits, label)
         image = opened(data, kind)
-        _check_pixels(image.size, limits, label)
+        _check_pixels(image.size, kind, len(data), limits, label)
     except ImageError:
         raise
     except NotRead as error:
@@ -260,10 +279,13 @@ def _found(data: bytes) -> str:
     return f"it is a {other} file" if other else f"it starts with {bytes(data[:8])!r}"
 
 
-def _check_pixels(size: tuple[int, int], limits: Limits, label: str) -> None:
+def _check_pixels(size: tuple[int, int], kind: str, num_bytes: int, limits: Limits, label: str) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {limits.max_pixels}", label)
+    can_be_flat = kind in ("WebP", "AVIF", "HEIC", "JPEG", "GIF")
+    if can_be_flat and width * height > max(limits.max_flat_pixels, _MOST_PIXELS_A_BYTE * num_bytes):
+        raise ImageError(f"{width} x {height} pixels in {num_bytes} bytes, more than a picture has", label)
 
 
 def _orientation_of(image: Image.Image) -> int:

@@ -18,7 +18,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from vitrail.data.containers import NotRead, bare_jpeg, bare_png, bare_tiff
+from vitrail.data.containers import NotRead, bare_jpeg, bare_png, bare_tiff, check_bmp
 
 
 def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
@@ -28,6 +28,8 @@ def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
         image = _READERS[kind](io.BytesIO(data))
         image.info |= info
         return image
+    if kind == "BMP":
+        check_bmp(data)
     if kind in ("JPEG", "TIFF"):
         data = bare_jpeg(data) if kind == "JPEG" else bare_tiff(data)
     return _READERS[kind](io.BytesIO(data))

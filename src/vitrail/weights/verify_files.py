@@ -116,14 +116,18 @@ def _transformers_transform(folder: str | Path) -> Transform | None:
         return None
     # The transform through Pillow, with which its models were trained; that through torchvision rounds otherwise.
     processor: Any = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    return lambda image: processor(image, return_tensors="pt")["pixel_values"]
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        return processor(image, return_tensors="pt")["pixel_values"]
+
+    return transform
 
 
 def _timm_transform(folder: str | Path) -> Transform | None:
-    import timm as library
+    import timm.data
 
+    library: Any = timm.data
     config: dict[str, Any] = json.loads((Path(folder) / "config.json").read_bytes())
     if not config.get("pretrained_cfg"):
         return None
-    data: Any = library.data
-    return data.create_transform(**data.resolve_data_config({}, pretrained_cfg=config["pretrained_cfg"]))
+    return library.create_transform(**library.resolve_data_config({}, pretrained_cfg=config["pretrained_cfg"]))
