@@ -40,8 +40,16 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "linear-probe": linear_probe,
     "knn": knn,
 }
-_FROM_WEIGHTS = ("finetune", "finetune-cpu", "reference-finetune", "finetune-sgd", "finetune-gradual", "lora")
-_FROM_WEIGHTS += ("linear-probe", "knn")
+_FROM_WEIGHTS = (
+    "finetune",
+    "finetune-cpu",
+    "reference-finetune",
+    "finetune-sgd",
+    "finetune-gradual",
+    "lora",
+    "linear-probe",
+    "knn",
+)
 _STATED: tuple[str, ...] = ("command", "hardware", "time", "expected", "source")
 
 

@@ -26,7 +26,7 @@ def finetune() -> RunConfig:
     Command: vitrail finetune WEIGHTS --data SPEC
     Hardware: a laptop's CPU for small models, one GPU for a B/16
     Time: depends on weights and data; the plan that is printed first estimates it
-    Expected: at least the linear probe that is printed first, and more the more images there are (docs/finetune.md)
+    Expected: the linear probe that is printed first with few images, more with many (docs/finetune.md has figures)
     Source: ours; layer-wise decay after arXiv:2106.08254, label smoothing arXiv:1512.00567
     """
     return RunConfig(
