@@ -65,7 +65,13 @@ def affordable_baseline(
         num_neighbors=config.probe.num_neighbors,
         on_batch=on_batch,
     )
-    is_new = any(entry["name"] == "head.weight" for entry in origin.get("audit", {}).get("reinitialised", ()))
+    audit = origin.get("audit", {})
+    is_new = any(entry["name"] == "head.weight" for entry in audit.get("reinitialised", ()))
+    # Where some classes only have a row of their name, the others would start at random beside them.
+    is_new = is_new or any(
+        entry["name"] == "head.weight" and "classes kept by name" in str(entry) and ", 0 new" not in str(entry)
+        for entry in audit.get("adapted", ())
+    )
     if config.probe.start_head and is_new:
         put_in(model, linear)
     line = (
