@@ -1,5 +1,7 @@
 """Geometry: named sizes, and contradictions that are refused."""
 
+from typing import Any
+
 import pytest
 
 from vitrail.config import ArchitectureConfig, ViTConfig
@@ -79,3 +81,33 @@ def test_a_stem_multiplies_the_stride_and_changes_the_label() -> None:
     conv = ArchitectureConfig(patch_size=2, stem_channels=(8, 16), stem_strides=(1, 2))
     assert token_stride(plain) == token_stride(conv) == (4, 4)
     assert (plain.kind, conv.kind) == ("plain ViT", "ViT + conv")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 10**9},
+        {"num_hidden_layers": 10**7},
+        {"num_attention_heads": 2**62, "hidden_size": 2**62},
+        {"mlp_ratio": 1e300},
+        {"num_registers": 10**12},
+        {"num_labels": 10**12},
+        {"num_channels": 10**9},
+        {"image_size": 11_600, "patch_size": 4},
+        {"image_size": 2**60, "patch_size": 2**58},
+        {"stem_channels": (100_000,), "stem_strides": (1,)},
+        {"stem_channels": (4,) * 100_000, "stem_strides": (1,) * 100_000},
+        {"stem_channels": (4,), "stem_strides": (10**9,)},
+    ],
+    ids=str,
+)
+def test_numbers_beyond_any_model_are_refused_at_once(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="at most") as caught:
+        ViTConfig(**changes)
+    assert len(str(caught.value)) < 500
+
+
+def test_the_largest_published_model_is_no_exception() -> None:
+    """ViT-22B, arXiv:2302.05442, table 1; and B/16 on a side of 4,096 pixels."""
+    ViTConfig(hidden_size=6144, num_hidden_layers=48, num_attention_heads=48, mlp_ratio=4.0, patch_size=14)
+    ViTConfig.named("B/16", image_size=4096)

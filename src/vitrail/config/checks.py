@@ -27,6 +27,11 @@ def require_positive(name: str, value: float) -> None:
     require(0 < value < math.inf, name, value, "a number greater than 0")
 
 
+def require_at_most(name: str, value: float, most: float) -> None:
+    """The value is no larger than what memory and time are planned for: a file could ask for anything."""
+    require(value <= most, name, value if abs(value) < 1e15 else f"{value:.3g}", f"at most {most}")
+
+
 def require_not_negative(name: str, value: float) -> None:
     """The value is finite and zero or greater."""
     require(0 <= value < math.inf, name, value, "a number of at least 0")

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vitrail.config.checks import require_not_negative, require_positive
+from vitrail.config.checks import require_at_most, require_not_negative, require_positive
+
+LARGEST_NUM_THREADS = 1024
+"""Above it a system may refuse to start them, in the middle of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         require_positive("compute.accumulation_steps", self.accumulation_steps)
         require_not_negative("compute.num_threads", self.num_threads)
+        require_at_most("compute.num_threads", self.num_threads, LARGEST_NUM_THREADS)
         require_positive("compute.max_skipped_steps", self.max_skipped_steps)
 
 

@@ -5,6 +5,9 @@ from typing import Literal
 
 from vitrail.config.checks import require, require_positive
 
+LARGEST_AREA = 1 << 24
+"""Pixels of the largest input, 4,096 x 4,096; an image of that size has 50 MB as bytes and 200 MB as floats."""
+
 ResizeMode = Literal["squash", "crop"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 CropRounding = Literal["half-even", "floor"]
@@ -51,6 +54,10 @@ class Preprocessing:
         for name in ("image_size", "decode_size"):
             for side in getattr(self, name):
                 require_positive(f"preprocessing.{name}", side)
+        for name in ("image_size", "decode_size", "resize_size"):
+            height, width = getattr(self, name) or (0, 0)
+            most = f"at most {LARGEST_AREA} pixels"
+            require(height * width <= LARGEST_AREA, f"preprocessing.{name}", f"{height} x {width}", most)
         require(
             self.resize_size is None or all(r >= d for r, d in zip(self.resize_size, self.decode_size, strict=True)),
             "preprocessing.resize_size",

@@ -8,7 +8,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive
+from vitrail.config.checks import (
+    pair,
+    require,
+    require_at_most,
+    require_fraction,
+    require_not_negative,
+    require_positive,
+)
 from vitrail.errors import ConfigError
 
 # name: (hidden_size, num_hidden_layers, num_attention_heads, intermediate_size). arXiv:2010.11929 table 1 (B, L, H),
@@ -24,6 +31,21 @@ NAMED_SIZES = {
     "g": (1408, 40, 16, 6144),
     "G": (1664, 48, 16, 8192),
 }
+
+# The largest value of each number that memory or time depends on. The largest published ViT, of 22 billion parameters,
+# is 6,144 wide and 48 deep (arXiv:2302.05442).
+LARGEST = {
+    "hidden_size": 65_536,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 4_096,
+    "intermediate_size": 1_048_576,
+    "num_registers": 4_096,
+    "num_channels": 4_096,
+    "num_labels": 10_000_000,
+}
+LARGEST_SIDE = 65_536
+LARGEST_NUM_TOKENS = 65_536
+_MOST_STEM_LAYERS = 16
 
 PositionResampling = Literal[
     "bicubic", "bicubic_antialias", "bicubic_scale", "bicubic_aligned", "bilinear", "bilinear_aligned"
@@ -100,10 +122,15 @@ class ArchitectureConfig:
 
     def __post_init__(self) -> None:
         self._check_tokens()
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_registers"):
+            require_at_most(f"model.{name}", getattr(self, name), LARGEST[name])
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "layer_norm_eps"):
             require_positive(f"model.{name}", getattr(self, name))
+        most = LARGEST["intermediate_size"] / self.hidden_size
+        require(self.mlp_ratio <= most, "model.mlp_ratio", self.mlp_ratio, f"at most {most:.6g} at this hidden_size")
         for side in pair(self.patch_size):
             require_positive("model.patch_size", side)
+            require_at_most("model.patch_size", side, LARGEST_SIDE)
         for name in ("embedding_dropout", "attention_dropout", "projection_dropout", "stochastic_depth"):
             require_fraction(f"model.{name}", getattr(self, name))
         for name in ("num_registers", "layer_scale", "initializer_range"):
@@ -123,6 +150,12 @@ class ArchitectureConfig:
             self.hidden_size,
             "a multiple of 4 for position=sincos (sine and cosine of two coordinates)",
         )
+        require_at_most("model.stem_channels", len(self.stem_channels), _MOST_STEM_LAYERS)
+        for channels in self.stem_channels:
+            require_positive("model.stem_channels", channels)
+            require_at_most("model.stem_channels", channels, LARGEST["hidden_size"])
+        for side in (*self.stem_strides, *self.stem_pools):
+            require_at_most("model.stem_strides", side, LARGEST_SIDE)
         require(
             len(self.stem_channels) == len(self.stem_strides) and all(s >= 1 for s in self.stem_strides),
             "model.stem_strides",
@@ -200,7 +233,13 @@ class ViTConfig(ArchitectureConfig):
         super().__post_init__()
         require_positive("model.num_channels", self.num_channels)
         require_not_negative("model.num_labels", self.num_labels)
+        for name in ("num_channels", "num_labels"):
+            require_at_most(f"model.{name}", getattr(self, name), LARGEST[name])
+        for side in pair(self.image_size):
+            require_at_most("data.image_size", side, LARGEST_SIDE)
         check_divisible(self.image_size, self)
+        tokens = math.prod(self.grid)
+        require(tokens <= LARGEST_NUM_TOKENS, "data.image_size", f"{tokens} patches", f"at most {LARGEST_NUM_TOKENS}")
 
     @classmethod
     def named(cls, name: str, **changes: object) -> "ViTConfig":

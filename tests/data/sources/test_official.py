@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.folders import cifar_files, idx_gz, python2_pickle, tar_gz
 from vitrail.data.sources import official
+from vitrail.data.sources.download import ARCHIVES
 from vitrail.data.sources.official import open_cifar, open_fashion_mnist
 from vitrail.errors import DataError
 
@@ -36,7 +38,7 @@ def truth(data: bytes) -> dict[bytes, Any]:
 
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("packed", [False, True])
-def test_values_are_those_of_python(tmp_path: Path, name: str, packed: bool) -> None:
+def test_values_are_those_of_python(tmp_path: Path, name: str, packed: bool, own_archives: None) -> None:
     files = cifar_files(name)
     place = tar_gz(tmp_path / "a.tar.gz", FOLDERS[name], files) if packed else write_folder(tmp_path, name, files)
     source = open_cifar(place, name)
@@ -181,21 +183,22 @@ def test_batches_of_another_shape(tmp_path: Path, change: dict[bytes, Any]) -> N
 # ---- archives ----------------------------------------------------------------------------------------------------
 
 
-def link(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
+@pytest.fixture
+def own_archives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whatever archive a test has made be the official one."""
+
+    monkeypatch.setattr(official, "_sha256", lambda _: "same")
+    monkeypatch.setattr(official, "ARCHIVES", {name: (replace(a[0], sha256="same"),) for name, a in ARCHIVES.items()})
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
-    member = link("cifar-10-batches-py/data_batch_1", kind)
-    path = tar_gz(tmp_path / "a.tar.gz", FOLDERS["cifar10"], cifar_files("cifar10", per_batch=2), member)
-    with pytest.raises(DataError, match="neither a file nor a directory"):
+def test_no_other_archive_than_the_official_one_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tar_gz(tmp_path / "a.tar.gz", FOLDERS["cifar10"], cifar_files("cifar10", per_batch=2))
+    monkeypatch.setattr(tarfile, "open", lambda *_: pytest.fail("opened"))
+    with pytest.raises(DataError, match="SHA-256"):
         open_cifar(path, "cifar10")
 
 
-def test_nothing_is_extracted(tmp_path: Path) -> None:
+def test_nothing_is_extracted(tmp_path: Path, own_archives: None) -> None:
     files = cifar_files("cifar10", per_batch=2) | {"../../outside.txt": b"out", "/absolute.txt": b"out"}
     path = tar_gz(tmp_path / "inner" / "a.tar.gz", FOLDERS["cifar10"], files)
     before = sorted(tmp_path.rglob("*"))
@@ -204,26 +207,10 @@ def test_nothing_is_extracted(tmp_path: Path) -> None:
     assert not Path("/absolute.txt").exists()
 
 
-def test_too_many_members(tmp_path: Path) -> None:
-    files = {f"file_{number}": b"" for number in range(100)} | cifar_files("cifar10", per_batch=2)
-    with pytest.raises(DataError, match="more than 64 members"):
-        open_cifar(tar_gz(tmp_path / "a.tar.gz", FOLDERS["cifar10"], files), "cifar10")
-
-
-def test_an_archive_that_grows_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(official, "_MAX_TOTAL_BYTES", 1 << 20)
-    path = tar_gz(
-        tmp_path / "a.tar.gz", FOLDERS["cifar10"], {"zeros": bytes(4 << 20)} | cifar_files("cifar10", per_batch=2)
-    )
-    assert path.stat().st_size < 100_000
-    with pytest.raises(DataError, match="when unpacked"):
-        open_cifar(path, "cifar10")
-
-
-def test_a_missing_member(tmp_path: Path) -> None:
+def test_a_missing_member(tmp_path: Path, own_archives: None) -> None:
     files = cifar_files("cifar100", per_batch=2)
     del files["test"]
-    with pytest.raises(DataError, match="no member 'test'"):
+    with pytest.raises(DataError, match="test"):
         open_cifar(tar_gz(tmp_path / "a.tar.gz", FOLDERS["cifar100"], files), "cifar100")
     with pytest.raises(DataError, match="test"):
         open_cifar(write_folder(tmp_path, "cifar100", files), "cifar100")
@@ -238,16 +225,16 @@ def test_a_truncated_archive(tmp_path: Path, cut: float) -> None:
         open_cifar(path, "cifar10")
 
 
-def test_flipped_bits_are_found(tmp_path: Path) -> None:
-    path = tar_gz(tmp_path / "a.tar.gz", FOLDERS["cifar10"], cifar_files("cifar10", per_batch=2))
-    data = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        damaged = bytearray(data)
-        damaged[int(rng.integers(20, len(data)))] ^= 1 << int(rng.integers(0, 8))
-        path.write_bytes(damaged)
-        with pytest.raises(DataError):
-            open_cifar(path, "cifar10")
+@pytest.mark.parametrize(
+    "body",
+    [b"})" + b"\x85" * 2_000_000 + b"K\x01s", b"]" * 200_000 + b"a" * 199_999, b"})\x85K\x01s", b"}K\x01K\x01s"],
+    ids=["tuples", "lists", "a tuple as key", "a number as key"],
+)
+def test_what_is_nested_is_refused_at_once(tmp_path: Path, body: bytes) -> None:
+    """A tuple two million deep would exhaust the stack when it is hashed."""
+    files = cifar_files("cifar10", per_batch=2) | {"batches.meta": b"\x80\x02" + body + b"."}
+    with pytest.raises(DataError, match=r"a key that is a|a tuple in a tuple|a list in a list"):
+        open_cifar(write_folder(tmp_path, "cifar10", files), "cifar10")
 
 
 # ---- Fashion-MNIST -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ Sources: https://www.cs.toronto.edu/~kriz/cifar.html, https://github.com/zalando
 """
 
 import gzip
-import io
+import hashlib
 import pickletools
 import tarfile
 import zlib
@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from vitrail.data.sources.download import ARCHIVES
 from vitrail.data.sources.index import Source, Split, array_split, joined, listing_of_paths
-from vitrail.errors import DataError
+from vitrail.errors import DataError, shown
+from vitrail.reading import open_regular, read_regular
 
-# The largest member is CIFAR-100's train, 155 MB; both archives hold 186 MB altogether.
-_MAX_TOTAL_BYTES = 512 << 20
-_MAX_MEMBERS = 64
+_MAX_BYTES = 200 << 20
+"""The largest file of both sets is CIFAR-100's train with 155 MB; the largest of Fashion-MNIST unpacks to 47 MB."""
+_MAX_IDX_BYTES = 64 << 20
 
 _CIFAR_SIDE = 32
 _FILES = {
@@ -46,7 +48,7 @@ def open_cifar(place: Path, name: str) -> Source:
     """
     meta, batches = _FILES[name]
     wanted = [meta, *(batch for split in batches.values() for batch in split)]
-    files = _read_folder(place, wanted) if place.is_dir() else _read_archive(place, wanted)
+    files = _read_folder(place, wanted) if place.is_dir() else _read_archive(place, wanted, name)
     names_key, labels_key = _KEYS[name]
     class_names = _plain_values(files[meta], f"{place}: {meta}").get(names_key)
     if not isinstance(class_names, list) or not all(isinstance(n, bytes) for n in class_names):
@@ -96,58 +98,38 @@ def _unexpected(where: str, got: object) -> DataError:
 
 def _read_folder(folder: Path, wanted: Sequence[str]) -> dict[str, bytes]:
     try:
-        return {member: (folder / member).read_bytes() for member in wanted}
+        return {member: read_regular(folder / member, _MAX_BYTES) for member in wanted}
     except OSError as error:
         raise _unexpected(str(error.filename or folder), error.strerror) from error
 
 
-class _Capped(io.RawIOBase):
-    """A stream that fails once it has given more bytes than any honest archive has."""
-
-    def __init__(self, stream: io.BufferedIOBase, limit: int) -> None:
-        self._stream, self._left = stream, limit
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
-        self._left -= len(data)
-        if self._left < 0:
-            raise ValueError(f"more than {_MAX_TOTAL_BYTES} bytes when unpacked")
-        return data
-
-
-def _read_archive(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
-    """The wanted members of a .tar.gz, by their base names. Links, devices and surplus are refused."""
-    found: dict[str, bytes] = {}
+def _read_archive(path: Path, wanted: Sequence[str], name: str) -> dict[str, bytes]:
+    """The wanted members of the official .tar.gz, by their base names. No other archive is opened."""
     try:
-        with gzip.open(path, "rb") as unpacked:
-            stream = _Capped(unpacked, _MAX_TOTAL_BYTES)
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
-                for number, member in enumerate(archive):
-                    if number >= _MAX_MEMBERS:
-                        raise ValueError(f"more than {_MAX_MEMBERS} members")
-                    if not (member.isreg() or member.isdir()):
-                        raise ValueError(f"member {member.name!r} is neither a file nor a directory")
-                    base = member.name.rsplit("/", 1)[-1]
-                    if member.isreg() and base in wanted and base not in found:
-                        file = archive.extractfile(member)
-                        found[base] = file.read() if file is not None else b""
-            while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
-                pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise _unexpected(str(path), str(error) or type(error).__name__) from error
-    missing = [member for member in wanted if member not in found]
-    if missing:
-        raise _unexpected(str(path), f"no member {missing[0]!r}")
-    return found
+        if (found := _sha256(path)) != ARCHIVES[name][0].sha256:
+            raise _unexpected(f"{shown(path)}, or the part of it that was downloaded,", f"SHA-256 {found[:16]}...")
+        with tarfile.open(path, "r:gz") as archive:
+            members = {m.name.rsplit("/", 1)[-1]: m for m in archive if m.isreg()}
+            files = {member: archive.extractfile(members[member]) for member in wanted}
+            return {member: file.read() for member, file in files.items() if file is not None}
+    except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError) as error:
+        raise _unexpected(shown(path), shown(error)) from error
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _idx(path: Path, num_axes: int) -> UInt8[np.ndarray, "..."]:
     """One gzip'ed IDX file of unsigned bytes. Source: yann.lecun.com/exdb/mnist, "FILE FORMATS"."""
     try:
-        with gzip.open(path, "rb") as file:
-            data = _Capped(file, _MAX_TOTAL_BYTES).read()
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise _unexpected(str(path), str(error) or type(error).__name__) from error
+        with open_regular(path) as raw, gzip.open(raw, "rb") as file:
+            data = file.read(_MAX_IDX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unexpected(shown(path), shown(error)) from error
+    if len(data) > _MAX_IDX_BYTES:
+        raise _unexpected(shown(path), f"more than {_MAX_IDX_BYTES} bytes when unpacked")
     header = 4 + 4 * num_axes
     shape = tuple(int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(num_axes))
     size = 1
@@ -210,7 +192,7 @@ def _plain_values(data: bytes, where: str) -> dict[Any, Any]:
     except DataError:
         raise
     except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
-        raise _unexpected(where, f"a pickle that cannot be read ({error})") from error
+        raise _unexpected(where, f"a pickle that cannot be read ({shown(error)})") from error
     if not isinstance(result, dict):
         raise _unexpected(where, f"a pickled {type(result).__name__}")
     return {key: value.value if isinstance(value, _Object) else value for key, value in result.items()}
@@ -248,15 +230,17 @@ def _interpret(data: bytes) -> object:
             stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             size = int(name[-1])
-            stack[-size:] = [tuple(stack[-size:])]
+            stack[-size:] = [_tuple(stack[-size:])]
         elif name == "TUPLE":
-            stack.append(tuple(since_mark()))
+            stack.append(_tuple(since_mark()))
         elif name in ("APPEND", "APPENDS"):
             items = since_mark() if name == "APPENDS" else [stack.pop()]
-            _as(list, stack[-1]).extend(items)
+            _as(list, stack[-1]).extend(
+                item if not isinstance(item, list) else _refuse("a list in a list") for item in items
+            )
         elif name in ("SETITEM", "SETITEMS"):
             items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _as(dict, stack[-1]).update(zip(items[::2], items[1::2], strict=True))
+            _as(dict, stack[-1]).update({_key(k): v for k, v in zip(items[::2], items[1::2], strict=True)})
         elif name == "GLOBAL":
             stack.append(_Object(_GLOBALS[str(argument)]) if argument in _GLOBALS else _refuse(f"name {argument!r}"))
         elif name == "REDUCE":
@@ -267,6 +251,20 @@ def _interpret(data: bytes) -> object:
         elif name != "PROTO":
             _refuse(f"opcode {name}")
     raise ValueError("no end")
+
+
+def _tuple(items: list[Any]) -> tuple[Any, ...]:
+    """A tuple, at most in one other: the shape of an array in its state."""
+    if any(isinstance(inner, tuple) for item in items if isinstance(item, tuple) for inner in item):
+        _refuse("a tuple in a tuple in a tuple")
+    return tuple(items)
+
+
+def _key(value: Any) -> bytes:
+    """A key of a dictionary. Python 2 wrote bytes; files that were pickled anew by Python 3 have text."""
+    if isinstance(value, bytes | str):
+        return value.encode() if isinstance(value, str) else value
+    return _refuse(f"a key that is a {type(value).__name__}")
 
 
 def _refuse(what: str) -> Any:

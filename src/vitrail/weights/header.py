@@ -1,0 +1,101 @@
+"""The header of a safetensors file, checked before any library opens the file.
+
+In: a path. Out: names, types and shapes of the tensors, and the metadata; or one WeightsError, before memory is taken
+for what the header only claims. Without torch.
+
+Source: the description of the format in huggingface/safetensors.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from vitrail.errors import WeightsError, shown
+from vitrail.reading import open_regular, parsed_json
+
+MAX_TENSORS = 10_000
+MAX_HEADER_BYTES = 25 << 20
+"""The largest model on the hub that is one file has a header below 1 MB."""
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
+_BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64}
+_BITS |= {"I64": 64, "U64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    """As the format calls them: F32, BF16, ..."""
+    metadata: dict[str, str]
+    entries: dict[str, Any]
+    """The whole header, in its order."""
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, 9 or more, is safetensors or says so."""
+    return len(head) > 8 and head[8:9] == b"{" and not head.startswith((b"PK\x03\x04", b"\x80"))
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a safetensors file.
+
+    Raises:
+        WeightsError: it cannot be read, is truncated, has tensors that overlap, leave gaps or do not fill the file, has
+            a name twice, or more tensors or a longer header than any model.
+    """
+    try:
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = file.seek(0, 2)
+            most = min(MAX_HEADER_BYTES, max(size - 8, 0))
+            if not 2 <= length <= most:
+                raise WeightsError(
+                    f"{shown(path)}: truncated, or its header is damaged.",
+                    got=f"a header of {length} bytes",
+                    expected=f"at most {most}",
+                )
+            file.seek(8)
+            raw = file.read(length)
+        header = parsed_json(raw)
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
+        return _checked(cast(dict[str, Any], header), size - 8 - length)
+    except (OSError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"{shown(path)}: damaged, or not a safetensors file.", got=reason) from error
+
+
+def _checked(entries: dict[str, Any], data_bytes: int) -> Header:
+    """The header's parts. Raises ValueError."""
+    metadata = entries.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in cast(dict[str, Any], metadata).values()):
+        raise ValueError("its metadata are not texts by name")
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    spans: list[tuple[int, int]] = []
+    tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+    if len(tensors) > MAX_TENSORS:
+        raise ValueError(f"{len(tensors)} tensors, more than {MAX_TENSORS}")
+    for name, entry in tensors.items():
+        try:
+            dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+            if not whole or 8 * (stop - start) != -(-math.prod(shape) * _BITS[dtype] // 8) * 8:
+                raise ValueError
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise ValueError(f"tensor {shown(name)} has no such type, shape and place: {shown(entry)}") from None
+        shapes[name], dtypes[name] = tuple(shape), dtype
+        spans.append((start, stop))
+    end = 0
+    for start, stop in sorted(spans):
+        if start != end:
+            raise ValueError(f"the tensors' bytes overlap or leave a gap at {min(start, end)}")
+        end = stop
+    if end != data_bytes:
+        raise ValueError(f"{data_bytes} bytes of tensors where the header says {end}")
+    return Header(shapes, dtypes, cast(dict[str, str], metadata), entries)

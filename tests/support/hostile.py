@@ -1,0 +1,236 @@
+"""What a stranger's file is given to, in a process of its own: an answer or one error, in bounded time and memory.
+
+Jobs of a fork server (`vitrail.selftest.fork_server`): a job that ends with 0 has passed, everything else has not.
+"""
+
+import contextlib
+import json
+import random
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail import data, weights
+from vitrail.config import DataConfig, Preprocessing
+from vitrail.data import load_image
+from vitrail.data.decode import decode_image, image_header
+from vitrail.data.sources.official import open_cifar
+from vitrail.errors import VitrailError
+from vitrail.run import RunDir
+from vitrail.run.checkpoint import damage_of, load_checkpoint, newest_checkpoint
+
+SECONDS = 2.0
+MIB = 256.0
+_LONGEST_MESSAGE = 4000
+_BATCH = 250
+# What is refused after it was tried would still take the machine along: the system says no far above the limit.
+_HARD_MIB = 4096
+
+
+def _weights(path: Path) -> Iterator[Callable[[], object]]:
+    yield lambda: weights.load_card(path)
+    yield lambda: weights.load(path)
+    yield lambda: weights.load(path, num_labels=3, image_size=32)
+
+
+def _image(path: Path) -> Iterator[Callable[[], object]]:
+    fast = Preprocessing(image_size=(32, 32), decode_size=(32, 32), fast_decoding=True, mean=(0.5,) * 3, std=(0.5,) * 3)
+    yield lambda: image_header(path)
+    yield lambda: load_image(path, fast)
+    yield lambda: decode_image(path)
+
+
+def _data(path: Path) -> Iterator[Callable[[], object]]:
+    config = DataConfig(spec=str(path), image_size=8)
+    yield lambda: data.summary(config)
+    yield lambda: data.check(config)
+    yield lambda: data.load(config, ("all",))
+
+
+def _run(path: Path) -> Iterator[Callable[[], object]]:
+    run = RunDir(path)
+    yield from (run.read_config, run.read_environment, run.read_evaluation, run.read_baseline)
+    yield lambda: weights.load(path)
+
+    def resume() -> None:
+        found, _ = newest_checkpoint(run.checkpoints_dir)
+        if found is not None and not damage_of(found):
+            load_checkpoint(found)
+
+    yield resume
+
+
+def _cifar(path: Path) -> Iterator[Callable[[], object]]:
+    yield lambda: open_cifar(path, "cifar10")
+
+
+TARGETS: dict[str, Callable[[Path], Iterator[Callable[[], object]]]] = {
+    "weights": _weights,
+    "image": _image,
+    "data": _data,
+    "cifar10": _cifar,
+    "run": _run,
+}
+
+
+def attempt(target: str, path: str, seconds: float = SECONDS, mib: float = MIB) -> None:
+    """Give one file or folder to everything that reads it. Raises what is none of our errors, or AssertionError."""
+    torch.set_num_threads(1)
+    with _bounded(seconds, mib):
+        _try(target, Path(path))
+
+
+def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int = _BATCH, changed: str = "") -> None:
+    """Damage copies of the entries of `folder`, one after the other, and give each to everything that reads it.
+
+    Args:
+        target: of TARGETS.
+        folder: honest files, or folders of files.
+        kind: bytes or json, what is damaged.
+        first: number of the first mutant: with `count`, all that the damage depends on.
+        changed: glob of the files that are damaged where entries are folders.
+    """
+    torch.set_num_threads(1)
+    seeds = sorted(Path(folder).iterdir())
+    work = Path(folder).parent / f"mutant-{target}-{kind}-{first}"
+    for number in range(first, first + count):
+        rng = random.Random(number)
+        seed = seeds[number % len(seeds)]
+        copy = work / seed.name
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        if seed.is_dir():
+            shutil.copytree(seed, copy)
+            victim = rng.choice(sorted(f for f in copy.rglob(changed or "*") if f.is_file()))
+        else:
+            shutil.copy(seed, copy)
+            victim = copy
+        victim.write_bytes((_damaged_json if kind == "json" else _damaged)(victim.read_bytes(), rng))
+        try:
+            with _bounded(SECONDS, MIB):
+                _try(target, copy)
+        except BaseException as error:
+            sys.stderr.write(f"mutant {number} of {victim.name}: {type(error).__name__}: {str(error)[:500]}\n")
+            raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _try(target: str, path: Path) -> None:
+    for read in TARGETS[target](path):
+        try:
+            read()
+        except VitrailError as error:
+            _check_message(str(error), error.exit_status)
+
+
+def _check_message(text: str, status: int) -> None:
+    assert status == 2, f"exit status {status}: {text}"
+    assert len(text) <= _LONGEST_MESSAGE, f"a message of {len(text)} characters: {text[:200]}"
+    odd = {c for c in text if not c.isprintable() and c != "\n"}
+    assert not odd, f"raw characters {odd!r} in {text[:200]!r}"
+
+
+@contextlib.contextmanager
+def _bounded(seconds: float, mib: float) -> Iterator[None]:
+    """Raise AssertionError when a `with` block takes more time of the processor, or more memory."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest use of memory so far
+    before, size = _status("VmRSS"), _status("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, (int((size + _HARD_MIB) * 2**20), resource.RLIM_INFINITY))
+    started = time.process_time()
+    yield
+    took, grew = time.process_time() - started, _status("VmHWM") - before
+    assert took <= seconds, f"{took:.1f} s, more than {seconds} s"
+    assert grew <= mib, f"{grew:.0f} MiB, more than {mib} MiB"
+
+
+def _status(name: str) -> float:
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{name}:")[1].split()[0]) / 1024
+
+
+# ---- damage ------------------------------------------------------------------------------------------------------
+
+_NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+
+
+def _damaged(raw: bytes, rng: random.Random) -> bytes:
+    """Bytes with one to three of: a flipped bit, a number in their place, a stretch gone, doubled, moved or cut off."""
+    out = bytearray(raw)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        # Headers stand at the beginning or at the end, and say more than what lies between.
+        at = rng.choice(
+            (
+                rng.randrange(len(out) + 1),
+                rng.randrange(min(len(out), 512) + 1),
+                max(len(out) - rng.randrange(1, 513), 0),
+            )
+        )
+        length = rng.choice((1, 2, 4, 8, rng.randrange(1, 65)))
+        match rng.randrange(7):
+            case 0 if at < len(out):
+                out[at] ^= 1 << rng.randrange(8)
+            case 1:
+                size = rng.choice((1, 2, 4, 8))
+                number = rng.choice(_NUMBERS) & ((1 << 8 * size) - 1)
+                out[at : at + size] = number.to_bytes(size, rng.choice(("little", "big")))
+            case 2:
+                del out[at : at + length]
+            case 3:
+                out[at:at] = out[at : at + length] * rng.choice((1, 2, 100))
+            case 4:
+                out[at:at] = rng.randbytes(length)
+            case 5:
+                source = rng.randrange(len(out) + 1)
+                out[at : at + length] = out[source : source + length]
+            case _:
+                if rng.random() < 0.3:
+                    del out[at:]
+    return bytes(out)
+
+
+_VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 3, 7, 10**9, -(10**9), 2**31, 2**63, 10**30, 0.0, 1e-300, 1e300, -0.5, "", "0",
+    "x" * 5000, "\x1b[31m\n", "\ud800", "../../x", "/etc/passwd", [], {}, [[]],
+    [0], [-1, 2**40], [1, 2, 3, 4], {"a": 1},
+    {"height": 10**9}, {"0": None}, [None] * 1000, float("nan"), float("inf"),
+)  # fmt: skip
+
+
+def _damaged_json(raw: bytes, rng: random.Random) -> bytes:
+    """A JSON document with one or two of its values or keys exchanged; now and then, damaged bytes."""
+    if rng.random() < 0.1:
+        return _damaged(raw, rng)
+    if rng.random() < 0.01:
+        return b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    document = json.loads(raw)
+    for _ in range(rng.choice((1, 1, 2))):
+        places = list(_places(document))
+        if not places:
+            break
+        parent, key = rng.choice(places)
+        action = rng.randrange(5)
+        if action == 0:
+            del parent[key]
+        elif action == 1 and isinstance(parent, dict):
+            parent[rng.choice(("", "x", "\x1b[2J", "0", str(key).upper()))] = parent.pop(key)
+        elif action == 2:
+            other, where = rng.choice(places)
+            with contextlib.suppress(LookupError):
+                parent[key] = json.loads(json.dumps(other[where]))
+        else:
+            parent[key] = rng.choice(_VALUES)
+    return json.dumps(document).encode()
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key or index) of a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(items):
+        yield value, key
+        yield from _places(inner)
