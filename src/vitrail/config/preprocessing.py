@@ -58,6 +58,9 @@ class Preprocessing:
             height, width = getattr(self, name) or (0, 0)
             most = f"at most {LARGEST_AREA} pixels"
             require(height * width <= LARGEST_AREA, f"preprocessing.{name}", f"{height} x {width}", most)
+        (height, width), (rows, columns) = self.image_size, self.decode_size
+        most = max(1024**2, 16 * height * width)
+        require(rows * columns <= most, "preprocessing.decode_size", f"{rows} x {columns}", f"at most {most} pixels")
         require(
             self.resize_size is None or all(r >= d for r, d in zip(self.resize_size, self.decode_size, strict=True)),
             "preprocessing.resize_size",

@@ -29,7 +29,8 @@ def tensor_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = No
 
     Args:
         tensors: on the CPU; they must not change before the pieces are written.
-        metadata: written into the header in this order, with "sha256" of the tensors' bytes after it.
+        metadata: written into the header in this order, with "sha256" of the tensors' bytes after it, and
+            then "header_sha256" of the header so far.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     pieces: list[bytes | memoryview] = [t.contiguous().flatten().view(torch.uint8).numpy().data for _, t in ordered]
@@ -41,6 +42,8 @@ def tensor_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = No
         end = at + memoryview(piece).nbytes
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
+    if metadata is not None:
+        header["__metadata__"]["header_sha256"] = hashlib.sha256(json.dumps(header).encode()).hexdigest()
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return [len(text).to_bytes(8, "little"), text, *pieces]

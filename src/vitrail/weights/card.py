@@ -3,17 +3,16 @@
 In: a file, a run directory, or builtin:NAME. Out: a `Card`. docs/model-file.md describes the layout of the header.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import safetensors
-
 from vitrail.config import Preprocessing, ViTConfig, from_json
 from vitrail.errors import ConfigError, WeightsError, shown
+from vitrail.reading import open_regular, parsed_json
+from vitrail.weights.header import HEADER_SHA256, Header, header_sha256, is_safetensors, read_header
 
 # What the logits are, in the words of transformers.
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -22,7 +21,7 @@ HEAD_OF_PRE_LOGITS = "head that reads the pre-logits layer, which is not used"
 HEAD_OF_POOLER = "head that may read the pooler, which is not used"
 OTHER_HEAD = "head of another form than one linear layer; fine-tuning starts a new one"
 HEADS_LEFT_OUT = frozenset({HEAD_OF_PRE_LOGITS, HEAD_OF_POOLER, OTHER_HEAD})
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 BEST_MODEL = "best.safetensors"
 _BUILTIN = "builtin:"
 
@@ -122,9 +121,9 @@ def model_path(source: str | Path) -> Path:
 def has_card(path: Path) -> bool:
     """Whether a file is safetensors with vitrail's description."""
     try:
-        with safetensors.safe_open(path, "np") as file:
-            return "vitrail" in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
+        with open_regular(path) as file:
+            return is_safetensors(file.read(9)) and "vitrail" in read_header(path).metadata
+    except (WeightsError, OSError):
         return False
 
 
@@ -132,44 +131,63 @@ def read_card(path: str | Path) -> Card:
     """Read what a model file says about itself, without its weights.
 
     Raises:
-        WeightsError: it is not a vitrail model file of a known version.
+        WeightsError: it is not a vitrail model file of a known version, or its header is not as it was written.
     """
     path = model_path(path)
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged, or not a safetensors file.", got=error) from error
-    if "vitrail" not in metadata:
+    header = read_header(path)
+    if "vitrail" not in header.metadata:
         raise WeightsError(
             f"{path}: safetensors without vitrail's description.",
             expected="a file written by vitrail",
             do="Look at it with: vitrail inspect FILE",
         )
     try:
-        described = json.loads(metadata["vitrail"])
+        described: dict[str, Any] = parsed_json(header.metadata["vitrail"])
         version = described.pop("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if type(version) is not int or version > FORMAT_VERSION:
             raise WeightsError(
                 f"{path}: written in a newer format.",
                 got=f"format version {version}",
                 expected=f"at most {FORMAT_VERSION}",
                 do="Install a newer vitrail.",
             )
-        return Card(
+        _check_header(header, version)
+        parts = {name: _object(described, name) for name in ("recipe", "metrics", "provenance")}
+        classes = described["classes"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in cast(list[Any], classes)):
+            raise ValueError("its classes are no list of names")
+        card = Card(
             geometry=from_json(ViTConfig, described["geometry"], "geometry", allow_missing=True),
-            classes=tuple(str(name) for name in described["classes"]),
+            classes=tuple(cast(list[str], classes)),
             preprocessing=from_json(Preprocessing, described["preprocessing"], "preprocessing", allow_missing=True),
-            recipe=described["recipe"],
-            metrics=described["metrics"],
-            provenance=described["provenance"],
             problem_type=described.get("problem_type", "single_label_classification"),
+            **parts,
         )
+        blocks = {name.split(".")[1] for name in header.shapes if name.startswith("blocks.")}
+        if len(blocks) != card.geometry.num_hidden_layers:  # before a model of any depth is built
+            raise ValueError(f"{card.geometry.num_hidden_layers} layers, and tensors of {len(blocks)}")
+        return card
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, WeightsError):
+            raise
         raise WeightsError(f"{path}: its description is damaged.", got=error) from error
 
 
 def stored_parameters(path: str | Path) -> int:
     """Numbers in a vitrail file, which holds the trained parameters alone."""
-    with safetensors.safe_open(path, "np") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  (no mapping)
+    return sum(math.prod(shape) for shape in read_header(Path(path)).shapes.values())
+
+
+def _check_header(header: Header, version: int) -> None:
+    """Raise ValueError when the header of a file is not as it was written; before version 3 nothing tells."""
+    written = header.metadata.get(HEADER_SHA256)
+    if version >= 3 and written is None:
+        raise ValueError(f"no {HEADER_SHA256}")
+    if written is not None and written != header_sha256(header.entries):
+        raise ValueError("another SHA-256 of the header than was written")
+
+
+def _object(described: dict[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(described[name], dict):
+        raise ValueError(f"{name} is no object")
+    return described[name]

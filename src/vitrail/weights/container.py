@@ -5,12 +5,13 @@ torch file read by `torch.load(weights_only=True)`. Sizes are checked before any
 """
 
 import hashlib
-import json
+import io
 import math
 import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  (the exception that torch.load raises; nothing is unpickled)
@@ -23,10 +24,14 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import WeightsError, shown
+from vitrail.reading import open_regular
+from vitrail.weights.archive import MAX_PICKLE_BYTES, check_sums, checked_members, pickle_of
 from vitrail.weights.foreign import Source
 from vitrail.weights.hub import fetched
 from vitrail.weights.inert import INERT, Inert, plain
 from vitrail.weights.kinds import check_count, kind_of, unread_folder
+from vitrail.weights.pickles import check_pickle
+from vitrail.weights.sidecar import CONFIG, INDEX, PREPROCESSOR, read_sidecar
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _DAMAGED = (
@@ -46,6 +51,8 @@ _COMPANIONS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|r
 # Of torch.compile, FSDP, activation checkpointing, and Fabric.
 _WRAPPING_MODULES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 _MOST_TOLD = 20
+_OLD_PICKLES = 5  # before the numbers in the form that torch wrote until 1.5
+_MOST_TIMES = 4  # tensors that share their numbers may be in a file more than once
 _MOST_DEPTH = 6  # of dictionaries within dictionaries
 
 
@@ -68,14 +75,19 @@ def open_source(where: str | Path) -> Source:
         if wanted is not None and set(wanted) != found.keys():
             odd = sorted(set(wanted) ^ found.keys())
             raise WeightsError(f"{file}: holds other tensors than the index says.", got=shown(", ".join(odd[:5])))
+        before = len(tensors)
         _flatten(found, file, tensors, nested, told)
+        check_count(len(tensors), file)
+        if kind == "torch":
+            _check_room(dict(list(tensors.items())[before:]), file)
     if not tensors:
         raise WeightsError(f"{path}: holds no tensor.")
     clean = {_cleaned(name): tensor for name, tensor in tensors.items()}
     if len(clean) == len(tensors):
         tensors, nested = clean, set(map(_cleaned, nested))
     check_count(len(tensors), path)
-    config, preprocessor = (_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    config = read_sidecar(folder / "config.json", CONFIG)
+    preprocessor = read_sidecar(folder / "preprocessor_config.json", PREPROCESSOR)
     return Source(
         path=path,
         tensors=tensors,
@@ -90,20 +102,20 @@ def open_source(where: str | Path) -> Source:
 
 def _files(path: Path) -> tuple[list[Path], dict[str, list[str]], Path]:
     """The files to read, what an index says each must hold, and the folder whose config.json counts."""
-    if path.is_file():
+    if not path.is_dir():
         return [path], {}, path.parent if path.name in _WHOLE else path / "none"
     for name in _WHOLE:
         index_file = path / f"{name}.index.json"
         if (path / name).is_file():
             return [path / name], {}, path
         if index_file.is_file():
-            weight_map = _json(index_file).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
+            weight_map: dict[str, str] = read_sidecar(index_file, INDEX).get("weight_map", {})
+            if not weight_map:
                 raise WeightsError(f"{index_file}: has no weight_map.")
             index: dict[str, list[str]] = {}
-            for tensor, shard in cast(dict[str, Any], weight_map).items():
-                if not isinstance(shard, str) or Path(shard).name != shard or not (path / shard).is_file():
-                    raise WeightsError(f"{index_file}: the shard of {tensor} is not there.", got=shard)
+            for tensor, shard in weight_map.items():
+                if Path(shard).name != shard or not (path / shard).is_file():
+                    raise WeightsError(f"{index_file}: the shard of {shown(tensor)} is not there.", got=shown(shard))
                 index.setdefault(shard, []).append(tensor)
             return [path / shard for shard in sorted(index)], index, path
     single = [f for f in sorted(path.iterdir()) if f.suffix in _SUFFIXES and f.is_file()]
@@ -134,16 +146,14 @@ def _safetensors(file: Path) -> dict[str, Any]:
 
 
 def _npz(file: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return {m.filename.removesuffix(".npy"): _npy(archive, m, file) for m in archive.infolist()}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
-        raise WeightsError(f"{file}: a damaged archive.", got=error) from error
+    members = checked_members(file)
+    with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+        return {member.filename.removesuffix(".npy"): _npy(archive, member, file) for member in members}
 
 
 def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tensor:
     """One array; its header is compared with its size before memory is taken."""
-    where = f"{file}: array {member.filename}"
+    where = f"{file}: array {shown(member.filename)}"
     try:
         with archive.open(member) as stream:
             version = np.lib.format.read_magic(stream)
@@ -154,7 +164,7 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tenso
             if math.prod(shape) * dtype.itemsize > member.file_size:
                 raise WeightsError(f"{where} says it is larger than it is.", got=f"{list(shape)} {dtype}")
             raw = stream.read()
-    except (ValueError, OSError) as error:
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, NotImplementedError, RecursionError, MemoryError) as error:
         raise WeightsError(f"{where} is damaged.", got=error) from error
     count = math.prod(shape)
     if len(raw) != count * dtype.itemsize:
@@ -173,6 +183,7 @@ def _torch(file: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(list(INERT)), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is an error below
+            _check_pickles(file)
             with file.open("rb") as stream:  # a path that ends in .safetensors would be read as that
                 loaded = torch.load(stream, map_location="cpu", weights_only=True)  # noqa: TID251  (foreign files)
     except UnpicklingError as error:
@@ -193,6 +204,40 @@ def _torch(file: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise WeightsError(f"{file}: holds no dictionary.", got=type(loaded).__name__, expected="a state_dict")
     return {name: plain(value) for name, value in cast(dict[str, Any], loaded).items()}
+
+
+def _check_pickles(file: Path) -> None:
+    """Raise ValueError for pickles that are built in another way than those of weights, and for damaged members."""
+    with file.open("rb") as stream:
+        if stream.read(4) == b"PK\x03\x04":
+            members = checked_members(file)
+            check_sums(file, members)
+            member = pickle_of(members)
+            if member is None or member.file_size > MAX_PICKLE_BYTES:
+                raise ValueError(f"{member.file_size if member else 'no'} bytes of names")
+            with zipfile.ZipFile(stream) as archive:
+                check_pickle(io.BytesIO(archive.read(member)))
+            return
+        stream.seek(0)
+        for _ in range(_OLD_PICKLES):
+            check_pickle(stream)
+            if not stream.peek(1):
+                return
+
+
+def _check_room(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Raise WeightsError for tensors that are larger than the file: views that show the same numbers many times."""
+    most = _MOST_TIMES * file.stat().st_size + (1 << 20)
+    total = 0
+    for name, tensor in tensors.items():
+        held = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided and not tensor.is_quantized else 0
+        total += tensor.numel() * tensor.element_size()
+        if tensor.layout is torch.strided and (tensor.numel() * tensor.element_size() > max(held, 0) or total > most):
+            raise WeightsError(
+                f"{file}: tensor {shown(name)} says that it is larger than the file.",
+                got=f"{list(tensor.shape)} with strides {list(tensor.stride())}",
+                expected=f"at most {most} bytes in all",
+            )
 
 
 def _a_pickle(file: Path) -> WeightsError:
@@ -247,23 +292,10 @@ def _tensors_below(found: Mapping[Any, Any], prefix: str, depth: int) -> Iterato
             yield from _tensors_below(cast(Mapping[Any, Any], value), f"{prefix}{key}.", depth - 1)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty when there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise WeightsError(f"{file}: is not JSON.", got=error) from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{file}: is not a JSON object.", got=type(values).__name__)
-    return cast(dict[str, Any], values)
-
-
 def _sha256(files: list[Path]) -> str:
     """Of one file; of several, of their hashes."""
     hashes: list[str] = []
     for file in files:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

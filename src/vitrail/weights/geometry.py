@@ -3,6 +3,7 @@
 In: tensors by canonical names, and the little that tensors do not tell. Out: a `ViTConfig`.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -109,13 +110,14 @@ def _needed(canonical: Mapping[str, Tensor], name: str) -> Tensor:
 def _depth(canonical: Mapping[str, Tensor]) -> int:
     """Number of blocks; WeightsError when one is missing in between."""
     numbers = {int(name.split(".")[1]) for name in canonical if name.startswith("blocks.")}
-    depth = max(numbers, default=-1) + 1
-    missing = sorted(set(range(depth)) - numbers)
-    if missing or not depth:
+    first_missing = next(i for i in itertools.count() if i not in numbers)
+    if first_missing != len(numbers) or not numbers:
         raise WeightsError(
-            "The file lacks whole blocks.", got=f"blocks {sorted(numbers)}", expected=f"0 to {depth - 1}, each of them"
+            "The file lacks whole blocks.",
+            got=f"{len(numbers)} blocks, without number {first_missing}",
+            expected="blocks 0 to the last, each of them",
         )
-    return depth
+    return len(numbers)
 
 
 def _mlp_width(canonical: Mapping[str, Tensor]) -> int:

@@ -6,6 +6,8 @@ for what the header only claims. Without torch.
 Source: the description of the format in huggingface/safetensors.
 """
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,16 @@ from vitrail.reading import open_regular, parsed_json
 MAX_TENSORS = 10_000
 MAX_HEADER_BYTES = 25 << 20
 """The largest model on the hub that is one file has a header below 1 MB."""
-_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
-_BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64}
-_BITS |= {"I64": 64, "U64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+_BITS = {
+    "F4": 4,
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
+}
+HEADER_SHA256 = "header_sha256"
+"""In the metadata: the SHA-256 of all of the header but this entry, as `model.tensor_file` writes it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,12 @@ def read_header(path: Path) -> Header:
             raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise WeightsError(f"{shown(path)}: damaged, or not a safetensors file.", got=reason) from error
+
+
+def header_sha256(entries: dict[str, Any]) -> str:
+    """The SHA-256 of a header, without the entry that says it."""
+    metadata = {name: text for name, text in entries.get("__metadata__", {}).items() if name != HEADER_SHA256}
+    return hashlib.sha256(json.dumps({**entries, "__metadata__": metadata}).encode()).hexdigest()
 
 
 def _checked(entries: dict[str, Any], data_bytes: int) -> Header:

@@ -3,17 +3,13 @@
 Without torch, so that a damaged or hostile file is refused before that has loaded.
 """
 
-import zipfile
 from pathlib import Path
 from typing import Literal
 
-import safetensors
-
 from vitrail.errors import WeightsError, shown
-
-MAX_TENSORS = 10_000
-MAX_HEADER_BYTES = 25 << 20
-MAX_EXPANSION = 20  # of a compressed .npz; weights hardly compress
+from vitrail.reading import open_regular
+from vitrail.weights.archive import checked_members, pickle_of
+from vitrail.weights.header import MAX_TENSORS, is_safetensors, read_header
 
 _READ = "safetensors, .npz, or a torch file"
 _FROM_TORCH = (
@@ -61,10 +57,10 @@ def kind_of(file: Path) -> Kind:
             its size, too many tensors.
     """
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             head = stream.read(512)
-        if len(head) > 9 and head[8:9] == b"{":
-            _check_safetensors(file, int.from_bytes(head[:8], "little"))
+        if is_safetensors(head):
+            read_header(file)
             return "safetensors"
         if head[:4] == b"PK\x03\x04":
             return _kind_of_zip(file)
@@ -110,39 +106,11 @@ def check_count(count: int, file: Path) -> None:
         raise WeightsError(f"{file}: has too many tensors.", got=count, expected=f"at most {MAX_TENSORS}")
 
 
-def _check_safetensors(file: Path, header_bytes: int) -> None:
-    size = file.stat().st_size
-    if header_bytes > min(MAX_HEADER_BYTES, size):
-        raise WeightsError(
-            f"{file}: truncated, or its header is damaged.",
-            got=f"a header of {header_bytes} bytes",
-            expected=f"at most {min(MAX_HEADER_BYTES, size)}",
-        )
-    try:
-        with safetensors.safe_open(file, "np") as opened:
-            check_count(len(opened.keys()), file)
-    except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{file}: damaged, or not a safetensors file.", got=error) from error
-
-
 def _kind_of_zip(file: Path) -> Kind:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zipfile.LargeZipFile) as error:
-        raise WeightsError(f"{file}: a damaged archive.", got=error) from error
-    check_count(len(members), file)
-    size, expanded = file.stat().st_size, sum(m.file_size for m in members)
+    members = checked_members(file)
     if any(m.filename.endswith("constants.pkl") for m in members):
         raise WeightsError(f"{file}: is a TorchScript program, which is not read.", expected=_READ, do=_FROM_TORCH)
-    torch_file = any(m.filename.endswith("data.pkl") for m in members)
-    if expanded > size * (1 if torch_file else MAX_EXPANSION) + (1 << 20):
-        raise WeightsError(
-            f"{file}: would grow far beyond its size when it is unpacked.",
-            got=f"{size} bytes to {expanded}",
-            expected="weights, which hardly compress",
-        )
-    if torch_file:
+    if pickle_of(members):
         return "torch"
     if all(m.filename.endswith(".npy") for m in members) and members:
         return "npz"

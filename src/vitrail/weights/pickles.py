@@ -7,7 +7,7 @@ Here the opcodes are followed with nothing but the depth of each value, and what
 
 import io
 import pickletools
-from typing import Any
+from typing import Any, cast
 
 MAX_DEPTH = 100
 """Containers in containers; training files of the libraries that we know have fewer than 15."""
@@ -28,7 +28,7 @@ def check_pickle(stream: io.BufferedIOBase) -> None:
     stack: list[int] = []
     memo: dict[int, int] = {}
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(Any, stream))):
             if count > MAX_OPCODES:
                 raise ValueError(f"more than {MAX_OPCODES} values")
             if opcode.name == "STOP":

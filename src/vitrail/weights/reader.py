@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, VitrailError, WeightsError
 from vitrail.model import ViT
 from vitrail.weights import modelfile
 from vitrail.weights.adapt import Head, change_channels, change_classes, change_patch, resize_image
@@ -24,6 +24,9 @@ from vitrail.weights.foreign import Source, check_claims
 from vitrail.weights.heads import drop_fed_head, read_head
 from vitrail.weights.modelfile import empty_model, filled_model
 from vitrail.weights.unwrap import narrowed
+
+# What tensors of impossible shapes end in; whatever is foreseen is a WeightsError before.
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass
@@ -95,13 +98,23 @@ def _read(source: str | Path, image_size: int | tuple[int, int] | None = None) -
         card = replace(card, provenance={**card.provenance})
         return _Read(tensors, card, Audit(mapped={n: n for n in tensors}), "vitrail", "its own description")
     asked = pair(image_size) if image_size is not None else None
-    family, evidence, opened = narrowed(replace(open_source(source), asked_size=asked))
-    reading = family.read(opened, evidence)
-    read_head(reading, opened.tensors)
-    expected = empty_model(reading.geometry).state_dict()
-    check_explained(opened, reading, expected, (reading.table or family.TABLE).theirs)
-    check_claims(reading.claims)
-    drop_fed_head(reading)
+    found = replace(open_source(source), asked_size=asked)
+    try:
+        family, evidence, opened = narrowed(found)
+        reading = family.read(opened, evidence)
+        read_head(reading, opened.tensors)
+        expected = empty_model(reading.geometry).state_dict()
+        check_explained(opened, reading, expected, (reading.table or family.TABLE).theirs)
+        check_claims(reading.claims)
+        drop_fed_head(reading)
+    except VitrailError:
+        raise
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{source}: its tensors are of shapes that no model of this kind has.",
+            got=f"{type(error).__name__}: {error}",
+            do="If another program opens these weights, please report it.",
+        ) from error
     audit = Audit(mapped=reading.mapped, adapted=reading.adapted, dropped={**reading.dropped, **opened.beside})
     provenance = _provenance(source, opened, reading.family, evidence, reading.defaulted)
     card = Card(

@@ -8,6 +8,7 @@ import torch
 from vitrail.errors import WeightsError
 from vitrail.model import ViT
 from vitrail.weights.families import timm
+from vitrail.weights.sidecar import CONFIG, PREPROCESSOR, read_sidecar
 from vitrail.weights.writer import Format, random_images
 
 # Of max(1, largest logit): fp32 kernels differ by up to 7e-6 on a B/16.
@@ -33,6 +34,7 @@ def max_logit_difference(model: ViT, folder: str | Path, library: Format, *, cal
     Raises:
         WeightsError: the library is missing or cannot open the folder, or the logits differ by more than TOLERANCE.
     """
+    refuse_own_code(folder, called)
     images = random_images(model.config)
     ours = model(images)["logits"]
     try:
@@ -59,13 +61,25 @@ def max_logit_difference(model: ViT, folder: str | Path, library: Format, *, cal
     return difference
 
 
+def refuse_own_code(folder: str | Path, called: str | None = None) -> None:
+    """Raise WeightsError for a folder that asks the other library to run Python of the folder's own."""
+    for name, schema in (("config.json", CONFIG), ("preprocessor_config.json", PREPROCESSOR)):
+        if read_sidecar(Path(folder) / name, schema).get("auto_map"):
+            raise WeightsError(
+                f"{called or folder}: cannot be verified, its {name} asks for code of its own (auto_map).",
+                do="Code of a model is never run. Leave --verify out, or take auto_map out of a copy.",
+            )
+
+
 def _transformers_logits(folder: str | Path, images: torch.Tensor, model: ViT) -> torch.Tensor:
     import transformers
 
     if model.config.num_labels:
-        loaded: Any = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+        loaded: Any = transformers.AutoModelForImageClassification.from_pretrained(
+            folder, trust_remote_code=False
+        ).eval()
         return loaded(images).logits
-    loaded = transformers.AutoModel.from_pretrained(folder).eval()
+    loaded = transformers.AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     return loaded(images).last_hidden_state[:, 0]
 
 
