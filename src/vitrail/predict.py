@@ -209,7 +209,8 @@ def _check_answers(card: weights.Card) -> None:
             "This model has no classifier.",
             got=f"features only{f'; {why}' if why else ', as the recipe knn leaves them'}",
             expected="a model with classes",
-            do="Start a classifier for classes of your own: vitrail finetune WEIGHTS --data FOLDER.",
+            do="Make one on your images: vitrail finetune WEIGHTS --data FOLDER, with --recipe linear-probe if nothing "
+            "else is to move.",
         )
 
 

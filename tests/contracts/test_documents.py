@@ -91,7 +91,7 @@ def _unknown_in(code: str, verbs: Mapping[str, argparse.ArgumentParser]) -> list
     unknown = [flag for flag in flags if not _is_known(flag, [verbs[named[1]]] if named else verbs.values())]
     sections = "|".join(field.name for field in dataclasses.fields(RunConfig) if field.name not in ("recipe", "seed"))
     setting = re.fullmatch(rf"((?:{sections})\.[a-z][a-z_-]*)(?:[= ].*)?", code)
-    if setting and not setting[1].endswith((".py", ".safetensors")) and not is_setting(setting[1]):
+    if setting and not setting[1].endswith((".py", ".safetensors", ".json")) and not is_setting(setting[1]):
         unknown.append(setting[1])
     return unknown
 

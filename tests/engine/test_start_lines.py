@@ -13,5 +13,5 @@ def test_a_vit_with_convolutions_says_that_it_stays_here(stem: tuple[int, ...]) 
     changes = {"stem_channels": stem, "stem_strides": (1, 1), "stem_pools": (2, 1)} if stem else {}
     model = random_vit(**changes)
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "peak_lr": 0.1}], lr=0.1)
-    lines = start_lines(recipes.get("finetune"), model, [optimizer], {}, 10, 0.1)
+    lines = start_lines(recipes.get("finetune"), model, [optimizer], {})
     assert any("stays a vitrail file" in line for line in lines) == bool(stem)

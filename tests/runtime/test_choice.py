@@ -111,7 +111,7 @@ def test_a_model_that_cannot_be_translated_runs_in_torch(model: ViT, monkeypatch
 
 def test_what_is_not_installed(model: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"vitrail\[export\]"):
+    with pytest.raises(ConfigError, match=r"pip install onnx onnxruntime"):
         choose(model, SIZE, EngineOptions(engine="onnx"), num_images=1)
     assert choose(model, SIZE, EngineOptions(), num_images=10**9).engine == "torch"
 

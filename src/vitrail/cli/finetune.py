@@ -16,6 +16,7 @@ from vitrail.cli.settings import apply_settings, settings_help, with_data
 from vitrail.cli.train import trained
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, shell_word
+from vitrail.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -95,7 +95,10 @@ def only_file(folder: Path) -> bool:
     return [path.name for path in folder.iterdir()] == ["data.tar.gz"]
 
 
-def test_a_good_download(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_good_download(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrail.progress.FIRST_SECONDS", 0.0)
     target = tmp_path / "new" / "data.tar.gz"
     fetch(archive(server, "good"), target, progress=True)
     assert target.read_bytes() == CONTENT
