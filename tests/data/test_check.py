@@ -32,7 +32,7 @@ def test_every_kind_of_trouble_is_named(tmp_path: Path) -> None:
     assert found["leaks"] == found["conflicts"] == [["train:train/a/img5.png", "test:test/b/leak.bmp"]]
     assert found["splits"]["train"]["imbalance"] == 17
     text = "\n".join(found["warnings"])
-    for words in ("cannot be read", "more than once", "17 times", "more than one split", "more than one class"):
+    for words in ("cannot be read", "of another", "17 times", "more than one split", "more than one class"):
         assert words in text
     assert not found["is_clean"]
 

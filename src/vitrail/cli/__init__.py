@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             terminal.say(error)
         return error.exit_status
     except KeyboardInterrupt:
-        terminal.say("interrupted")
+        terminal.say("interrupted; a run that had taken no step yet left nothing behind: start it again")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

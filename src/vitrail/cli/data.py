@@ -76,7 +76,7 @@ def _pack(args: argparse.Namespace) -> Answer:
 def _problems(found: dict[str, Any]) -> list[str]:
     """What is wrong with a data set, at most a few of each kind."""
     splits: dict[str, dict[str, Any]] = found["splits"]
-    lines = [f"{name}: {split['num_examples']} images read" for name, split in splits.items()]
+    lines = [f"{name}: {split['num_examples']} images" for name, split in splits.items()]
     lines += found["notes"]
     lines += found["warnings"] or ["nothing is wrong with them"]
     details = [f"{name}: unreadable: {e['path']}: {e['error']}" for name, s in splits.items() for e in s["errors"]]

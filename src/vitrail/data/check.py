@@ -79,10 +79,10 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for name, split in answer["splits"].items():
         if split["errors"]:
-            lines.append(f"{name}: {len(split['errors'])} images cannot be read")
+            lines.append(f"{name}: {len(split['errors'])} of them cannot be read")
         if split["duplicates"]:
             extra = sum(len(group) - 1 for group in split["duplicates"])
-            lines.append(f"{name}: {extra} images are there more than once")
+            lines.append(f"{name}: of its images, {extra} {'is a copy' if extra == 1 else 'are copies'} of another")
         if split["imbalance"] > IMBALANCED:
             lines.append(f"{name}: the largest class has {split['imbalance']:.0f} times the images of the smallest")
         empty = [label for label, count in split["per_class"].items() if not count]

@@ -294,7 +294,8 @@ def _split_summary(split: Split, classes: tuple[str, ...]) -> dict[str, object]:
             try:
                 header = image_header(record, name=split.names[int(position)])
             except ImageError as error:
-                errors.append({"path": error.name, "error": error.reason})
+                known = split.packed.errors.get(int(position)) if split.packed else None
+                errors.append({"path": error.name, "error": (known or error).reason})
                 continue
             kind, size = f"{header.format} {header.mode}", f"{header.width}x{header.height}"
         kinds[kind] = kinds.get(kind, 0) + 1

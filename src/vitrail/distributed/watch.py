@@ -189,7 +189,7 @@ class Watch:
             self._heard[rank] = said["count"], time.monotonic()
             return None
         process = self._processes[rank]
-        place = f"rank {rank} (process {process.pid} on {process.host}), {said['phase']} step {said['step']}"
+        place = f"rank {rank} (process {process.pid} on {process.host}), last heard of in {said['phase']} step {said['step']}"
         if process.machine == this_machine() and not _lives(process.pid):
             return f"{place}: it died.", None
         seconds = self._patience(begun=count > 0)
@@ -249,12 +249,14 @@ class Watch:
 def _as_error(reason: dict[str, Any]) -> VitrailError:
     """The error that another process wrote down; it has been told to the user already."""
     status = reason["status"]
+    what, *more = (line.strip() for line in reason["text"].split("\n"))
+    do = " ".join(more)
     if status > 128:
-        error: VitrailError = Interrupted(reason["text"], signal_number=status - 128, do="")
+        error: VitrailError = Interrupted(what, signal_number=status - 128, do=do)
     elif reason["lost"] or status == 75:
-        error = RankLost(reason["text"])
+        error = RankLost(what, do=do)
     else:
-        error = RankLost(f"rank {reason['rank']} ended: {reason['text']}")
+        error = RankLost(f"rank {reason['rank']} ended: {what}", do=do)
         error.exit_status = status
     error.told = True
     return error

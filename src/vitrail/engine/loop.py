@@ -357,5 +357,11 @@ class Loop:
         sets, where = (self.train_set, self.held_out, self.test_set), (self.device, self.run_dir.path, self.world)
         model, linear = self.train_step.model, self.train_step.linear
         yield from plan(self.config, model, *sets, self.total_steps, *where, linear=linear)
+        if self.stretch > 1:
+            schedule = self.config.schedule
+            yield (
+                f"epochs         {self.epochs} instead of {schedule.epochs}: so few images are passed over until there "
+                f"are {schedule.min_steps} steps (schedule.min-steps)"
+            )
         if len(grows := stages(self.config, self.schedule_steps, self.total_steps)) > 1:
             yield sizes_line(self.config, grows)

@@ -21,7 +21,7 @@ def reference_scratch() -> RunConfig:
     Hardware: one GPU (the reference: four A30, batch 32 on each, so 128 in all; here 32 on one)
     Time: not measured on a GPU yet; days for one epoch on two CPU cores
     Expected: 51.66 % after 5 epochs, 79.70 % after 80 (--schedule.epochs 80), the best epoch chosen on the test set;
-        figures of the reference on four GPUs, not yet repeated
+        figures of the reference on four GPUs, not yet repeated.
     Keeps: the checkpoint of the best epoch too, with weights, optimiser state, epoch and accuracy
     Source: the reference system: flip, rotation 15 degrees, crop with padding 4, colour jitter .2/.2/.2/.1, CIFAR mean
         and std, Adam 1e-5, batch 32 per GPU, mixed precision

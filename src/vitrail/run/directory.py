@@ -186,7 +186,10 @@ def read_config(path: Path) -> RunConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(
-            f"{path}: cannot be read.", got=error.strerror, expected="the config.json of an earlier run"
+            f"{path}: cannot be read, so there is no run to go on with or to repeat.",
+            got=error.strerror,
+            expected="the config.json of an earlier run, which is written before the first step",
+            do="A run that was stopped before that is simply started again.",
         ) from error
     except ValueError as error:
         raise RunError(f"{path}: is not JSON.", got=error) from error

@@ -32,7 +32,7 @@ def check_installed(engine: str) -> None:
     """Raise ConfigError unless everything is there that the engine needs."""
     if absent := missing(engine):
         raise ConfigError(
-            f"--engine {engine} needs packages that are not installed.",
+            f"{engine} (--engine, or --precision int8) needs packages that are not installed.",
             got=f"no {' and no '.join(absent)}",
             do=install_hint(*absent),
         )

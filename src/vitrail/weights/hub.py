@@ -35,11 +35,11 @@ def fetched(where: str | Path) -> Path:
     if isinstance(where, Path) or found is None or _is_local(str(where)):
         near = _near(path)
         raise WeightsError(
-            f"{shown(where)}: there are no weights here.",
+            f"{shown(where)}: there are no weights here{'' if path.exists() else ', and no such file or folder'}.",
             expected="a file, a folder, builtin:NAME, or a hub id owner/name[@revision]",
             do=f"Did you mean {near}?"
             if near
-            else "Train a model with vitrail train digits, or see: vitrail inspect builtin:",
+            else "Weights that come with the package: builtin:cifar100, builtin:cifar100-conv.",
         )
     for patterns in _WEIGHTS:
         folder = _downloaded(found["name"], found["revision"], [*_SETTINGS, *patterns])

@@ -70,7 +70,7 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
         f"{shown(spec)!r} is no data set.",
         got=kind,
         expected=f"one of {', '.join(NAMED_SETS)}; a folder; a .parquet, .csv or .tsv file",
-        do="Unpack it, and give the folder." if is_archive(path) else "Check the spelling of --data.",
+        do="Unpack it, and give the folder." if is_archive(path) else "Check the spelling.",
     )
 
 
