@@ -1,6 +1,8 @@
 """Fine-tuning: the start from weights, what moves, the probes, and what a model file of it holds."""
 
+import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,15 @@ from vitrail import data, recipes, weights
 from vitrail.config import OptimConfig, Preprocessing, ProbeConfig, RunConfig
 from vitrail.engine import evaluate, train
 from vitrail.engine.optim import build_optimizers, layer_of
-from vitrail.engine.transfer import initial_model, merged, prepare, to_training, with_image_size, with_weights
+from vitrail.engine.transfer import (
+    affordable_count,
+    initial_model,
+    merged,
+    prepare,
+    to_training,
+    with_image_size,
+    with_weights,
+)
 from vitrail.engine.transfer.probe import Features, fit_linear, knn_probabilities
 from vitrail.engine.transfer.trainable import first_layer
 from vitrail.errors import ConfigError, RunError
@@ -275,3 +285,32 @@ def test_weights_of_another_geometry_are_refused(source: Path) -> None:
     other = replace(config, model=replace(config.model, num_hidden_layers=config.model.num_hidden_layers + 1))
     with pytest.raises(RunError, match="another geometry"):
         initial_model(other, data.preprocessing_for(other.data), ("a", "b"), resume=False)
+
+
+def test_a_classifier_of_which_some_classes_are_known_starts_at_the_probe(source: Path, tmp_path: Path) -> None:
+    model, card = weights.load(str(source))
+    known = (*card.classes[:2], *(f"other {i}" for i in range(len(card.classes) - 2)))
+    weights.save(tmp_path / "some.safetensors", model, replace(card, classes=known))
+    result = train(tuning(tmp_path / "some.safetensors"), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first = next(line for line in lines if "accuracy" in line)
+    assert "2 of 10 classes kept by name" in str(RunDir(result.run).read_environment()["init"])
+    assert (first["step"], first["accuracy"]) == (0, result.baseline["linear"])
+
+
+def test_how_many_images_a_baseline_sees_follows_from_the_run_alone() -> None:
+    small, large = 3e6 * 65, 86e6 * 197  # 3 M parameters on images of 32 pixels; a B/16
+    assert affordable_count((4500, 500), 5000, 1, small) == 5000
+    assert affordable_count((180, 20), 5000, 6400, large) == 5000
+    assert affordable_count((50_000, 5000), 5000, 10 * 50_000, large) == 5000
+    assert affordable_count((50_000, 5000), 5000, 50_000, large) == 3750
+    assert affordable_count((50_000, 5000), 5000, 0, large) == 59
+
+
+def test_a_slow_moment_does_not_change_the_start(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = train(tuning(source), tmp_path / "usual")
+    clock = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: 1000 * clock())
+    slow = train(tuning(source), tmp_path / "slow")
+    assert slow.baseline["num_train"] == usual.baseline["num_train"]
+    assert slow.best == usual.best

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from vitrail.errors import WeightsError
-from vitrail.weights.header import read_header
+from vitrail.weights.header import is_safetensors, read_header
 
 
 def written(path: Path, header: object, body: bytes = b"") -> Path:
@@ -84,3 +84,8 @@ def test_a_length_beyond_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(WeightsError, match="header is damaged"):
         read_header(tmp_path / "a")
+
+
+def test_a_header_whose_length_begins_as_a_pickle_does() -> None:
+    assert is_safetensors((0x0280).to_bytes(8, "little") + b"{")
+    assert not is_safetensors(b"\x80\x02\x8a\nl\xfc\x9cF{")

@@ -95,9 +95,7 @@ class Loop:
         """Train until the last step, evaluating and saving on the way."""
         self.saving = saving
         told = self._resume() if resume else []
-        epochs, rest = divmod(self.total_steps, self.steps_per_epoch)
-        total = epochs * self.num_examples + rest * self.config.data.batch_size
-        bar = Progress(total, done=self.state.num_examples_seen, enabled=self.progress)
+        bar = Progress(self._images(self.total_steps), done=self.state.num_examples_seen, enabled=self.progress)
         every = self.config.evaluation.every_epochs * self.stretch * self.steps_per_epoch
         estimate = estimate_of(
             self.config, self.train_step.model, len(self.held_out), self.schedule_steps, self.total_steps, every,
@@ -109,7 +107,7 @@ class Loop:
         try:
             with stop_on_signal() as stop:
                 if self.environment["init"] and self.state.step < self.total_steps:
-                    self._plan_transfer(bar, stop, total)
+                    self._plan_transfer(bar, stop)
                 self._evaluate_if_due(stop)
                 bar.restart()
                 while self.state.step < self.total_steps and not self._out_of_patience():
@@ -128,11 +126,15 @@ class Loop:
             lambda: run_result(self.run_dir, self.state, self.epochs, self.environment["deterministic"])
         )
 
-    def _plan_transfer(self, bar: Progress, stop: StopRequest, num_images: int) -> None:
+    def _images(self, steps: int) -> int:
+        """How many images so many steps see; the last batch of an epoch can be smaller."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs * self.num_examples + rest * self.config.data.batch_size
+
+    def _plan_transfer(self, bar: Progress, stop: StopRequest) -> None:
         """Say what is about to move; once in a run, measure what the pretrained features give without moving."""
         model, origin = self.train_step.model, self.environment["init"]
         spread = distributed.is_spread(model.state_dict())
-        seconds = 0.0 if spread else transfer.seconds_an_image(model)
         for line in transfer.start_lines(self.config, model, self.optimizers, origin):
             bar.line(line)
         if (
@@ -146,7 +148,7 @@ class Loop:
 
         def measure() -> None:
             found, line = transfer.affordable_baseline(
-                self.config, model, origin, *data_sets, num_images, seconds,
+                self.config, model, origin, *data_sets, self._images(self.schedule_steps),
                 on_batch=lambda _: self._stop_if_asked(stop.signal_number),
             )  # fmt: skip
             bar.line(line)

@@ -45,7 +45,10 @@ class Header:
 
 def is_safetensors(head: bytes) -> bool:
     """Whether a file that begins with these bytes, 9 or more, is safetensors or says so."""
-    return len(head) > 8 and head[8:9] == b"{" and not head.startswith((b"PK\x03\x04", b"\x80"))
+    if len(head) < 9 or head[8:9] != b"{" or head.startswith(b"PK\x03\x04"):
+        return False
+    # A pickle begins with 0x80, and so does the length of every 32nd header.
+    return head[0] != 0x80 or head[4:8] == bytes(4)
 
 
 def read_header(path: Path) -> Header:

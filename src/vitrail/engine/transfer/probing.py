@@ -22,10 +22,12 @@ from vitrail.model import ViT
 from vitrail.run import RunDir, RunResult, environment
 from vitrail.run.progress import Progress
 
-# A baseline uses at most so many images of each split, and this part of the time that training will take.
+# A baseline uses at most so many images of each split, and this part of the work of the training; so many
+# multiplications are always allowed: less than a minute on two CPU cores.
 _BASELINE_IMAGES = 5000
-_BASELINE_SECONDS = 30.0
 _BASELINE_FRACTION = 0.05
+_BASELINE_MULTIPLICATIONS = 2e12
+_PASSES_A_STEP = 3  # a backward pass costs two forward passes
 
 
 def affordable_baseline(
@@ -36,24 +38,28 @@ def affordable_baseline(
     held_out: ImageSet,
     preprocessing: Preprocessing,
     num_images: int,
-    image_seconds: float,
     *,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Measure both probes if that takes little beside the training; let a new classifier start at the linear one.
+    """Measure both probes if that is little work beside the training; let a new classifier start at the linear one.
+
+    How many images they see follows from the run alone, never from a clock: equal runs start equally on a fast and on a
+    busy machine. `affordable_count` decides.
 
     Args:
         origin: where the weights come from, with the audit that tells whether the classifier is new.
-        num_images: that the whole run sees.
-        image_seconds: of a forward pass.
+        num_images: that the whole schedule sees.
     Returns:
         What `baseline` returns, or nothing; and a line for people.
     """
-    budget = max(_BASELINE_SECONDS, _BASELINE_FRACTION * 3 * image_seconds * num_images)
-    count = min(_BASELINE_IMAGES, config.probe.max_examples, int(budget / (2 * image_seconds)))
-    if count < min(10 * len(train_set.classes), len(train_set)):
-        needed = 20 * len(train_set.classes) * image_seconds
-        return {}, f"baseline       left out: it would take {needed:.0f} s; --recipe knn or linear-probe measures it"
+    geometry = model.config
+    tokens = geometry.grid[0] * geometry.grid[1] + geometry.num_prefix_tokens
+    multiplications = tokens * sum(parameter.numel() for parameter in model.parameters())
+    most = min(_BASELINE_IMAGES, config.probe.max_examples)
+    count = affordable_count((len(train_set), len(held_out)), most, num_images, multiplications)
+    if count < (fewest := min(10 * len(train_set.classes), len(train_set), most)):
+        needed = f"{fewest} images would be more than {_BASELINE_FRACTION:.0%} of the training"
+        return {}, f"baseline       left out: {needed}; --recipe knn or linear-probe measures it"
     found, linear = baseline(
         model,
         train_set,
@@ -80,6 +86,19 @@ def affordable_baseline(
         f"{found['seconds']:.1f} s"
     )
     return found, line
+
+
+def affordable_count(sizes: tuple[int, int], most: int, num_images: int, multiplications: float) -> int:
+    """How many images of each split a baseline may see: all, or what a twentieth of the training's work allows.
+
+    Args:
+        sizes: of the training and the held-out set.
+        most: images of each that it sees at most.
+        num_images: that the training sees, forward and backward.
+        multiplications: of one image's forward pass, about: its tokens times the parameters.
+    """
+    budget = max(_BASELINE_FRACTION * _PASSES_A_STEP * num_images, _BASELINE_MULTIPLICATIONS / multiplications)
+    return most if sum(min(size, most) for size in sizes) <= budget else min(most, int(budget / 2))
 
 
 def probe_run(
