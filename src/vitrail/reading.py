@@ -9,11 +9,21 @@ import io
 import json
 import os
 import stat
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 32 << 20
 """Of a JSON file that describes something; the longest honest ones, indices of sharded models, have a few MB."""
+
+DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What reading ends in, in our code or a library's, when a file is not what it says: RecursionError, OverflowError and
+UnicodeError are among them."""
 
 
 def open_regular(path: Path) -> io.FileIO:

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 
 import vitrail
+from tests.support.headers import card_of, change_card, write_file
 from tests.support.random_vit import random_vit
 from vitrail.config import Preprocessing
 
@@ -100,13 +101,6 @@ def _directory(raw: bytes) -> tuple[int, int]:
 # ---- safetensors and npz ------------------------------------------------------------------------------------------
 
 
-def _safetensors(path: Path, header: dict[str, Any] | bytes, body: bytes = b"") -> Path:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-    return path
-
-
 def _empty(shape: list[int] | None = None) -> dict[str, Any]:
     return {"dtype": "F32", "shape": shape or [0], "data_offsets": [0, 0]}
 
@@ -127,34 +121,34 @@ def huge_block_number(folder: Path) -> Path:
 def million_empty_tensors(folder: Path) -> Path:
     entry = json.dumps(_empty())
     text = "{" + ",".join(f'"{i}":{entry}' for i in range(1_000_000)) + "}"
-    return _safetensors(folder / "a.safetensors", text.encode())
+    return write_file(folder / "a.safetensors", text.encode())
 
 
 def large_metadata(folder: Path) -> Path:
-    return _safetensors(folder / "a.safetensors", {"__metadata__": {"vitrail": "x" * (90 << 20)}, "a": _empty()})
+    return write_file(folder / "a.safetensors", {"__metadata__": {"vitrail": "x" * (90 << 20)}, "a": _empty()})
 
 
 def deep_metadata(folder: Path) -> Path:
     text = '{"a":' * 100_000 + "1" + "}" * 100_000
-    return _safetensors(folder / "a.safetensors", {"__metadata__": {"vitrail": text}, "a": _empty()})
+    return write_file(folder / "a.safetensors", {"__metadata__": {"vitrail": text}, "a": _empty()})
 
 
 def deep_header(folder: Path) -> Path:
-    return _safetensors(folder / "a.safetensors", b'{"a":' * 100_000 + b"1" + b"}" * 100_000)
+    return write_file(folder / "a.safetensors", b'{"a":' * 100_000 + b"1" + b"}" * 100_000)
 
 
 def duplicate_names(folder: Path) -> Path:
     one = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
-    return _safetensors(folder / "a.safetensors", b"{" + one + b"," + one + b"}", bytes(4))
+    return write_file(folder / "a.safetensors", b"{" + one + b"," + one + b"}", bytes(4))
 
 
 def bz2_member(folder: Path) -> Path:
     path = folder / "a.npz"
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 30,)})
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 27,)})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive, archive.open("a.npy", "w", force_zip64=True) as out:
         out.write(header.getvalue())
-        for _ in range(64):
+        for _ in range(8):
             out.write(bytes(64 << 20))
     return path
 
@@ -180,15 +174,11 @@ def card_with(**changes: Any) -> Callable[[Path], Path]:
         card = vitrail.Card(geometry=model.config, classes=tuple("abcde"), preprocessing=preprocessing)
         path = folder / "model.safetensors"
         vitrail.save(path, model, card)
-        raw = path.read_bytes()
-        length = int.from_bytes(raw[:8], "little")
-        header = json.loads(raw[8 : 8 + length])
-        described = json.loads(header["__metadata__"]["vitrail"])
+        described = card_of(path)
         for name, value in changes.items():
             part, _, field = name.partition("__")
             (described[part] if field else described)[field or part] = value
-        header["__metadata__"]["vitrail"] = json.dumps(described)
-        return _safetensors(path, header, raw[8 + length :])
+        return change_card(path, described)
 
     return make
 

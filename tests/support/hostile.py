@@ -4,18 +4,22 @@ Jobs of a fork server (`vitrail.selftest.fork_server`): a job that ends with 0 h
 """
 
 import contextlib
+import copy
 import json
 import random
 import resource
 import shutil
 import sys
 import time
+import traceback
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tests.support.headers import rehashed
 from vitrail import data, weights
 from vitrail.config import DataConfig, Preprocessing
 from vitrail.data import load_image
@@ -92,33 +96,38 @@ def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int 
     Args:
         target: of TARGETS.
         folder: honest files, or folders of files.
-        kind: bytes or json, what is damaged.
+        kind: what is damaged: bytes, a json document, the card of a model file of ours, or the header of one.
         first: number of the first mutant: with `count`, all that the damage depends on.
         changed: glob of the files that are damaged where entries are folders.
+    Raises:
+        AssertionError: for some of them a reader raised what is none of our errors, or went beyond a bound; the
+            standard error says which.
     """
     torch.set_num_threads(1)
     seeds = sorted(Path(folder).iterdir())
     work = Path(folder).parent / f"mutant-{target}-{kind}-{first}"
+    failed: list[int] = []
     for number in range(first, first + count):
         rng = random.Random(number)
         seed = seeds[number % len(seeds)]
-        copy = work / seed.name
+        mutant = work / seed.name
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         if seed.is_dir():
-            shutil.copytree(seed, copy)
-            victim = rng.choice(sorted(f for f in copy.rglob(changed or "*") if f.is_file()))
+            shutil.copytree(seed, mutant)
+            victim = rng.choice(sorted(f for f in mutant.rglob(changed or "*") if f.is_file()))
         else:
-            shutil.copy(seed, copy)
-            victim = copy
-        victim.write_bytes((_damaged_json if kind == "json" else _damaged)(victim.read_bytes(), rng))
+            shutil.copy(seed, mutant)
+            victim = mutant
+        victim.write_bytes(_DAMAGE[kind](victim.read_bytes(), rng))
         try:
             with _bounded(SECONDS, MIB):
-                _try(target, copy)
-        except BaseException as error:
-            sys.stderr.write(f"mutant {number} of {victim.name}: {type(error).__name__}: {str(error)[:500]}\n")
-            raise
+                _try(target, mutant)
+        except Exception:
+            failed.append(number)
+            sys.stderr.write(f"mutant {number} of {victim.name}: {traceback.format_exc(limit=-3)[-900:]}\n")
     shutil.rmtree(work, ignore_errors=True)
+    assert not failed, f"mutants {failed}"
 
 
 def _try(target: str, path: Path) -> None:
@@ -132,7 +141,7 @@ def _try(target: str, path: Path) -> None:
 def _check_message(text: str, status: int) -> None:
     assert status == 2, f"exit status {status}: {text}"
     assert len(text) <= _LONGEST_MESSAGE, f"a message of {len(text)} characters: {text[:200]}"
-    odd = {c for c in text if not c.isprintable() and c != "\n"}
+    odd = {c for c in text if not c.isprintable() and c != "\n" and unicodedata.category(c) != "Zs"}
     assert not odd, f"raw characters {odd!r} in {text[:200]!r}"
 
 
@@ -224,8 +233,27 @@ def _damaged_json(raw: bytes, rng: random.Random) -> bytes:
             with contextlib.suppress(LookupError):
                 parent[key] = json.loads(json.dumps(other[where]))
         else:
-            parent[key] = rng.choice(_VALUES)
+            parent[key] = copy.deepcopy(rng.choice(_VALUES))
     return json.dumps(document).encode()
+
+
+def _damaged_card(raw: bytes, rng: random.Random) -> bytes:
+    """A model file of ours with a damaged description, and mostly the right hash of its header."""
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    described = header["__metadata__"]["vitrail"].encode()
+    header["__metadata__"]["vitrail"] = _damaged_json(described, rng).decode("utf-8", "replace")
+    if rng.random() < 0.9:
+        header = rehashed(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+
+
+def _damaged_header(raw: bytes, rng: random.Random) -> bytes:
+    """A safetensors file with a damaged header, and its right length."""
+    length = int.from_bytes(raw[:8], "little")
+    text = _damaged_json(raw[8 : 8 + length], rng)
+    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -234,3 +262,6 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     for key, inner in list(items):
         yield value, key
         yield from _places(inner)
+
+
+_DAMAGE = {"bytes": _damaged, "json": _damaged_json, "card": _damaged_card, "header": _damaged_header}

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.support.headers import card_of, change_card, parts_of, rehashed, write_file
 from vitrail.config import Preprocessing, ViTConfig
 from vitrail.errors import ConfigError, VitrailError, WeightsError
 from vitrail.model import ViT
@@ -78,18 +79,10 @@ def test_a_card_of_another_model_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def _rewritten(path: Path, change: dict[str, object]) -> None:
-    """Write the file again with parts of its description changed."""
-    with safetensors.safe_open(path, "pt") as file:
-        described = json.loads(file.metadata()["vitrail"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    safetensors.torch.save_file(tensors, path, {"vitrail": json.dumps(described | change)})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 3}, "newer format"),
+        ({"format_version": 4}, "newer format"),
         ({"format_version": "1"}, "newer format"),
         ({"classes": ["a"]}, "description is damaged"),
         ({"geometry": {}}, "description is damaged"),
@@ -97,14 +90,13 @@ def _rewritten(path: Path, change: dict[str, object]) -> None:
     ],
 )
 def test_a_description_of_another_kind_is_refused(model_file: Path, change: dict[str, object], message: str) -> None:
-    _rewritten(model_file, change)
+    change_card(model_file, card_of(model_file) | change)
     with pytest.raises(WeightsError, match=message):
         load(model_file)
 
 
 def test_every_tensor_is_checked_against_the_geometry(model_file: Path) -> None:
-    with safetensors.safe_open(model_file, "pt") as file:
-        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata, tensors = parts_of(model_file)[0]["__metadata__"], safetensors.torch.load_file(model_file)
     assert len(tensors) > 10
     for name in tensors:
         for change in ("missing", "reshaped", "renamed"):
@@ -115,8 +107,55 @@ def test_every_tensor_is_checked_against_the_geometry(model_file: Path) -> None:
             elif change == "renamed":
                 changed[name + "x"] = tensor
             safetensors.torch.save_file(changed, model_file, metadata)
+            header, body = parts_of(model_file)
+            write_file(model_file, rehashed(header), body)
             with pytest.raises(WeightsError, match=name):
                 load(model_file)
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=[pytest.mark.slow, pytest.mark.unchecked]), 61])
+def test_no_bit_of_the_header_flips_unseen(model_file: Path, step: int) -> None:
+    whole = model_file.read_bytes()
+    unseen: list[int] = []
+    for bit in range(0, 8 * (8 + int.from_bytes(whole[:8], "little")), step):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        model_file.write_bytes(damaged)
+        try:
+            read_card(model_file)
+            unseen.append(bit)
+        except WeightsError:
+            pass
+    assert unseen == []
+
+
+@pytest.mark.parametrize("name", ["header_sha256", "sha256"])
+def test_a_new_file_without_its_hashes_is_refused(model_file: Path, name: str) -> None:
+    header, body = parts_of(model_file)
+    if name == "sha256":
+        del header["__metadata__"][name]
+        header = rehashed(header)
+    else:
+        del header["__metadata__"][name]
+    write_file(model_file, header, body)
+    with pytest.raises(WeightsError, match=f"no {name}|or no {name}"):
+        load(model_file)
+
+
+def test_a_description_with_a_name_twice_is_refused(model_file: Path) -> None:
+    text = json.dumps(card_of(model_file))
+    change_card(model_file, text[:-1] + ', "classes": ["dog", "cat"]}')
+    with pytest.raises(WeightsError, match="there twice"):
+        load(model_file)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_load(model_file: Path, version: int) -> None:
+    header, body = parts_of(model_file)
+    header["__metadata__"]["vitrail"] = json.dumps(card_of(model_file) | {"format_version": version})
+    del header["__metadata__"]["header_sha256"], header["__metadata__"]["sha256"]
+    write_file(model_file, header, body)
+    assert load(model_file)[1] == CARD
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04.", b"\xff" * 100])

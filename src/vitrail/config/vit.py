@@ -45,6 +45,8 @@ LARGEST = {
 }
 LARGEST_SIDE = 65_536
 LARGEST_NUM_TOKENS = 65_536
+LARGEST_FIXED_POSITIONS = 1 << 24
+"""Numbers in a position embedding that is computed: 10,000 tokens 1,664 wide."""
 _MOST_STEM_LAYERS = 16
 
 PositionResampling = Literal[
@@ -239,7 +241,10 @@ class ViTConfig(ArchitectureConfig):
             require_at_most("data.image_size", side, LARGEST_SIDE)
         check_divisible(self.image_size, self)
         tokens = math.prod(self.grid)
-        require(tokens <= LARGEST_NUM_TOKENS, "data.image_size", f"{tokens} patches", f"at most {LARGEST_NUM_TOKENS}")
+        most = LARGEST_NUM_TOKENS
+        if self.position == "sincos":  # computed, so that no tensor of a file tells how many there are
+            most = min(most, LARGEST_FIXED_POSITIONS // self.hidden_size)
+        require(tokens <= most, "data.image_size", f"{tokens} patches", f"at most {most}")
 
     @classmethod
     def named(cls, name: str, **changes: object) -> "ViTConfig":

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 from vitrail.errors import WeightsError, shown
-from vitrail.reading import open_regular
+from vitrail.reading import DAMAGE, open_regular
 from vitrail.weights.header import MAX_TENSORS
 
 MAX_EXPANSION = 20
@@ -36,7 +36,7 @@ def checked_members(file: Path) -> list[zipfile.ZipInfo]:
             _check_end(stream)
             with zipfile.ZipFile(stream) as archive:
                 members = archive.infolist()
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, struct.error) as error:
+    except DAMAGE as error:
         raise WeightsError(f"{shown(file)}: a damaged archive.", got=shown(error)) from error
     size, expanded = file.stat().st_size, sum(member.file_size for member in members)
     if len(members) > MAX_TENSORS:
@@ -73,7 +73,7 @@ def check_sums(file: Path, members: list[zipfile.ZipInfo]) -> None:
                 with archive.open(member) as part:
                     while block := part.read(_BLOCK):
                         checksum = zlib.crc32(block, checksum)
-            except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+            except DAMAGE as error:
                 raise WeightsError(f"{shown(file)}: damaged.", got=shown(error)) from error
 
 

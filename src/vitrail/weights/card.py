@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from vitrail.config import Preprocessing, ViTConfig, from_json
 from vitrail.errors import ConfigError, WeightsError, shown
-from vitrail.reading import open_regular, parsed_json
+from vitrail.reading import DAMAGE, open_regular, parsed_json
 from vitrail.weights.header import HEADER_SHA256, Header, header_sha256, is_safetensors, read_header
 
 # What the logits are, in the words of transformers.
@@ -167,7 +167,7 @@ def read_card(path: str | Path) -> Card:
         if len(blocks) != card.geometry.num_hidden_layers:  # before a model of any depth is built
             raise ValueError(f"{card.geometry.num_hidden_layers} layers, and tensors of {len(blocks)}")
         return card
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path}: its description is damaged.", got=error) from error
@@ -181,8 +181,8 @@ def stored_parameters(path: str | Path) -> int:
 def _check_header(header: Header, version: int) -> None:
     """Raise ValueError when the header of a file is not as it was written; before version 3 nothing tells."""
     written = header.metadata.get(HEADER_SHA256)
-    if version >= 3 and written is None:
-        raise ValueError(f"no {HEADER_SHA256}")
+    if version >= 3 and not {HEADER_SHA256, "sha256"} <= header.metadata.keys():
+        raise ValueError(f"no sha256 or no {HEADER_SHA256}")
     if written is not None and written != header_sha256(header.entries):
         raise ValueError("another SHA-256 of the header than was written")
 

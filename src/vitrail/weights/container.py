@@ -8,10 +8,8 @@ import hashlib
 import io
 import math
 import re
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  (the exception that torch.load raises; nothing is unpickled)
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import WeightsError, shown
-from vitrail.reading import open_regular
+from vitrail.reading import DAMAGE, open_regular
 from vitrail.weights.archive import MAX_PICKLE_BYTES, check_sums, checked_members, pickle_of
 from vitrail.weights.foreign import Source
 from vitrail.weights.hub import fetched
@@ -34,17 +32,7 @@ from vitrail.weights.pickles import check_pickle
 from vitrail.weights.sidecar import CONFIG, INDEX, PREPROCESSOR, read_sidecar
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
-_DAMAGED = (
-    safetensors.SafetensorError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OSError,
-    struct.error,
-)
+_DAMAGED = (*DAMAGE, safetensors.SafetensorError)
 _SUFFIXES = (".safetensors", ".npz", ".bin", ".pth", ".pt", ".tar", ".ckpt")
 # What trainers put beside the weights in a folder.
 _COMPANIONS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*|.*_states?_\d+\..*")
@@ -141,7 +129,7 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
 def _safetensors(file: Path) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], safetensors.torch.load_file(file))
-    except (safetensors.SafetensorError, RuntimeError, ValueError, OSError) as error:
+    except _DAMAGED as error:
         raise WeightsError(f"{file}: damaged, or not a safetensors file.", got=error) from error
 
 
@@ -164,7 +152,7 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tenso
             if math.prod(shape) * dtype.itemsize > member.file_size:
                 raise WeightsError(f"{where} says it is larger than it is.", got=f"{list(shape)} {dtype}")
             raw = stream.read()
-    except (*_DAMAGED, zipfile.BadZipFile, zlib.error, NotImplementedError, RecursionError, MemoryError) as error:
+    except _DAMAGED as error:
         raise WeightsError(f"{where} is damaged.", got=error) from error
     count = math.prod(shape)
     if len(raw) != count * dtype.itemsize:

@@ -45,10 +45,9 @@ class Header:
 
 def is_safetensors(head: bytes) -> bool:
     """Whether a file that begins with these bytes, 9 or more, is safetensors or says so."""
-    if len(head) < 9 or head[8:9] != b"{" or head.startswith(b"PK\x03\x04"):
-        return False
-    # A pickle begins with 0x80, and so does the length of every 32nd header.
-    return head[0] != 0x80 or head[4:8] == bytes(4)
+    # A pickle may begin so too, but no header is so long that the bytes 6 and 7 of its length count.
+    is_other = head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[6:8] != bytes(2))
+    return len(head) > 8 and head[8:9] == b"{" and not is_other
 
 
 def read_header(path: Path) -> Header:
@@ -79,7 +78,9 @@ def read_header(path: Path) -> Header:
         if isinstance(error, WeightsError):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise WeightsError(f"{shown(path)}: damaged, or not a safetensors file.", got=reason) from error
+        raise WeightsError(
+            f"{shown(path)}: its header is damaged, or it is no safetensors file.", got=reason
+        ) from error
 
 
 def header_sha256(entries: dict[str, Any]) -> str:

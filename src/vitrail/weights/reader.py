@@ -15,6 +15,7 @@ from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, VitrailError, WeightsError
 from vitrail.model import ViT
+from vitrail.reading import DAMAGE
 from vitrail.weights import modelfile
 from vitrail.weights.adapt import Head, change_channels, change_classes, change_patch, resize_image
 from vitrail.weights.audit import Audit, check_explained
@@ -24,9 +25,6 @@ from vitrail.weights.foreign import Source, check_claims
 from vitrail.weights.heads import drop_fed_head, read_head
 from vitrail.weights.modelfile import empty_model, filled_model
 from vitrail.weights.unwrap import narrowed
-
-# What tensors of impossible shapes end in; whatever is foreseen is a WeightsError before.
-_DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass
@@ -109,7 +107,7 @@ def _read(source: str | Path, image_size: int | tuple[int, int] | None = None) -
         drop_fed_head(reading)
     except VitrailError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise WeightsError(
             f"{source}: its tensors are of shapes that no model of this kind has.",
             got=f"{type(error).__name__}: {error}",

@@ -5,6 +5,7 @@ and without what is not read; or one WeightsError that names the setting. What r
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, cast
 
 from vitrail.errors import WeightsError, shown
 from vitrail.reading import read_json_object
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")  # of a file
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ def _is_edge(value: Any) -> bool:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, cast(dict[str, Any], value).values()))
+
+
+def _are_names(value: Any) -> bool:
+    return _are_texts(value) and all(_NAME.fullmatch(name) for name in cast(dict[str, str], value).values())
 
 
 def _are_numbers(least: float) -> Callable[[Any], bool]:
@@ -107,7 +114,7 @@ PREPROCESSOR: Schema = {
     "resample": FILTER,
     "rescale_factor": POSITIVE,
 }
-INDEX: Schema = {"weight_map": Kind("file names by tensor", _are_texts)}
+INDEX: Schema = {"weight_map": Kind("names of files in the folder, by tensor", _are_names)}
 
 
 def read_sidecar(file: Path, schema: Schema) -> dict[str, Any]:
