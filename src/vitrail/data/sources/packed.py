@@ -97,10 +97,9 @@ def _open_split(
     if labels.shape != (len(names),) or labels.dtype.kind != "i" or not np.all((labels >= 0) & (labels < num_classes)):
         raise ValueError(f"{path.name}: not one label of 0 to {num_classes - 1} for each image")
     labels = labels.astype(np.int64)
+    _names(list(records["errors"].values()))
     errors = {int(place): ImageError(reason, names[int(place)]) for place, reason in records["errors"].items()}
     kept = np.setdiff1d(np.arange(len(names)), np.array(list(errors), dtype=np.int64), assume_unique=True)
-    if not all(isinstance(error.reason, str) for error in errors.values()):
-        raise ValueError("no reason for an unreadable image")
     shape = (len(kept), preprocessing.num_channels, *preprocessing.decode_size)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
