@@ -19,6 +19,7 @@ _COLUMNS = {
 }
 MAX_BYTES = 256 << 20
 """Of a manifest: about three million images."""
+_MAX_LINE_BYTES = 1 << 20
 _DELIMITERS = ("\t", ";", ",")
 
 
@@ -147,6 +148,8 @@ def _places(header: list[str], path: Path) -> dict[str, int]:
 
 def _text(path: Path) -> str:
     raw = read_regular(path, MAX_BYTES)
+    if len(raw) > _MAX_LINE_BYTES and max(map(len, raw.splitlines()), default=0) > _MAX_LINE_BYTES:
+        raise DataError(f"{shown(path)}: a line has more than {_MAX_LINE_BYTES} bytes.", expected="CSV or TSV")
     encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         return raw.decode(encoding)
