@@ -1,8 +1,12 @@
 """Packed data sets: the same examples as the source, found again as a SPEC, refused when damaged or mismatched."""
 
+import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,3 +107,46 @@ def test_a_short_file_and_another_version_are_refused(packed: DataConfig) -> Non
     pixels.write_bytes(pixels.read_bytes()[:-1])
     with pytest.raises(DataError, match="damaged"):
         data.load(packed, ("train",))
+
+
+def reindexed(packed: DataConfig, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change the index and the records of "test", and make their hashes right again."""
+    folder = Path(packed.spec)
+    index, records = (json.loads((folder / name).read_text()) for name in ("vitrail-pack.json", "test.json"))
+    change(index, records)
+    raw = json.dumps(records).encode()
+    (folder / "test.json").write_bytes(raw)
+    if "test" in index["splits"]:
+        index["splits"]["test"]["records_sha256"] = hashlib.sha256(raw).hexdigest()
+    (folder / "vitrail-pack.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("label", [-1, 2, 2**40, 0.5, None, "0"])
+def test_a_label_that_is_no_class_is_refused(packed: DataConfig, label: object) -> None:
+    reindexed(packed, lambda _, records: records["labels"].__setitem__(0, label))
+    with pytest.raises(DataError, match="damaged"):
+        data.load(packed, ("test",))
+
+
+def test_a_split_of_another_folder_is_refused(packed: DataConfig, tmp_path: Path) -> None:
+    shutil.copytree(packed.spec, tmp_path / "other")
+    reindexed(packed, lambda index, _: index["splits"].update({"../other/test": index["splits"].pop("test")}))
+    with pytest.raises(DataError, match="no split is called"):
+        data.load(packed, ("train",))
+
+
+@pytest.mark.parametrize("file", ["test.pixels", "test.json"])
+def test_links_are_refused(packed: DataConfig, tmp_path: Path, file: str) -> None:
+    shutil.move(Path(packed.spec) / file, tmp_path / "elsewhere")
+    (Path(packed.spec) / file).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="is a link"):
+        data.load(packed, ("train",))
+
+
+def test_checking_finds_flipped_pixels(packed: DataConfig) -> None:
+    pixels = Path(packed.spec) / "test.pixels"
+    content = bytearray(pixels.read_bytes())
+    content[3] ^= 1
+    pixels.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        data.check(packed)

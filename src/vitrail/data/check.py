@@ -10,7 +10,7 @@ import numpy as np
 
 from vitrail.config import DataConfig
 from vitrail.data.decode import decode_image
-from vitrail.data.sources import Encoded, Source, Split, case_twins, few, open_source
+from vitrail.data.sources import Encoded, Source, Split, case_twins, check_whole, few, open_source
 from vitrail.data.store import num_threads
 from vitrail.errors import ImageError
 from vitrail.progress import Bar
@@ -37,6 +37,8 @@ def check(config: DataConfig, *, progress: bool = False) -> dict[str, Any]:
     in_order = [name for name in ("train", "val", "test") if name in source.splits]
     for name, split in ((name, source.splits[name]) for name in in_order):
         errors: list[dict[str, str]] = []
+        if split.packed:
+            check_whole(split.packed)
         for position, found in enumerate(_hashes(split, f"{source.name} {name}" if progress else None)):
             if isinstance(found, ImageError):
                 errors.append({"path": found.name, "error": found.reason})

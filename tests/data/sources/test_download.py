@@ -224,3 +224,11 @@ def test_download_puts_every_file_into_the_folder_of_the_set(
     folder = download_room("cifar10", tmp_path)
     assert folder == tmp_path / "cifar10"
     assert sorted(path.name for path in folder.iterdir()) == ["data.tar.gz", "other.gz"]
+
+
+def test_a_link_in_place_of_the_part_is_not_written_through(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"precious")
+    (tmp_path / ".data.tar.gz.part").symlink_to(tmp_path / "other")
+    with pytest.raises(DataError, match="a link"):
+        fetch(archive(server), tmp_path / "data.tar.gz")
+    assert (tmp_path / "other").read_bytes() == b"precious"

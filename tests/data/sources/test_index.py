@@ -3,6 +3,7 @@
 import pytest
 
 from vitrail.data.sources import class_index
+from vitrail.data.sources.labels import MAX_CLASSES, MAX_NAME, label_indices, names_of
 from vitrail.errors import DataError
 
 
@@ -22,3 +23,15 @@ def test_only_a_name_that_is_nearly_the_same_is_suggested() -> None:
 def test_of_many_classes_the_first_are_listed() -> None:
     with pytest.raises(DataError, match="'c9', and 990 more"):
         class_index("x", [f"c{i}" for i in range(1000)], "test/x")
+
+
+def test_many_classes_are_found_without_a_search_of_a_list() -> None:
+    classes = tuple(f"class {number}" for number in range(60_000))
+    assert label_indices(classes, None, classes, "x").tolist() == list(range(60_000))
+
+
+def test_more_classes_or_longer_names_than_a_classifier_has_are_refused() -> None:
+    for labels in (range(MAX_CLASSES + 1), ["x" * (MAX_NAME + 1)]):
+        with pytest.raises(DataError, match=r"too many|too long"):
+            names_of(labels)
+    assert len(names_of(range(MAX_CLASSES))) == MAX_CLASSES

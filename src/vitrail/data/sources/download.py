@@ -18,6 +18,7 @@ from vitrail import fsio
 from vitrail.data.locations import data_root
 from vitrail.errors import DataError
 from vitrail.progress import Bar
+from vitrail.reading import open_regular
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,12 @@ def fetch(archive: Archive, target: Path, *, progress: bool = False) -> None:
     if target.is_file() and _sha256(target) == archive.sha256:
         return
     part = target.with_name(f".{target.name}.part")
+    if part.is_symlink() or (part.exists() and not part.is_file()):  # what arrives would be appended elsewhere
+        raise DataError(
+            f"{part}: what has arrived of a download is a regular file.",
+            got="a link" if part.is_symlink() else "something else",
+            do="Delete it and try again.",
+        )
     began_earlier = part.exists()
     _complete(archive, part, target, progress=progress)
     found = _sha256(part)
@@ -177,7 +184,7 @@ def _starts_at(content_range: str, start: int) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitrail.data.sources.index import Source, Split, class_index, few, listing_of_paths, nfc, path_split
+from vitrail.data.sources.index import Source, Split, class_index, few, listing_of_paths, nfc, path_split, places_of
 from vitrail.data.sources.layout import find_layout
 from vitrail.data.sources.walk import files_below, files_in, folders_in, is_archive, is_image
 from vitrail.errors import DataError, shown
@@ -52,14 +52,15 @@ def open_folder(root: Path, name: str) -> Source:
             notes.append(f"{split}: {shown(folder.name)} has no class folders and is left out{left}; no such split")
     first = "train" if "train" in found else min(found)
     classes = tuple(sorted(found[first].images))
-    splits: dict[str, Split] = {}
+    splits, places = dict[str, Split](), places_of(classes)
     for split, content in found.items():
         paths: list[Path] = []
         labels: list[int] = []
         for class_name, images in sorted(content.images.items()):
             if images:
                 place = _relative(content.folders[class_name], root)
-                labels += [class_index(class_name, classes, f"{shown(root)}: folder {place}")] * len(images)
+                label = class_index(class_name, classes, f"{shown(root)}: folder {place}", places=places)
+                labels += [label] * len(images)
                 paths += images
         splits[split] = path_split(paths, labels, root)
     everything = [path for content in found.values() for images in content.images.values() for path in images]

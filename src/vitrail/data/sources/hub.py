@@ -45,7 +45,8 @@ def open_hub(spec: str) -> Source:
     found, local = _SPEC.fullmatch(spec), Path(spec.removeprefix("hf:")).expanduser()
     if not local.is_dir() and found is None:
         raise DataError(f"{spec}: is no name of a data set.", expected="hf:OWNER/NAME[/CONFIG][@REVISION]")
-    name, config, revision = (str(local), None, None) if local.is_dir() or found is None else found.group(
+    # A bare name, and a relative path too, may select a loader of the library in place of the folder.
+    name, config, revision = (str(local.resolve()), None, None) if local.is_dir() or found is None else found.group(
         "name", "config", "revision"
     )  # fmt: skip
     try:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,7 +167,13 @@ def few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(shown(name, 80) for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
-def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the training set") -> int:
+def class_index(
+    name: str,
+    classes: Sequence[str],
+    what: str,
+    owner: str = "the training set",
+    places: Mapping[str, int] | None = None,
+) -> int:
     """Position of a class name, as spelt but for the way that accents are stored.
 
     Args:
@@ -175,11 +181,12 @@ def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the 
         classes: those that there are.
         what: subject of the message, as "test/trian".
         owner: whose classes they are.
+        places: from `places_of(classes)`, for whoever looks up many.
     Raises:
         DataError: there is no such class; the message names one that is spelt nearly the same, else the first ones.
     """
-    if name in classes:
-        return classes.index(name)
+    if name in (places := places_of(classes) if places is None else places):
+        return places[name]
     composed = [nfc(known) for known in classes]
     if nfc(name) in composed:
         return composed.index(nfc(name))
@@ -193,6 +200,11 @@ def class_index(name: str, classes: Sequence[str], what: str, owner: str = "the 
         do=(f"Did you mean {shown(near)!r}? " if near else "")
         + f"Rename it or leave it out; the class list is that of {owner}.",
     )
+
+
+def places_of(classes: Sequence[str]) -> dict[str, int]:
+    """Position of each class name; of equal ones the first."""
+    return {classes[at]: at for at in range(len(classes) - 1, -1, -1)}
 
 
 def case_twins(classes: Sequence[str]) -> list[str]:

@@ -1,16 +1,20 @@
 """Labels as tables have them -> classes and their indices. What has no label is set aside, never a class."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int64
 
-from vitrail.data.sources.index import Split, class_index, nfc, taken
+from vitrail.data.sources.index import Split, class_index, nfc, places_of, taken
 from vitrail.errors import DataError, shown
 
 Label = int | str | None
 UNLABELLED = -1
+MAX_CLASSES = 100_000
+"""Of a table; the largest public sets of images have 20,000 to 80,000."""
+MAX_NAME = 1000
+"""Characters of a class's name."""
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 """Columns that hold classes, the first one found first."""
 
@@ -56,21 +60,43 @@ def _tidy(value: object, row: int, where: str) -> Label:
 def names_of(values: Iterable[Label]) -> tuple[str, ...]:
     """The distinct labels as names of classes: integers by size, then text."""
     distinct = {value for value in values if value is not None}
+    check_classes(distinct)
     return tuple(map(str, sorted(distinct, key=lambda value: (isinstance(value, str), value))))
+
+
+def check_classes(names: Collection[object]) -> None:
+    """Raise DataError where there are more classes, or longer names of them, than a classifier has."""
+    if len(names) > MAX_CLASSES:
+        raise DataError(
+            "There are too many classes.",
+            got=f"{len(names)}",
+            expected=f"at most {MAX_CLASSES}",
+            do="Check that the label column holds classes, not a text or number of each image.",
+        )
+    long = next((name for name in names if isinstance(name, str) and len(name) > MAX_NAME), None)
+    if long is not None:
+        raise DataError(
+            "The name of a class is too long.",
+            got=f"{len(long)} characters, {shown(long, 60)!r}",
+            expected=f"at most {MAX_NAME}",
+            do="Give the class a short name.",
+        )
 
 
 def label_indices(
     values: Sequence[Label], own_names: Sequence[str] | None, classes: Sequence[str], where: str
 ) -> Int64[np.ndarray, "N"]:
     """Labels as positions in `classes`, `UNLABELLED` where there is none; `label_index` for each distinct one."""
-    index: dict[Label, int] = {}
+    index, places = dict[Label, int](), places_of(classes)
     for row, value in enumerate(values):
         if value not in index:
-            index[value] = label_index(value, own_names, classes, f"{where}, row {row}")
+            index[value] = label_index(value, own_names, classes, f"{where}, row {row}", places)
     return np.array([index[value] for value in values], dtype=np.int64)
 
 
-def label_index(value: Label, own_names: Sequence[str] | None, classes: Sequence[str], where: str) -> int:
+def label_index(
+    value: Label, own_names: Sequence[str] | None, classes: Sequence[str], where: str, places: Mapping[str, int]
+) -> int:
     """A label as position in `classes`, `UNLABELLED` where it is none.
 
     -1 is no label either, unless the training set has a class of that name.
@@ -80,18 +106,19 @@ def label_index(value: Label, own_names: Sequence[str] | None, classes: Sequence
         own_names: names of integer labels, where their table gives them.
         classes: those of the training set.
         where: how messages call its place.
+        places: from `places_of(classes)`.
     Raises:
         DataError: a label that is not among the names, or a class that the training set does not have.
     """
     if value is None or (str(value) == "-1" and "-1" not in classes):
         return UNLABELLED
     if own_names is None or isinstance(value, str):
-        return class_index(str(value), classes, where)
+        return class_index(str(value), classes, where, places=places)
     if not 0 <= value < len(own_names):
         raise DataError(
             f"{where}: no usable label.", got=value, expected=f"0 to {len(own_names) - 1}, or -1 where there is none"
         )
-    return class_index(own_names[value], classes, where)
+    return class_index(own_names[value], classes, where, places=places)
 
 
 def labelled(splits: dict[str, Split], name: str) -> tuple[dict[str, Split], list[str]]:

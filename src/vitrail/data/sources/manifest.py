@@ -6,16 +6,20 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitrail.data.sources.index import Source, Split, listing_of_paths, path_split
+from vitrail.data.sources.index import Source, Split, listing_of_paths, path_split, places_of
 from vitrail.data.sources.labels import LABEL_COLUMNS, Label, label_index, labelled, names_of, tidy_labels
 from vitrail.data.sources.split_names import split_of
 from vitrail.errors import DataError, shown
+from vitrail.reading import read_regular
 
 _COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
     "label": (*LABEL_COLUMNS, "class_name", "category", "class_id", "classid"),
     "split": ("split", "subset", "partition"),
 }
+MAX_BYTES = 256 << 20
+"""Of a manifest: about three million images."""
+_MAX_LINE_BYTES = 1 << 20
 _DELIMITERS = ("\t", ";", ",")
 
 
@@ -45,12 +49,12 @@ def open_manifest(path: Path, name: str) -> Source:
             )
         by_split.setdefault(split, []).append((target, label, number))
     classes = names_of(label for _, label, _ in by_split["train" if "train" in by_split else min(by_split)])
-    splits: dict[str, Split] = {}
+    splits, places = dict[str, Split](), places_of(classes)
     for split, found in by_split.items():
         index: dict[Label, int] = {}
         for _, label, number in found:
             if label not in index:
-                index[label] = label_index(label, None, classes, f"{shown(path)}, line {number}")
+                index[label] = label_index(label, None, classes, f"{shown(path)}, line {number}", places)
         targets, labels = [target for target, *_ in found], [index[label] for _, label, _ in found]
         splits[split] = path_split(targets, labels, path.parent)
     files = [path, *(target for found in by_split.values() for target, *_ in found)]
@@ -143,7 +147,9 @@ def _places(header: list[str], path: Path) -> dict[str, int]:
 
 
 def _text(path: Path) -> str:
-    raw = path.read_bytes()
+    raw = read_regular(path, MAX_BYTES)
+    if len(raw) > _MAX_LINE_BYTES and max(map(len, raw.splitlines()), default=0) > _MAX_LINE_BYTES:
+        raise DataError(f"{shown(path)}: a line has more than {_MAX_LINE_BYTES} bytes.", expected="CSV or TSV")
     encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         return raw.decode(encoding)

@@ -10,8 +10,8 @@ Positions, names and unreadable images are those of the source, so that a packed
 
 import functools
 import hashlib
-import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,15 @@ from jaxtyping import Int64
 from vitrail import fsio
 from vitrail.config import Preprocessing, from_json
 from vitrail.data.sources.index import Encoded, Packed, Source, Split
-from vitrail.errors import ConfigError, DataError, ImageError
+from vitrail.data.sources.labels import check_classes
+from vitrail.errors import ConfigError, DataError, ImageError, shown
+from vitrail.reading import MAX_JSON_BYTES, open_regular, parsed_json, read_json_object, read_regular
 
 INDEX = "vitrail-pack.json"
 FORMAT_VERSION = 1
+_SPLITS = ("train", "val", "test")
+_MAX_RECORDS_BYTES = 1 << 30
+"""Labels and names of a split: about ten million examples."""
 
 
 def is_pack(path: Path) -> bool:
@@ -48,14 +53,20 @@ def open_pack(path: Path, name: str) -> Source:
     index, preprocessing = _read_index(path)
     splits: dict[str, Split] = {}
     try:
-        classes = tuple(index["classes"])
+        classes = _names(index["classes"])
+        check_classes(classes)
         for split, hashes in index["splits"].items():
-            raw = (path / f"{split}.json").read_bytes()
+            if split not in _SPLITS:
+                raise ValueError(f"no split is called {shown(split)!r}")
+            for file in (f"{split}.json", f"{split}.pixels"):
+                if (path / file).is_symlink():
+                    raise ValueError(f"{file} is a link")
+            raw = read_regular(path / f"{split}.json", _MAX_RECORDS_BYTES)
             if hashlib.sha256(raw).hexdigest() != hashes["records_sha256"]:
                 raise _damaged(path / f"{split}.json")
-            splits[split] = _open_split(path / f"{split}.pixels", json.loads(raw), preprocessing, hashes)
-        listing = hashlib.sha256((path / INDEX).read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            splits[split] = _open_split(path / f"{split}.pixels", parsed_json(raw), len(classes), preprocessing, hashes)
+        listing = hashlib.sha256(read_regular(path / INDEX, MAX_JSON_BYTES)).hexdigest()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise _damaged(path, str(error)) from error
     num_bytes = sum((path / f"{split}.pixels").stat().st_size for split in splits)
     return Source(name, classes, splits, listing, num_bytes, packed_as=preprocessing)
@@ -73,13 +84,27 @@ def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
     return fsio.sha256_of(path)
 
 
-def _open_split(path: Path, records: dict[str, Any], preprocessing: Preprocessing, hashes: dict[str, str]) -> Split:
-    labels, names = np.array(records["labels"], dtype=np.int64), list(records["names"])
+def _names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("no list of names")
+    return tuple(values)
+
+
+def _open_split(
+    path: Path, records: dict[str, Any], num_classes: int, preprocessing: Preprocessing, hashes: dict[str, str]
+) -> Split:
+    labels, names = np.array(records["labels"]), _names(records["names"])
+    if labels.shape != (len(names),) or labels.dtype.kind != "i" or not np.all((labels >= 0) & (labels < num_classes)):
+        raise ValueError(f"{path.name}: not one label of 0 to {num_classes - 1} for each image")
+    labels = labels.astype(np.int64)
+    _names(list(records["errors"].values()))
     errors = {int(place): ImageError(reason, names[int(place)]) for place, reason in records["errors"].items()}
     kept = np.setdiff1d(np.arange(len(names)), np.array(list(errors), dtype=np.int64), assume_unique=True)
     shape = (len(kept), preprocessing.num_channels, *preprocessing.decode_size)
-    if len(labels) != len(names) or path.stat().st_size != math.prod(shape):
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, expected {math.prod(shape)}")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != math.prod(shape):
+        raise ValueError(f"{path.name} has {size} bytes, expected {math.prod(shape)}")
     # Copy on write: the array counts as writable, which torch asks for, and the file stays as it is.
     pixels = np.memmap(path, dtype=np.uint8, mode="c", shape=shape) if len(kept) else np.empty(shape, np.uint8)
     row_of = np.full(len(names), -1)
@@ -96,7 +121,7 @@ def _open_split(path: Path, records: dict[str, Any], preprocessing: Preprocessin
 
 def _read_index(path: Path) -> tuple[dict[str, Any], Preprocessing]:
     try:
-        index = json.loads((path / INDEX).read_bytes())
+        index = read_json_object(path / INDEX)
         version = index["format_version"]
         if version == FORMAT_VERSION:
             settings = from_json(Preprocessing, index["preprocessing"], "preprocessing", allow_missing=True)

@@ -26,6 +26,10 @@ _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixel_values", "jpg", "pn
 _PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "filepath")
 # Rows decoded from a row group at a time; bounds memory where a writer put everything into one group.
 _ROWS = 1024
+MAX_ROWS = 20_000_000
+"""Of one file: more than all public sets of labelled images have in a shard."""
+MAX_LABEL_BYTES = 1 << 30
+"""Of the labels of one file."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,25 @@ def _opened(path: Path) -> Iterator[Any]:
 def _read_labels(path: Path) -> tuple[_Columns, list[Label]]:
     with _opened(path) as file:
         columns = _columns(file.schema_arrow, path)
-        values = file.read(columns=[columns.label]).column(0).to_pylist()
+        if file.metadata.num_rows > MAX_ROWS:
+            raise DataError(
+                f"{shown(path)}: too many rows for one file.",
+                got=file.metadata.num_rows,
+                expected=f"at most {MAX_ROWS}",
+                do="Write it as several files, in the folder of the data set.",
+            )
+        values: list[object] = []
+        size = 0
+        for batch in file.iter_batches(_ROWS, columns=[columns.label]):
+            column = batch.column(0)
+            size += column.nbytes
+            if size > MAX_LABEL_BYTES:
+                raise DataError(
+                    f"{shown(path)}: too many bytes of labels for one file.",
+                    expected=f"at most {MAX_LABEL_BYTES}",
+                    do="Give classes short names, or write several files.",
+                )
+            values += column.to_pylist()
     return columns, tidy_labels(values, _where(path, columns.label))
 
 

@@ -1,11 +1,11 @@
 """The files below a folder, and which of them are images: by suffix where that says it, else by their first bytes."""
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from vitrail.data.decode import image_format
+from vitrail.reading import open_regular
 
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 # Also of formats that the decoder may not read: it names such a file, which a walk that passes it over would not.
@@ -76,9 +76,7 @@ def is_image(path: Path) -> bool:
     if suffix in _OTHER_SUFFIXES:
         return False
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block
-            return False
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             return image_format(file.read(_HEAD_BYTES)) is not None
     except OSError:
         return False
