@@ -189,7 +189,8 @@ class Watch:
             self._heard[rank] = said["count"], time.monotonic()
             return None
         process = self._processes[rank]
-        place = f"rank {rank} (process {process.pid} on {process.host}), last heard of in {said['phase']} step {said['step']}"
+        place = f"rank {rank} (process {process.pid} on {process.host}), last heard of in "
+        place += f"{said['phase']} step {said['step']}"
         if process.machine == this_machine() and not _lives(process.pid):
             return f"{place}: it died.", None
         seconds = self._patience(begun=count > 0)
