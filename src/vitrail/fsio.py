@@ -312,7 +312,7 @@ def sha256_of(path: Path) -> str:
 def remove(path: Path) -> None:
     """Delete a file, or a directory with everything in it; nothing there is no error."""
     with _explained(path):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             _file_system.rmtree(path)
         else:
             _file_system.unlink(path)

@@ -7,6 +7,7 @@ was lost, 130/143 interrupted.
 
 import argparse
 import atexit
+import errno
 import gc
 import os
 import sys
@@ -17,7 +18,9 @@ from vitrail import __version__, terminal
 from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
 from vitrail.cli.words import Parser, understood, verb_first
-from vitrail.errors import VitrailError
+from vitrail.errors import ConfigError, VitrailError, shown
+
+_LONGEST_WORD = 32_767
 
 
 class Verb(Protocol):
@@ -85,6 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            terminal.say_fault(error)
+            return 1
+        terminal.say(ConfigError("The name of a file is too long.", got=shown(error.filename)))
+        return 2
     except Exception as error:  # the last resort: a fault of ours, shown whole
         terminal.say_fault(error)
         return 1
@@ -110,6 +119,12 @@ def parsed(words: list[str]) -> argparse.Namespace:
         ConfigError: it is not understood.
         SystemExit: it asked for help or for the version, which has been printed.
     """
+    if odd := next((word for word in words if "\0" in word or len(word) > _LONGEST_WORD), ""):
+        raise ConfigError(
+            "An argument can be no name of a file, and nothing else either.",
+            got=f"{len(odd)} characters: {shown(odd)}",
+            expected=f"at most {_LONGEST_WORD} characters, none of them NUL",
+        )
     parser, verbs = _parsers()
     ordered = verb_first(words, verbs)
     if not ordered or ordered[0].startswith("-"):

@@ -1,6 +1,7 @@
 """Range checks shared by the settings: they raise or stay silent, they never change a value."""
 
 import math
+import re
 from collections.abc import Iterable
 
 from vitrail.errors import ConfigError
@@ -29,7 +30,14 @@ def require_positive(name: str, value: float) -> None:
 
 def require_at_most(name: str, value: float, most: float) -> None:
     """The value is no larger than what memory and time are planned for: a file could ask for anything."""
-    require(value <= most, name, value if abs(value) < 1e15 else f"{value:.3g}", f"at most {most}")
+    short = value if abs(value) < 1e15 else f"{value:.3g}" if isinstance(value, float) else _rounded(value)
+    require(value <= most, name, short, f"at most {most}")
+
+
+def require_name(name: str, value: str) -> None:
+    """The value can be the name of a folder and leads to no other one; empty is allowed."""
+    right = not value or (re.fullmatch(r"[A-Za-z0-9._-]{1,100}", value) and value not in (".", ".."))
+    require(bool(right), name, repr(value), "letters, digits, '.', '_' and '-', and not '.' or '..'")
 
 
 def require_not_negative(name: str, value: float) -> None:
@@ -50,6 +58,11 @@ def require_fraction(name: str, value: float) -> None:
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """A side or `(height, width)` as `(height, width)`."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _rounded(value: int) -> str:
+    """An integer that may be too long to be written out, or for a float."""
+    return f"about {'-' if value < 0 else ''}1e{math.log10(abs(value)):.0f}"
 
 
 def distinct_names(names: Iterable[str]) -> tuple[str, ...]:

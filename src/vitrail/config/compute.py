@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vitrail.config.bounds import require_bounded
 from vitrail.config.checks import require_at_most, require_not_negative, require_positive
 
 LARGEST_NUM_THREADS = 1024
@@ -35,6 +36,7 @@ class ComputeConfig:
     """A step whose gradient is not finite is skipped; after this many in a row the run stops."""
 
     def __post_init__(self) -> None:
+        require_bounded("compute", self)
         require_positive("compute.accumulation_steps", self.accumulation_steps)
         require_not_negative("compute.num_threads", self.num_threads)
         require_at_most("compute.num_threads", self.num_threads, LARGEST_NUM_THREADS)
@@ -57,6 +59,7 @@ class CheckpointConfig:
     """When a checkpoint cannot be saved: stop with exit status 74, or train on and try again at the next one."""
 
     def __post_init__(self) -> None:
+        require_bounded("checkpoint", self)
         require_not_negative("checkpoint.every_steps", self.every_steps)
         require_positive("checkpoint.keep", self.keep)
 
@@ -74,5 +77,6 @@ class ParallelConfig:
     """The run ends when no process has finished a step or a batch for so long; start-up is not counted."""
 
     def __post_init__(self) -> None:
+        require_bounded("parallel", self)
         require_positive("parallel.silence_seconds", self.silence_seconds)
         require_positive("parallel.timeout_seconds", self.timeout_seconds)

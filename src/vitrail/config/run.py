@@ -3,7 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitrail.config.checks import pair, require, require_fraction, require_not_negative, require_positive, require_seed
+from vitrail.config.bounds import require_bounded
+from vitrail.config.checks import (
+    pair,
+    require,
+    require_fraction,
+    require_name,
+    require_not_negative,
+    require_positive,
+    require_seed,
+)
 from vitrail.config.compute import CheckpointConfig, ComputeConfig, ParallelConfig
 from vitrail.config.preprocessing import CropRounding, IccProfile, ResizeFilter, ResizeMode
 from vitrail.config.vit import ArchitectureConfig, check_divisible
@@ -55,6 +64,7 @@ class DataConfig:
     """Seed of the splits that are made; independent of the run's seed, so that runs share their splits."""
 
     def __post_init__(self) -> None:
+        require_bounded("data", self)
         require_positive("data.batch_size", self.batch_size)
         require_fraction("data.validation_fraction", self.validation_fraction)
         require_positive("data.ram_budget_mib", self.ram_budget_mib)
@@ -126,6 +136,7 @@ class AugmentConfig:
     """Probability that a batch is mixed at all."""
 
     def __post_init__(self) -> None:
+        require_bounded("augment", self)
         for name in ("flip", "erasing", "mix_probability"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "a probability in [0, 1]")
         for name in ("crop_padding", "rotation", "translate", "shear", "mixup", "cutmix"):
@@ -196,6 +207,7 @@ class OptimConfig:
     short run the result then lies between the two (arXiv:2109.01903)."""
 
     def __post_init__(self) -> None:
+        require_bounded("optim", self)
         for name in ("lr", "muon_lr"):
             require_positive(f"optim.{name}", getattr(self, name))
         for name in ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lr_examples", "lora_rank"):
@@ -239,6 +251,7 @@ class ScheduleConfig:
     """Part of the run at which each of progressive_scales ends, rising, in (0, 1)."""
 
     def __post_init__(self) -> None:
+        require_bounded("schedule", self)
         require_positive("schedule.epochs", self.epochs)
         for name in ("steps", "min_steps", "max_steps"):
             require_not_negative(f"schedule.{name}", getattr(self, name))
@@ -276,6 +289,7 @@ class EvaluationConfig:
     do so where --data has a test split."""
 
     def __post_init__(self) -> None:
+        require_bounded("evaluation", self)
         require_not_negative("evaluation.every_epochs", self.every_epochs)
         require_positive("evaluation.batch_size", self.batch_size)
         require_not_negative("evaluation.patience", self.patience)
@@ -309,6 +323,7 @@ class ProbeConfig:
     """Training images that a probe sees at most, in the order of the run's seed."""
 
     def __post_init__(self) -> None:
+        require_bounded("probe", self)
         require_positive("probe.num_neighbors", self.num_neighbors)
         require_positive("probe.max_examples", self.max_examples)
 
@@ -334,6 +349,7 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
+        require_name("recipe", self.recipe)
         require_seed("seed", self.seed)
         check_divisible(self.data.image_size, self.model)
         require(

@@ -1,13 +1,16 @@
 """Settings to JSON and back. An unknown or missing key is an error that names the nearest one."""
 
 import dataclasses
+import sys
 import types
 import typing
 from typing import Any, TypeVar
 
+from vitrail.config.bounds import MOST_ENTRIES
 from vitrail.errors import ConfigError, nearest
 
 T = TypeVar("T")
+_LARGEST = sys.float_info.max
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -66,12 +69,17 @@ def _typed(hint: Any, value: Any, where: str, allow_missing: bool) -> Any:
     elif origin is typing.Literal:
         if value in options:
             return value
-    elif origin is tuple and isinstance(value, list):
+    elif origin is tuple and isinstance(value, list) and len(value) <= MOST_ENTRIES:
         inner = [options[0]] * len(value) if options[1:] == (...,) else list(options)
         if len(inner) == len(value):
             return tuple(_typed(h, v, where, allow_missing) for h, v in zip(inner, value, strict=True))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    elif origin is dict and isinstance(value, dict):
+        return {name: _typed(options[1], inner, f"{where}.{name}", allow_missing) for name, inner in value.items()}
+    elif hint is float and type(value) in (int, float) and -_LARGEST <= value <= _LARGEST:
         return float(value)
+    elif hint is int and type(value) is int:
+        if -(2**63) <= value < 2**63:
+            return value
     elif hint is type(None) and value is None:
         return None
     elif isinstance(hint, type) and type(value) is hint:
@@ -79,4 +87,11 @@ def _typed(hint: Any, value: Any, where: str, allow_missing: bool) -> Any:
     expected = (
         f"one of {', '.join(map(repr, options))}" if origin is typing.Literal else str(getattr(hint, "__name__", hint))
     )
-    raise ConfigError(f"{where} has a wrong value.", got=repr(value), expected=expected)
+    raise ConfigError(f"{where} has a wrong value.", got=_shown(value), expected=expected)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except RecursionError:
+        return "nested too deeply"

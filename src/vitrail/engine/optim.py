@@ -3,6 +3,7 @@
 Paper: Adam arXiv:1412.6980, AdamW arXiv:1711.05101. Muon: Jordan et al. 2024, KellerJordan/Muon.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, cast
@@ -178,6 +179,30 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
         for index, entries in optimizer.state_dict()["state"].items()
         for key, value in entries.items()
     }
+
+
+def wrong_optimizer_tensor(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> str:
+    """The first tensor that `optimizer_tensors` of these optimisers cannot have given; empty: there is none."""
+    moved = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
+    found: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(\d{1,3})\.(\d{1,9})\.([a-z_]+)", name)
+        if not match or int(match[1]) >= len(moved) or int(match[2]) >= len(moved[int(match[1])]):
+            return name
+        i, index, key = int(match[1]), int(match[2]), match[3]
+        p = moved[i][index]
+        shape, dtype = ((), torch.float32) if key == "step" else (p.shape, p.dtype)
+        if key not in _state_keys(optimizers[i]) or tensor.shape != shape or tensor.dtype != dtype:
+            return name
+        found[i, index].add(key)
+    short = (place for place, keys in found.items() if keys != _state_keys(optimizers[place[0]]))
+    return next((f"{i}.{index}" for i, index in short), "")
+
+
+def _state_keys(optimizer: torch.optim.Optimizer) -> set[str]:
+    if isinstance(optimizer, Muon):
+        return {"momentum"}
+    return {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
 
 
 def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:

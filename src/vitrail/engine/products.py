@@ -26,6 +26,7 @@ from vitrail.data.locations import products_cache
 from vitrail.errors import SaveError
 from vitrail.model import ViT
 from vitrail.model.quick_linear import has_onednn_linear, quick_linear
+from vitrail.reading import read_json_object
 from vitrail.run.environment import cpu_name
 
 Linear = Literal["", "mkl", "onednn"]
@@ -35,6 +36,7 @@ WORTH_MEASURING = 1e9
 """Operations of a step's linear layers from which on there is something to win: about a hundredth of a second."""
 CLEARLY = 0.97
 """oneDNN computes where it takes less than this part of MKL's time."""
+_MAX_BYTES = 1 << 16
 _VERSION = 1  # of the notes in the cache folder
 _SECONDS, _MOST_SECONDS = 0.1, 2.0
 _ROUNDS, _MOST_ROUNDS = 3, 20
@@ -154,10 +156,12 @@ def _kept(folder: Path, shapes: Counter[Shape]) -> Products:
 
 def _read(path: Path) -> Products | None:
     try:
-        found = Products(**json.loads(path.read_text(encoding="utf-8")))
+        found = Products(**read_json_object(path, _MAX_BYTES))
     except (OSError, ValueError, TypeError):
         return None
-    return found if found.by in LINEAR else None
+    seconds = (found.mkl_seconds, found.onednn_seconds)
+    right = isinstance(found.why, str) and all(type(s) in (int, float) and 0 <= s < 1e9 for s in seconds)
+    return found if right and found.by in LINEAR else None
 
 
 def measure(shapes: Counter[Shape]) -> Products:

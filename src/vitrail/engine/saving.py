@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from vitrail import distributed, fsio
-from vitrail.config import RunConfig
+from vitrail.config import RunConfig, from_json
 from vitrail.distributed import World
-from vitrail.engine.optim import load_optimizer_tensors, optimizer_tensors
+from vitrail.engine.optim import load_optimizer_tensors, optimizer_tensors, wrong_optimizer_tensor
 from vitrail.engine.products import LINEAR, Linear
 from vitrail.engine.step import TrainStep
-from vitrail.errors import RunError, SaveError
+from vitrail.errors import ConfigError, RunError, SaveError, shown
 from vitrail.run import (
     Checkpoint,
     RunDir,
@@ -166,10 +166,7 @@ class Saving:
             return None, [*lines, "no checkpoint yet: the run starts again from its first step"]
         checkpoint = load_checkpoint(directory / name)
         self._put_back(train_step, checkpoint)
-        values = dict(checkpoint.state)
-        if scaler := values.pop("scaler"):
-            train_step.scaler.load_state_dict(scaler)
-        state = State(**values)
+        state = self._state(train_step, checkpoint)
         self._saved = state.step, state.evaluated_step
         self._repeat_products(train_step, checkpoint)
         reasons = [*differences(checkpoint.about, self.about)]
@@ -182,6 +179,30 @@ class Saving:
             self.run_dir.note_resumed({"step": state.step, "exact": not reasons, "reasons": reasons, **self.about})
         return state, lines
 
+    def _state(self, train_step: TrainStep, checkpoint: Checkpoint) -> State:
+        """What the state holds besides tensors. Raises RunError where it is not what a run of this kind writes."""
+        values = dict(checkpoint.state)
+        scaler, mine = values.pop("scaler", {}), train_step.scaler.state_dict()
+        try:
+            checked = from_json(State, values, allow_missing=True)
+            scores = [score for score in (checked.final, checked.best) if score]
+            counts = (checked.evaluated_step + 1, checked.best_step, checked.stale, checked.skipped_in_a_row)
+            right = (
+                all(score.keys() == {"epoch", "accuracy", "loss"} for score in scores)
+                and min(*counts, checked.step, checked.num_examples_seen, checked.train_seconds) >= 0
+                and max(checked.evaluated_step, checked.best_step) <= checked.step
+                and isinstance(scaler, dict)
+                and scaler.keys() == mine.keys()
+                and all(type(value) in (int, float) and 0 <= value < 1e38 for value in scaler.values())
+            )
+        except ConfigError as error:
+            raise RunError(f"{checkpoint.path / 'state.json'}: is not that of a run.", got=error) from error
+        if not right:
+            raise RunError(f"{checkpoint.path / 'state.json'}: its numbers contradict each other.")
+        if scaler:
+            train_step.scaler.load_state_dict(scaler)
+        return State(**values)
+
     def _repeat_products(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
         """Multiply as before the interruption where nothing but that choice differs."""
         if self.config.compute.cpu_linear != "auto":
@@ -192,11 +213,21 @@ class Saving:
                 self.about, train_step.linear = about, before
 
     def _put_back(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
-        tensors = checkpoint.tensors
-        _fill(train_step.model.state_dict(), tensors["model"], checkpoint, "model")
-        load_optimizer_tensors(train_step.optimizers, tensors["optim"])
+        """Check every tensor, then copy; a checkpoint that is not of this run changes nothing."""
+        tensors, mine = checkpoint.tensors, {"model": train_step.model.state_dict()}
         if train_step.average:
-            _fill(train_step.average.tensors, tensors["ema"], checkpoint, "ema")
+            mine["ema"] = train_step.average.tensors
+        if tensors.keys() != {*mine, "optim"}:
+            found = ", ".join(sorted(tensors))
+            raise RunError(f"{checkpoint.path}: has other parts than this run.", got=found)
+        for group, named in mine.items():
+            _check_alike(named, tensors[group], checkpoint, group)
+        if wrong := wrong_optimizer_tensor(train_step.optimizers, tensors["optim"]):
+            raise RunError(f"{checkpoint.path}: tensor {shown(wrong)} of the optim is not that of this run.")
+        for group, named in mine.items():
+            for name, tensor in tensors[group].items():
+                distributed.copy_whole(named[name], tensor)
+        load_optimizer_tensors(train_step.optimizers, tensors["optim"])
 
     def _cut_logs(self, step: int) -> None:
         if self.lock is not None:
@@ -225,13 +256,18 @@ def run_result(run_dir: RunDir, state: State, epochs: int, deterministic: dict[s
     )
 
 
-def _fill(mine: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], checkpoint: Checkpoint, group: str) -> None:
-    """Copy every stored tensor into ours; none may be missing, over, or of another shape."""
+def _check_alike(
+    mine: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], checkpoint: Checkpoint, group: str
+) -> None:
+    """Raise RunError for a stored tensor that is missing, over, or of another shape or type than ours."""
     for name in sorted(mine.keys() | stored.keys()):
-        ours, theirs = (tuple(t[name].shape) if name in t else "nothing" for t in (mine, stored))
+        ours, theirs = (
+            f"{tuple(t[name].shape)} {t[name].dtype}".replace("torch.", "") if name in t else "nothing"
+            for t in (mine, stored)
+        )
         if ours != theirs:
             raise RunError(
-                f"{checkpoint.path}: tensor {name} of the {group} is not that of this run.", got=theirs, expected=ours
+                f"{checkpoint.path}: tensor {shown(name)} of the {group} is not that of this run.",
+                got=theirs,
+                expected=ours,
             )
-    for name, tensor in stored.items():
-        distributed.copy_whole(mine[name], tensor)

@@ -62,6 +62,7 @@ def _train(
 
     def check() -> None:
         if resume:
+            run_dir.check_own()
             check_resumable(config, run_dir.read_config())
             locks.append(stack.enter_context(held(run_dir.path)))
         else:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ import safetensors.torch
 import torch
 
 from vitrail import fsio
-from vitrail.errors import RunError, SaveError
+from vitrail.errors import RunError, SaveError, shown
 from vitrail.model.tensor_file import tensor_file
+from vitrail.reading import open_regular, read_json_object, read_regular
 
 FORMAT_VERSION = 2
 MANIFEST = "MANIFEST.json"
 # The number after the step: a second checkpoint of it, as before and after an evaluation.
-_STEP_DIR = re.compile(r"step-(\d{7,})(?:-(\d+))?$")
+_STEP_DIR = re.compile(r"step-(\d{7,18})(?:-(\d{1,18}))?$")
+_FILE_NAME = re.compile(r"[a-z]{1,20}\.(safetensors|json)")
+_MOST_FILES = 16
+_MAX_JSON_BYTES = 25 << 20
 _UNFINISHED = re.compile(r"step-[\d-]{7,}\.(tmp|del)-[0-9a-f]+$")
 
 
@@ -69,13 +74,14 @@ def save_checkpoint(
         SaveError: it cannot be written; the earlier checkpoints are intact.
         RunError: a tensor of the model or of the average is not finite.
     """
+    _check_own(directory)
     for group in ("model", "ema"):
         for name, tensor in tensors.get(group, {}).items():
             if tensor.is_floating_point() and not _finite(tensor):
                 raise RunError(f"The {group} tensor {name} is not finite at step {step}: not saved.")
     values = (json.dumps(state, indent=2, allow_nan=False) + "\n").encode()
     final, attempt = directory / f"step-{step:07d}", 0
-    while final.exists() and not damage_of(final) and (final / "state.json").read_bytes() != values:
+    while final.exists() and not damage_of(final) and read_regular(final / "state.json", _MAX_JSON_BYTES) != values:
         attempt += 1
         final = directory / f"step-{step:07d}-{attempt}"
     if final.exists() and damage_of(final):
@@ -131,15 +137,20 @@ def newest_checkpoint(directory: Path) -> tuple[Path | None, list[str]]:
 def damage_of(path: Path) -> str:
     """What is wrong with a checkpoint, in a few words; empty when all of it is as it was written."""
     try:
+        if path.is_symlink():
+            return "a link to another folder"
         manifest = _read_manifest(path)
         for name, known in manifest["files"].items():
-            size = (path / name).stat().st_size
+            status = (path / name).lstat()
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                return f"{name} is no regular file"
             if size != known["bytes"]:
                 return f"{name} has {size} bytes instead of {known['bytes']}"
             if fsio.sha256_of(path / name) != known["sha256"]:
                 return f"{name} has another SHA-256 than was written"
     except OSError as error:
-        return f"{Path(error.filename or path).name}: {error.strerror}"
+        return f"{shown(Path(error.filename or path).name)}: {error.strerror}"
     except _Damaged as error:
         return str(error)
     return ""
@@ -158,20 +169,57 @@ def load_checkpoint(path: Path) -> Checkpoint:
             do="Delete this checkpoint's folder and resume from an older one.",
         )
     manifest = _read_manifest(path)
-    tensors = {
-        Path(name).stem: safetensors.torch.load_file(path / name)
-        for name in manifest["files"]
-        if name.endswith(".safetensors")
-    }
-    return Checkpoint(path, tensors, json.loads((path / "state.json").read_bytes()), manifest.get("about", {}))
+    names = [name for name in manifest["files"] if name.endswith(".safetensors")]
+    tensors = {Path(name).stem: _read_tensors(path / name) for name in names}
+    try:
+        state = read_json_object(path / "state.json", _MAX_JSON_BYTES)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / 'state.json'}: cannot be read.", got=error) from error
+    if _stated_step(state) not in (None, _step_of(path)):
+        raise RunError(
+            f"{path}: its name and what it holds disagree.",
+            got=f"state.json of step {shown(state['step'])}",
+            expected=f"step {_step_of(path)}",
+            do="Delete this checkpoint's folder and resume from an older one.",
+        )
+    return Checkpoint(path, tensors, state, manifest.get("about", {}))
 
 
 def remove_unfinished(directory: Path) -> None:
     """Delete what a killed save or deletion left behind. Only the holder of the run's lock may call it."""
+    _check_own(directory)
     for path in directory.glob("step-*"):
         if _UNFINISHED.match(path.name):
             with contextlib.suppress(SaveError):
                 fsio.remove(path)
+
+
+def _check_own(directory: Path) -> None:
+    """Raise RunError where the folder of the checkpoints is a link: nothing is written or deleted behind it."""
+    if directory.is_symlink():
+        raise RunError(
+            f"{directory}: is a link to another folder.",
+            expected="a folder of the run itself",
+            do="Move the folder here; the whole run directory may be a link.",
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file. Raises RunError."""
+    try:
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_JSON_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        return safetensors.torch.load_file(path)
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise RunError(f"{path}: holds no tensors that can be read.", got=error) from error
+
+
+def _stated_step(values: dict[str, Any]) -> int | None:
+    """The step that a JSON object names, None where it names none, -1 where that is no number of steps."""
+    step = values.get("step")
+    return step if step is None or (type(step) is int and step >= 0) else -1
 
 
 class _Damaged(ValueError):
@@ -181,17 +229,22 @@ class _Damaged(ValueError):
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, its own hash checked. Raises OSError, _Damaged, or RunError for a newer format."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = read_json_object(path / MANIFEST, _MAX_JSON_BYTES)
         version, files = manifest["format_version"], manifest["files"]
-        if version > FORMAT_VERSION:
+        if type(version) is int and version > FORMAT_VERSION:
             raise RunError(
                 f"{path}: written in a newer format.",
-                got=f"format version {version}",
+                got=f"format version {shown(version)}",
                 expected=f"at most {FORMAT_VERSION}",
                 do="Install a newer vitrail.",
             )
-        plain = all(
-            Path(name).name == name and isinstance(known["bytes"], int) and isinstance(known["sha256"], str)
+        plain = type(version) is int and version >= 1 and len(files) <= _MOST_FILES
+        plain = plain and isinstance(manifest.get("about", {}), dict)
+        plain = plain and all(
+            _FILE_NAME.fullmatch(name)
+            and type(known["bytes"]) is int
+            and known["bytes"] >= 0
+            and isinstance(known["sha256"], str)
             for name, known in files.items()
         )
         known = manifest.pop("sha256") if version > 1 else None
@@ -200,6 +253,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise _Damaged(f"{MANIFEST} cannot be read") from error
     if not (plain and same and "state.json" in files):
         raise _Damaged(f"{MANIFEST} is not as it was written")
+    if _stated_step(manifest) not in (None, _step_of(path)):
+        raise _Damaged(f"{MANIFEST} is of step {shown(manifest['step'])}, not of {path.name}")
     return manifest
 
 
@@ -217,6 +272,6 @@ def _checkpoints(directory: Path) -> list[Path]:
     found = [
         (int(match[1]), int(match[2] or 0), path)
         for path in directory.glob("step-*")
-        if (match := _STEP_DIR.match(path.name))
+        if (match := _STEP_DIR.match(path.name)) and not path.is_symlink()
     ]
     return [path for *_, path in sorted(found)]

@@ -11,6 +11,7 @@ evaluation.json
 
 import functools
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import Any
 
 from vitrail import fsio
 from vitrail.config import RunConfig, from_json, to_json
-from vitrail.errors import ConfigError, RunError
+from vitrail.config.checks import require_name
+from vitrail.errors import ConfigError, RunError, shown
+from vitrail.reading import read_json_object
 from vitrail.run.lock import is_lock_file
 from vitrail.run.metrics import LineLog
 
@@ -42,6 +45,14 @@ _CHANGEABLE = (
 _UNFINISHED = re.compile(
     r"\.((config\.json|environment\.json|\.lock-\d+)\.tmp-[0-9a-f]{8}|probe-[0-9a-f]{8}|lock-\d+\.probe-\d+)$"
 )
+
+_FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "checkpoints")
+_FILES += ("best.safetensors", "last.safetensors")
+_LARGEST = 2**63
+_NUMBER = (int, float)
+_EVALUATION = {"split": (str,), "num_correct": (int,), "num_examples": (int,), "accuracy": _NUMBER, "loss": _NUMBER}
+_BASELINE = {"split": (str,), "num_examples": (int,), "linear": _NUMBER, "knn": _NUMBER}
+_ENVIRONMENT = {"data": (dict,), "init": (dict,), "resumed": (list,)}
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,28 @@ class RunDir:
                 do="Choose another directory with --run.",
             )
 
+    def check_own(self) -> None:
+        """Raise RunError where something that a run writes or deletes is a link, or of another kind than it should be.
+
+        The run directory itself may be a link, as to a larger disk; what lies in it may not lead out of it.
+        """
+        try:
+            found = [entry for entry in os.scandir(self.path) if _is_of_a_run(entry.name)]
+            if self.checkpoints_dir.is_dir() and not self.checkpoints_dir.is_symlink():
+                found += os.scandir(self.checkpoints_dir)
+            for entry in found:
+                is_folder = entry.name.startswith(("checkpoints", "step-", "refused-step-"))
+                right = entry.is_dir(follow_symlinks=False) if is_folder else entry.is_file(follow_symlinks=False)
+                if not right:
+                    raise RunError(
+                        f"{shown(entry.path, 400)}: is no part of a run.",
+                        got="a link" if entry.is_symlink() else "a file of another kind",
+                        expected=f"a {'folder' if is_folder else 'regular file'} of the run itself",
+                        do="Put a copy in its place; the whole run directory may be a link.",
+                    )
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read.", got=error.strerror) from error
+
     def start(self, config: RunConfig, environment: dict[str, Any]) -> None:
         """Begin a new run here. Raises RunError as `check_free` does."""
         self.check_free()
@@ -140,15 +173,26 @@ class RunDir:
         """What the probes reached before training; empty where they were not measured."""
         found = next((record["baseline"] for record in self.read_metrics() if "baseline" in record), {})
         times = (record["baseline_seconds"] for record in self.timing.read() if "baseline_seconds" in record)
-        return {**found, "seconds": next(times, 0.0)} if found else {}
+        seconds = next(times, 0.0)
+        if found:
+            _check(self.metrics_path, found, _BASELINE)
+            _check(self.timing.path, {"baseline_seconds": seconds}, {"baseline_seconds": (int, float)})
+        return {**found, "seconds": seconds} if found else {}
 
     def read_evaluation(self) -> dict[str, Any]:
         """What evaluation.json holds. Raises RunError when it is missing or damaged."""
-        return self._read("evaluation.json")
+        found = self._read("evaluation.json")
+        for part in (found, *([found["test"]] if "test" in found else ())):
+            _check(self.path / "evaluation.json", part, _EVALUATION)
+        return found
 
     def read_environment(self) -> dict[str, Any]:
         """What environment.json holds. Raises RunError when it is missing or damaged."""
-        return self._read("environment.json")
+        found = self._read("environment.json")
+        _check(self.path / "environment.json", {"data": {}, "init": {}, "resumed": [], **found}, _ENVIRONMENT)
+        for split in found.get("data", {}).values():
+            _check(self.path / "environment.json", split, {"fingerprint": (str,)})
+        return found
 
     def note_resumed(self, entry: dict[str, Any]) -> None:
         """Add to environment.json that the run went on, from where and on what."""
@@ -163,9 +207,25 @@ class RunDir:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json_object(path)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read.", got=error) from error
+
+
+def _is_of_a_run(name: str) -> bool:
+    return name in _FILES or is_lock_file(name)
+
+
+def _check(path: Path, values: Any, kinds: dict[str, tuple[type, ...]]) -> None:
+    """Raise RunError unless a JSON object of a run has these fields, each of one of its types."""
+    for name, allowed in kinds.items():
+        value = values.get(name) if isinstance(values, dict) else None
+        if type(value) not in allowed or (isinstance(value, float | int) and not abs(value) <= _LARGEST):
+            raise RunError(
+                f"{path}: is not as a run writes it.",
+                got=f"{name}: {shown(value)}",
+                expected=f"{name}: {' or '.join(kind.__name__ for kind in allowed)}",
+            )
 
 
 def _left_by_a_start(file: Path) -> bool:
@@ -183,7 +243,7 @@ def read_config(path: Path) -> RunConfig:
         ConfigError: a field is unknown, missing or out of range.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values: object = read_json_object(path)
     except OSError as error:
         raise RunError(
             f"{path}: cannot be read, so there is no run to go on with or to repeat.",
@@ -202,8 +262,9 @@ def read_config(path: Path) -> RunConfig:
 
 def next_free_run(name: str) -> Path:
     """runs/NAME, or runs/NAME-2 and so on when that is taken."""
+    require_name("recipe", name)
     path, number = Path("runs") / name, 1
-    while path.exists():
+    while os.path.lexists(path):
         number += 1
         path = Path("runs") / f"{name}-{number}"
     return path

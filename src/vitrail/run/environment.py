@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from vitrail.config import RunConfig
+from vitrail.errors import shown
 
+_MOST_DIFFERENCES = 20
 _LIBRARIES = ("vitrail", "torch", "numpy", "pillow", "safetensors")
 
 
@@ -59,7 +61,11 @@ def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Why a run that goes on may differ in the last bits from one that was not interrupted."""
     if not stored:
         return ["the checkpoint does not say what it was made with"]
-    return [f"{name}: {stored[name]} before, {now.get(name)} now" for name in stored if stored[name] != now.get(name)]
+    return [
+        f"{shown(name)}: {shown(value)} before, {shown(now.get(name))} now"
+        for name, value in list(stored.items())[:_MOST_DIFFERENCES]
+        if value != now.get(name)
+    ]
 
 
 def commit() -> str | None:

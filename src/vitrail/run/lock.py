@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from vitrail import fsio
-from vitrail.errors import RunError, SaveError
+from vitrail.errors import RunError, SaveError, shown
+from vitrail.reading import read_json_object
 
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0
-_LOCK_FILE = re.compile(r"\.lock-(\d+)$")
+_MAX_BYTES = 1 << 16
+_LOCK_FILE = re.compile(r"\.lock-(\d{1,18})$")
 
 
 class RunLock:
@@ -95,6 +97,8 @@ def _acquired(directory: Path) -> Path:
                 do="Wait for it or stop it; its run can be resumed. Or choose another directory with --run.",
             )
         mine = directory / f".lock-{_number(highest) + 1}"
+        if not is_lock_file(mine.name):
+            raise RunError(f"{mine}: locks cannot be counted beyond this.", do="Delete the .lock files of this run.")
         if not fsio.create_exclusively(mine, content):
             continue
         if _highest(directory) != mine:  # this one came late: numbers had been made and removed in between
@@ -124,7 +128,7 @@ def _number(path: Path | None) -> int:
 def _content(path: Path) -> dict[str, Any]:
     """Who holds a lock; empty when it was released, removed or cannot be read."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json_object(path, _MAX_BYTES)
     except (OSError, ValueError):
         return {}
     return {} if content.get("released") else content
@@ -140,12 +144,14 @@ def _myself() -> dict[str, Any]:
 
 
 def _who(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid')} on {holder.get('host')}"
+    return f"process {shown(holder.get('pid'))} on {shown(holder.get('host'))}"
 
 
 def _gone(path: Path, holder: dict[str, Any]) -> bool:
     if holder.get("machine") == _machine():
-        return _process_started(holder["pid"]) != holder.get("process_started")
+        pid = holder.get("pid")
+        known = type(pid) is int and 0 < pid < 2**31
+        return not known or _process_started(pid) != holder.get("process_started")
     return _silent_for(path) > LEASE_SECONDS
 
 

@@ -3,11 +3,17 @@
 metrics.jsonl holds what a repetition of the run repeats to the last digit; timing.jsonl what a clock said.
 """
 
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vitrail import fsio
+from vitrail.errors import RunError
+from vitrail.reading import open_regular, parsed_json
+
+_LONGEST_LINE = 1 << 20
 
 
 class LineLog:
@@ -19,7 +25,7 @@ class LineLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._length = sum(len(line) for line in _whole_lines(path))
+        self._length = sum(map(len, _whole_lines(path)))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one object and hand it to the operating system.
@@ -38,26 +44,32 @@ class LineLog:
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole object, in order."""
-        return [json.loads(line) for line in _whole_lines(self.path)]
+        return [parsed_json(line) for line in _whole_lines(self.path)]
 
     def cut(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again. Raises SaveError."""
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _whole_lines(self.path) if parsed_json(line)["step"] <= step]
         fsio.write_bytes(self.path, b"".join(kept))
         self._length = sum(map(len, kept))
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """Lines up to the first that was torn by a kill."""
-    if not path.exists():
-        return []
-    whole: list[bytes] = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            break
-        whole.append(line)
-    return whole
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Lines up to the first that was torn by a kill, or is no record. Raises RunError."""
+    try:
+        with io.BufferedReader(open_regular(path)) as file:
+            while (line := file.readline(_LONGEST_LINE)).endswith(b"\n") and _is_record(line):
+                yield line
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be read.", got=error.strerror, expected="the log of a run, a regular file"
+        ) from error
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = parsed_json(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and type(record.get("step")) is int

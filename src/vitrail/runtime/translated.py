@@ -20,9 +20,13 @@ from vitrail.data.locations import engine_cache
 from vitrail.errors import SaveError
 from vitrail.model import ViT
 from vitrail.model.tensor_file import tensors_sha256
+from vitrail.reading import read_json_object, read_regular
 
 TRANSLATION_VERSION = 2
 """Changed with everything that changes the file of the same weights."""
+
+
+_MAX_BYTES = 1 << 36
 
 
 class Translated:
@@ -73,7 +77,7 @@ class Translated:
 
     def _cached(self) -> bytes | None:
         try:
-            file = self.path.read_bytes()
+            file = read_regular(self.path, _MAX_BYTES)
         except OSError:
             return None
         return file if hashlib.sha256(file).hexdigest() == self.notes.get("sha256") else None
@@ -90,10 +94,9 @@ class Translated:
 
     def _read_notes(self) -> dict[str, Any]:
         try:
-            notes = json.loads(self._notes_path.read_text(encoding="utf-8"))
+            return read_json_object(self._notes_path)
         except (OSError, ValueError):
             return {}
-        return notes if isinstance(notes, dict) else {}
 
 
 def probe_images(model: ViT, image_size: tuple[int, int], count: int) -> torch.Tensor:
