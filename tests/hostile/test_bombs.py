@@ -8,7 +8,7 @@ import pytest
 from tests.support.bombs import CIFAR, TABLES, WEIGHTS
 from vitrail.selftest.fork_server import ForkServer
 
-pytestmark = pytest.mark.unchecked
+pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
 
 
 @pytest.fixture(scope="module")

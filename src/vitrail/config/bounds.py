@@ -49,7 +49,7 @@ def require_bounded(section: str, settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{section}.{field.name}".removeprefix(".")
-        parts = value if isinstance(value, tuple) else (value,)
+        parts: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
         require(len(parts) <= MOST_ENTRIES, name, f"{len(parts)} values", f"at most {MOST_ENTRIES}")
         for part in parts:
             if type(part) is int:

@@ -75,8 +75,8 @@ def _typed(hint: Any, value: Any, where: str, allow_missing: bool) -> Any:
             return tuple(_typed(h, v, where, allow_missing) for h, v in zip(inner, value, strict=True))
     elif origin is dict and isinstance(value, dict):
         return {name: _typed(options[1], inner, f"{where}.{name}", allow_missing) for name, inner in value.items()}
-    elif hint is float and type(value) in (int, float) and -_LARGEST <= value <= _LARGEST:
-        return float(value)
+    elif hint is float and type(value) in (int, float) and -_LARGEST <= typing.cast(float, value) <= _LARGEST:
+        return float(typing.cast(float, value))
     elif hint is int and type(value) is int:
         if -(2**63) <= value < 2**63:
             return value

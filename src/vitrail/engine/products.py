@@ -160,7 +160,7 @@ def _read(path: Path) -> Products | None:
     except (OSError, ValueError, TypeError):
         return None
     seconds = (found.mkl_seconds, found.onednn_seconds)
-    right = isinstance(found.why, str) and all(type(s) in (int, float) and 0 <= s < 1e9 for s in seconds)
+    right = type(found.why) is str and all(type(s) in (int, float) and 0 <= s < 1e9 for s in seconds)
     return found if right and found.by in LINEAR else None
 
 

@@ -192,14 +192,14 @@ class Saving:
                 and min(*counts, checked.step, checked.num_examples_seen, checked.train_seconds) >= 0
                 and max(checked.evaluated_step, checked.best_step) <= checked.step
                 and isinstance(scaler, dict)
-                and scaler.keys() == mine.keys()
+                and (not scaler or not mine or scaler.keys() == mine.keys())  # fp16 on another device has none
                 and all(type(value) in (int, float) and 0 <= value < 1e38 for value in scaler.values())
             )
         except ConfigError as error:
             raise RunError(f"{checkpoint.path / 'state.json'}: is not that of a run.", got=error) from error
         if not right:
             raise RunError(f"{checkpoint.path / 'state.json'}: its numbers contradict each other.")
-        if scaler:
+        if scaler and mine:
             train_step.scaler.load_state_dict(scaler)
         return State(**values)
 

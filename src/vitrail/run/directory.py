@@ -46,8 +46,8 @@ _UNFINISHED = re.compile(
     r"\.((config\.json|environment\.json|\.lock-\d+)\.tmp-[0-9a-f]{8}|probe-[0-9a-f]{8}|lock-\d+\.probe-\d+)$"
 )
 
-_FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "checkpoints")
-_FILES += ("best.safetensors", "last.safetensors")
+_FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "checkpoints",
+          "best.safetensors", "last.safetensors")  # fmt: skip
 _LARGEST = 2**63
 _NUMBER = (int, float)
 _EVALUATION = {"split": (str,), "num_correct": (int,), "num_examples": (int,), "accuracy": _NUMBER, "loss": _NUMBER}
@@ -253,10 +253,9 @@ def read_config(path: Path) -> RunConfig:
         ) from error
     except ValueError as error:
         raise RunError(f"{path}: is not JSON.", got=error) from error
-    if isinstance(values, dict):
-        for name in ("data", "model", "optim", "schedule"):  # of every version; newer fields have defaults
-            if name not in values:
-                raise ConfigError(f"{path}: lacks the field {name}.", expected="the config.json of an earlier run")
+    for name in ("data", "model", "optim", "schedule"):  # of every version; newer fields have defaults
+        if name not in values:
+            raise ConfigError(f"{path}: lacks the field {name}.", expected="the config.json of an earlier run")
     return from_json(RunConfig, values, allow_missing=True)
 
 

@@ -149,7 +149,7 @@ def _who(holder: dict[str, Any]) -> str:
 
 def _gone(path: Path, holder: dict[str, Any]) -> bool:
     if holder.get("machine") == _machine():
-        pid = holder.get("pid")
+        pid: Any = holder.get("pid")
         known = type(pid) is int and 0 < pid < 2**31
         return not known or _process_started(pid) != holder.get("process_started")
     return _silent_for(path) > LEASE_SECONDS
