@@ -82,6 +82,14 @@ def open_binary(path: Path) -> io.BufferedReader:
     return path.open("rb")
 
 
+def same(one: Prediction, other: Prediction) -> bool:
+    """Equal but for last bits: the rows of a batch are computed by kernels of different widths."""
+    probabilities = [ranked.probability for ranked in other.top]
+    return [r.label for r in one.top] == [r.label for r in other.top] and [
+        r.probability for r in one.top
+    ] == pytest.approx(probabilities, abs=1e-6)
+
+
 def test_every_form_of_an_image_gives_the_same(run: Path, tmp_path: Path) -> None:
     predictor, pixels = Predictor(run), np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     path = tmp_path / "a.png"
@@ -94,16 +102,17 @@ def test_every_form_of_an_image_gives_the_same(run: Path, tmp_path: Path) -> Non
             *((tensor / 255).requires_grad_(), np.dstack([pixels, np.full((8, 8), 255, np.uint8)])),
         ]
         first, *others = predictor(forms)
-    assert all(other.top == first.top for other in others)
+    assert all(same(other, first) for other in others)
     assert [p.path for p in predictor([path, path.read_bytes(), pixels])] == [str(path), "bytes", "ndarray"]
     batch = predictor(np.stack([pixels, pixels]))
-    assert [p.top for p in batch] == [p.top for p in predictor(torch.stack([tensor, tensor]))] == [first.top] * 2
+    assert all(same(p, first) for p in (*batch, *predictor(torch.stack([tensor, tensor]))))
 
 
 def test_one_channel(run: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     forms = [grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None], np.dstack([grey] * 3)]
-    assert len({p.top for p in Predictor(run)(forms)}) == 1
+    first, *others = Predictor(run)(forms)
+    assert all(same(other, first) for other in others)
 
 
 def test_nothing_is_nothing(run: Path) -> None:

@@ -53,7 +53,7 @@ def require_bounded(section: str, settings: Any) -> None:
         require(len(parts) <= MOST_ENTRIES, name, f"{len(parts)} values", f"at most {MOST_ENTRIES}")
         for part in parts:
             if type(part) is int:
-                require_at_most(name, abs(part), LARGEST_SETTING.get(name, 2**63 - 1))
+                require_at_most(name, abs(part), LARGEST_SETTING.get(name) or float(2**63))
             elif type(part) is float and name in LARGEST_SETTING:
                 require_at_most(name, part, LARGEST_SETTING[name])
             elif isinstance(part, str):

@@ -219,7 +219,6 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
         ("hf:owner/name", "cannot be opened"),
         ("", "is empty"),
         ("  ", "is empty"),
-        ("a\0b", "no path|neither a known name"),
         ("x" * 300, "cannot be read"),
     ],
 )
