@@ -41,7 +41,7 @@ def finetune() -> RunConfig:
             weight_decay=0.05,
             clip_norm=1.0,
             label_smoothing=0.1,
-            ema_decay=0.986,  # half of the start is forgotten in 50 steps
+            ema_decay=0.993,  # in 100 steps half of the start is forgotten
             ema_keeps_start=True,
         ),
         schedule=ScheduleConfig(epochs=10, min_steps=100, warmup_fraction=0.1, shape="cosine"),
@@ -145,7 +145,7 @@ def linear_probe() -> RunConfig:
     Hardware: any
     Time: one forward pass over the images, and seconds
     Expected: what fine-tuning has to beat
-    Source: scikit-learn's LogisticRegression on standardised features, the penalty chosen on a fifth of the training
+    Source: scikit-learn's LogisticRegression on standardised features, the penalty chosen on fifths of the training
         images
     """
     return RunConfig(
