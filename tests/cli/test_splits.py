@@ -97,7 +97,9 @@ def test_the_answer_says_whether_the_baselines_were_beaten(right: int, said: str
         images_per_second=90.0, final=score, best=score, evaluation=evaluation,
         baseline={"linear": 0.6, "knn": 0.7, "num_examples": 30, "split": "val"}, deterministic={},
     )  # fmt: skip
-    text = "\n".join(verdict(result))
+    lines = verdict(result)
+    text = " ".join(line.strip() for line in lines)
+    assert max(map(len, lines)) <= 112
     assert "linear probe 0.6000, k-NN 0.7000" in text
     assert said in text
     assert ("did not beat" in text) == bool(said)
