@@ -55,6 +55,15 @@ def test_val_chooses_and_test_is_measured_once(
     assert (again["split"], again["num_correct"]) == ("test", stored["test"]["num_correct"])
 
 
+def test_the_training_split_of_a_run_is_what_it_trained_on(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    vitrail_json(capsys, "train", "digits", "--data", str(images / "train"), "--run", run, *SMALL)
+    counts = [vitrail_json(capsys, "eval", run, "--split", split)["num_examples"] for split in ("train", "val", "all")]
+    assert counts[0] + counts[1] == counts[2] == 120
+
+
 def test_who_asks_for_the_test_split_gets_it(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:
     args = ["--data", str(images), "--run", str(tmp_path / "run"), *SMALL, "--evaluation.split", "test"]
     result = vitrail_json(capsys, "train", "digits", *args)
