@@ -27,7 +27,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:^|\s)(?:\.venv/bin/|-m )?vitrail(?= [a-z])")
-NOT_OURS = {"--section.field", "--smoke", "--signal", "--pretrained-path"}
+NOT_OURS = {"--section.field", "--smoke", "--signal", "--requeue", "--pretrained-path"}
 
 
 def _blocks(path: Path) -> Iterator[str]:
@@ -43,9 +43,9 @@ def _commands() -> list[str]:
     for line in (line for path in DOCUMENTS for line in _blocks(path)):
         words = re.split(r"\s#", line)[0]
         if begin := PROGRAM.search(words):
-            # What a shell would fill in ($resume, $(...)) is left out, and so is where the output goes.
+            # What a shell would fill in ($resume, $(...)) is left out, and so are where the output goes and an "&".
             ours = re.split(r" > | \$\(|\"\]", words[begin.end() :])[0]
-            found.append("vitrail " + re.sub(r" \$\w+$", "", ours.strip()))
+            found.append("vitrail " + re.sub(r" \$\w+$", "", ours.strip().removesuffix(" &")))
     return found
 
 
