@@ -138,7 +138,8 @@ def test_the_python_of_the_documents_runs(
     ]
     assert {"README.md", "model-file.md"} <= {name for name, _ in blocks}
     model = random_vit(num_labels=2)
-    card = vitrail.Card(geometry=model.config, classes=("cat", "dog"), preprocessing=Preprocessing(image_size=(16, 16)))
+    preprocessing = Preprocessing(image_size=(16, 16), decode_size=(16, 16))
+    card = vitrail.Card(geometry=model.config, classes=("cat", "dog"), preprocessing=preprocessing)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     vitrail.save(tmp_path / "runs" / "demo" / "best.safetensors", model, card)
     monkeypatch.chdir(tmp_path)
