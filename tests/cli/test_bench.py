@@ -5,6 +5,7 @@ import json
 import pytest
 
 from vitrail.cli import main
+from vitrail.cli.bench import _described  # pyright: ignore[reportPrivateUsage]
 
 QUICK = ["--seconds", "0.05", "--device", "cpu"]
 
@@ -21,6 +22,11 @@ def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "Ti/16", "--batch-size", "1", *QUICK]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("training", "inference", "GFLOP/s", "data wait", "backward", "MiB"))
+
+
+def test_shipped_weights_are_measured_too() -> None:
+    config, num_labels = _described("builtin:cifar100")
+    assert (config.data.image_size, num_labels) == ((32, 32), 100)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,8 @@ def test_a_self_test_that_finds_something_wrong_ends_with_another_status(
     found = selftest.Check("model", 1, failures, 0.1)
     monkeypatch.setattr(selftest, "check_all", lambda folder: iter([found]))
     assert main(["selftest", *(["--json"] if as_json else [])]) == (1 if failures else 0)
-    out = capsys.readouterr().out
+    out, told = capsys.readouterr()
+    assert "1 point " in told and (" 1 failure " if failures else " 0 failures ") in told
     assert json.loads(out)["ok"] == (not failures) if as_json else all(line in out for line in failures)
 
 

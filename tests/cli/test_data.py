@@ -55,3 +55,12 @@ def test_predict_follows_links_and_lists_those_to_nowhere(tmp_path: Path) -> Non
     assert _files([str(folder / "gone.png")]) == [folder / "gone.png"]
     with pytest.raises(DataError, match="no such file"):
         _files([str(tmp_path / "nowhere")])
+
+
+def test_splits_stand_in_the_order_of_their_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image_folder(tmp_path, {"a": 3, "b": 1})
+    found = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(tmp_path.rglob("*.png"))]
+    rows = [f"{line},{split}" for line, split in zip(found, ("test", "val", "train", "train"), strict=True)]
+    (tmp_path / "x.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    assert main(["data", "info", str(tmp_path / "x.csv")]) == 0
+    assert "class  train  val  test" in capsys.readouterr().out

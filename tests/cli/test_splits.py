@@ -55,6 +55,15 @@ def test_val_chooses_and_test_is_measured_once(
     assert (again["split"], again["num_correct"]) == ("test", stored["test"]["num_correct"])
 
 
+def test_the_training_split_of_a_run_is_what_it_trained_on(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    vitrail_json(capsys, "train", "digits", "--data", str(images / "train"), "--run", run, *SMALL)
+    counts = [vitrail_json(capsys, "eval", run, "--split", split)["num_examples"] for split in ("train", "val", "all")]
+    assert counts[0] + counts[1] == counts[2] == 120
+
+
 def test_who_asks_for_the_test_split_gets_it(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:
     args = ["--data", str(images), "--run", str(tmp_path / "run"), *SMALL, "--evaluation.split", "test"]
     result = vitrail_json(capsys, "train", "digits", *args)
@@ -97,7 +106,9 @@ def test_the_answer_says_whether_the_baselines_were_beaten(right: int, said: str
         images_per_second=90.0, final=score, best=score, evaluation=evaluation,
         baseline={"linear": 0.6, "knn": 0.7, "num_examples": 30, "split": "val"}, deterministic={},
     )  # fmt: skip
-    text = "\n".join(verdict(result))
+    lines = verdict(result)
+    text = " ".join(line.strip() for line in lines)
+    assert max(map(len, lines)) <= 112
     assert "linear probe 0.6000, k-NN 0.7000" in text
     assert said in text
     assert ("did not beat" in text) == bool(said)

@@ -23,7 +23,7 @@ from tests.support.random_vit import random_vit
 from vitrail import weights
 from vitrail.cli import main
 from vitrail.config import Preprocessing
-from vitrail.weights import Card, builtin_names
+from vitrail.weights import Card, builtin_names, verify
 from vitrail.weights.families import dinov2, google, torchvision
 
 GEOMETRY: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 1, "layer_norm_eps": 1e-6}
@@ -257,6 +257,28 @@ def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert timm["max_logit_difference"] < 1e-5
     assert main(["convert", str(source), str(tmp_path / "x"), "--to", "timm"]) == 0
     assert "mapped" in capsys.readouterr().out
+
+
+def test_another_eps_than_timms_is_said_and_the_rest_verified(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = saved(tmp_path, "vitrail", layer_norm_eps=1e-2)
+    told = vitrail_json(capsys, "convert", str(source), str(tmp_path / "timm"), "--to", "timm", "--verify")
+    assert told["max_logit_difference"] < 1e-5
+    assert told["verified_against"] == "timm, with layer_norm_eps 1e-06 here as there"
+    assert [line for line in told["lost"] if "layer_norm_eps" in line]
+
+
+@pytest.mark.parametrize("to", ["huggingface", "timm"])
+def test_a_file_without_a_configuration_is_verified_without_its_library(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "max_logit_difference", lambda *_, **__: pytest.fail("the library was asked"))
+    source = str((saved(tmp_path, to) / "model.safetensors").rename(tmp_path / "alone.bin"))
+    told = vitrail_json(capsys, "convert", source, str(tmp_path / "x.safetensors"), "--to", "vitrail", "--verify")
+    assert told["verified_against"] == "the model that was written"
+    assert told["max_logit_difference"] == 0
+    assert told["image_input_differences"] is None
 
 
 def test_convert_refuses_what_would_be_lost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

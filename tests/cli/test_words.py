@@ -48,6 +48,22 @@ def test_values_of_every_type() -> None:
     assert config.recipe == "digits"
 
 
+def test_a_switch_alone_means_yes() -> None:
+    assert settled("--data.fast-decoding", "--seed", "1", "digits").data.fast_decoding
+    with pytest.raises(ConfigError, match=r"data\.fast-decoding has a wrong value(.|\n)*'digits'"):
+        settled("--data.fast-decoding", "digits", "digits")
+
+
+def test_epochs_that_are_asked_for_replace_the_steps_of_a_recipe() -> None:
+    recipe = recipes.get("finetune-sgd")
+    assert recipe.schedule.steps > 0
+    changed = apply_settings(recipe, ["--schedule.epochs", "2"], "p").schedule
+    assert (changed.epochs, changed.steps) == (2, 0)
+    both = apply_settings(recipe, ["--schedule.epochs", "2", "--schedule.steps", "7"], "p").schedule
+    assert (both.epochs, both.steps) == (2, 7)
+    assert apply_settings(recipe, ["--optim.lr", "1"], "p").schedule == recipe.schedule
+
+
 def test_every_setting_is_reachable_and_listed() -> None:
     config = RunConfig()
     text = "\n".join(settings_help(config))

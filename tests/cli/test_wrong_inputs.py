@@ -98,7 +98,7 @@ def _classes_beyond_the_model(at: Path) -> list[str]:
 CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "unknown verb": (["trian", "digits"], "Did you mean: vitrail train?"),
     "unknown recipe": (["train", "digit"], "Did you mean digits"),
-    "no recipe": (["train"], "needs a recipe"),
+    "no recipe": (["train"], "cifar100-cpu-conv, reference-scratch."),
     "misspelt field": (["train", "digits", "--optim.lrr", "1"], "Did you mean --optim.lr?"),
     "misspelt section": (["train", "digits", "--optimm.lr", "1"], "Did you mean --optim.lr?"),
     "misspelt flag": (["train", "digits", "--rnu", "x"], "Did you mean --run?"),

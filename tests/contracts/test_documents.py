@@ -6,15 +6,19 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import vitrail
+from tests.support.random_vit import random_vit
 from vitrail import recipes
 from vitrail.cli import _parsers, parsed
 from vitrail.cli.settings import apply_settings, is_setting
-from vitrail.config import RunConfig
+from vitrail.config import Preprocessing, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -23,7 +27,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:^|\s)(?:\.venv/bin/|-m )?vitrail(?= [a-z])")
-NOT_OURS = {"--section.field", "--smoke", "--signal", "--pretrained-path"}
+NOT_OURS = {"--section.field", "--smoke", "--signal", "--requeue", "--pretrained-path"}
 
 
 def _blocks(path: Path) -> Iterator[str]:
@@ -39,9 +43,9 @@ def _commands() -> list[str]:
     for line in (line for path in DOCUMENTS for line in _blocks(path)):
         words = re.split(r"\s#", line)[0]
         if begin := PROGRAM.search(words):
-            # What a shell would fill in ($resume, $(...)) is left out, and so is where the output goes.
+            # What a shell would fill in ($resume, $(...)) is left out, and so are where the output goes and an "&".
             ours = re.split(r" > | \$\(|\"\]", words[begin.end() :])[0]
-            found.append("vitrail " + re.sub(r" \$\w+$", "", ours.strip()))
+            found.append("vitrail " + re.sub(r" \$\w+$", "", ours.strip().removesuffix(" &")))
     return found
 
 
@@ -110,14 +114,43 @@ def test_files_that_the_documents_link_to_are_there() -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
-def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_documents_install_is_what_the_extras_hold() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    packages = {re.split(r"[>=<\[]", one)[0] for name, held in extras.items() if name != "dev" for one in held}
+    installed = [(name, code) for name, code in _inline() if "pip install" in code]
+    assert len(installed) > 5
+    for document, code in installed:
+        assert re.match(r"pip install (-e '\.\[[a-z,]+\]'$|[a-z])", code), f"{document}: {code}"
+        named = code.removeprefix("pip install ")
+        folder = re.fullmatch(r"-e '\.\[([a-z,]+)\]'", named)
+        assert set(folder[1].split(",")) <= set(extras) if folder else set(named.split()) <= packages, (document, code)
+
+
+def test_the_python_of_the_documents_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocks = [
-        code for language, code in BLOCK.findall(DOCUMENTS[0].read_text(encoding="utf-8")) if language == "python"
+        (path.name, code)
+        for path in DOCUMENTS
+        for language, code in BLOCK.findall(path.read_text(encoding="utf-8"))
+        if language == "python"
     ]
-    assert blocks
-    for code in blocks:
-        exec(compile(code, "README.md", "exec"), {})
+    assert {"README.md", "model-file.md"} <= {name for name, _ in blocks}
+    model = random_vit(num_labels=2)
+    preprocessing = Preprocessing(image_size=(16, 16), decode_size=(16, 16))
+    card = vitrail.Card(geometry=model.config, classes=("cat", "dog"), preprocessing=preprocessing)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    vitrail.save(tmp_path / "runs" / "demo" / "best.safetensors", model, card)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, dict[str, Any]] = {}
+    for name, code in blocks:
+        variables: dict[str, Any] = {}
+        exec(compile(code, name, "exec"), variables)
+        found[name] = {**found.get(name, {}), **variables}
     assert "torch.Size([2, 10])" in capsys.readouterr().out
+    assert found["model-file.md"]["about"]["classes"] == ["cat", "dog"]
+    assert set(found["model-file.md"]["names"]) == set(model.state_dict())
 
 
 def test_the_example_writes_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ def test_every_kind_of_trouble_is_named(tmp_path: Path) -> None:
     text = "\n".join(found["warnings"])
     for words in ("cannot be read", "of another", "17 times", "more than one split", "more than one class"):
         assert words in text
+    assert "1 image is in more than one split" in text and "train: of its images, 1 cannot be read" in text
     assert not found["is_clean"]
 
 

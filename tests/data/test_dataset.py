@@ -116,6 +116,16 @@ def test_a_class_that_the_model_lacks(tmp_path: Path) -> None:
         load(config(tmp_path), ["test"], classes=("cat", "dog"))
 
 
+def test_no_class_of_the_model_at_all(tmp_path: Path) -> None:
+    image_folder(tmp_path, {f"test/{i}": 1 for i in range(7)})
+    with pytest.raises(DataError) as caught:
+        load(config(tmp_path), ["test"], classes=[f"bird {i}" for i in range(9)])
+    text = str(caught.value)
+    assert "none of the model's classes" in text
+    assert "Got 7 classes: 0, 1, 2, 3, 4, ...;" in text
+    assert "some of the model's 9: bird 0, bird 1, bird 2, bird 3, bird 4, ..." in text
+
+
 def test_a_class_without_examples_need_not_be_known(tmp_path: Path) -> None:
     images = [encode(noise(6, 6, seed), "PNG") for seed in range(2)]
     path = write_parquet(tmp_path / "x.parquet", images, [0, 2], names=["cat", "unused", "dog"])

@@ -68,9 +68,24 @@ def test_what_is_held_out_fits_into_no_memory(
 
 def test_its_decode_size_is_known_and_other_decoding_is_refused(packed: DataConfig) -> None:
     assert data.preprocessing_for(replace(packed, image_size=8)).decode_size == (4, 4)
-    for changes in ({"channels": "L"}, {"resize_mode": "squash"}, {"decode_size": 6}, {"icc": "ignore"}):
-        with pytest.raises(DataError, match="packed with another"):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"channels": "L"}, "again with --channels L, or use"),
+        ({"resize_mode": "squash"}, "again with --resize-mode squash, or use"),
+        ({"decode_size": 6}, "again with --image-size 6, or use"),
+        ({"icc": "ignore"}, "again with --icc ignore, or use"),
+        ({"fast_decoding": True}, "again with --fast-decoding, or use"),
+        ({"resize_filter": "bilinear"}, "Use the data it was packed from"),
+    ]
+    for changes, advice in refused:
+        with pytest.raises(DataError, match=f"packed with another(.|\n)*{advice}"):
             data.load(replace(packed, **changes), ("train",))
+
+
+def test_a_fast_pack_for_exact_decoding_is_packed_again_without_it(config: DataConfig, tmp_path: Path) -> None:
+    fast = replace(config, fast_decoding=True)
+    data.pack(fast, tmp_path / "fast")
+    with pytest.raises(DataError, match="again without --fast-decoding"):
+        data.load(replace(config, spec=str(tmp_path / "fast")), ("train",))
 
 
 def test_one_channel(config: DataConfig, tmp_path: Path) -> None:

@@ -187,6 +187,21 @@ def test_nearest_neighbours_leave_a_trunk_without_classes(source: Path, tmp_path
     assert weights.read_card(result.model).classes == ()
 
 
+@pytest.mark.parametrize(("recipe", "does"), [("linear-probe", "a linear probe of"), ("knn", "the 20 nearest of")])
+def test_a_probe_says_first_what_it_is_about_to_do(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str, does: str
+) -> None:
+    config = tuning(source, recipe)
+    config = replace(
+        config, probe=replace(config.probe, max_examples=50), optim=replace(config.optim, class_weights="balanced")
+    )
+    train(config, tmp_path / "run", progress=True)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("plain ViT, ") and "10 classes (0, 1, " in first
+    assert f"training images, {does} the features of 50 of them; measured on " in first
+    assert "steps" not in first and not any("imbalance" in line for line in others)
+
+
 def test_a_probe_folds_its_standardisation_into_the_classifier() -> None:
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 40)

@@ -69,6 +69,16 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         recipes.get("cifar10-cpuu")
 
 
+def test_an_unknown_recipe_tells_those_that_need_weights_apart() -> None:
+    with pytest.raises(
+        ConfigError, match="from scratch digits, .*; from pretrained weights finetune, .*, knn"
+    ) as caught:
+        recipes.get("digit")
+    scratch, _, pretrained = str(caught.value.expected).partition(";")
+    assert set(recipes.from_scratch()) == {name for name in recipes.names() if name in scratch.replace(",", "").split()}
+    assert all(recipes.starts_from_weights(name) for name in recipes.names() if f" {name}," in f"{pretrained},")
+
+
 def test_get_gives_equal_configurations_each_time() -> None:
     assert all(isinstance(recipes.get(n), RunConfig) and recipes.get(n) == recipes.get(n) for n in recipes.names())
 

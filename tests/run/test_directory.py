@@ -45,6 +45,16 @@ def test_a_config_that_is_missing_or_damaged(tmp_path: Path) -> None:
         RunDir(tmp_path).read_config()
 
 
+def test_a_mistyped_run_names_the_one_beside_it(tmp_path: Path) -> None:
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with pytest.raises(RunError, match=r"Did you mean .*/mine\?"):
+        RunDir(tmp_path / "mien").read_config()
+    with pytest.raises(RunError, match="simply started again"):
+        RunDir(tmp_path / "othr").read_config()
+
+
 def test_metrics_are_cut_back_to_a_step(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert run.read_metrics() == []

@@ -113,6 +113,10 @@ def test_what_is_not_installed(model: ViT, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install onnx onnxruntime"):
         choose(model, SIZE, EngineOptions(engine="onnx"), num_images=1)
+    with pytest.raises(
+        ConfigError, match=r"^--precision int8 runs in ONNX Runtime, and what that needs is not installed"
+    ):
+        choose(model, SIZE, EngineOptions(precision="int8"), num_images=1)
     assert choose(model, SIZE, EngineOptions(), num_images=10**9).engine == "torch"
 
 

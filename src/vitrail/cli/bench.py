@@ -1,7 +1,7 @@
 """Measure what a model does on this machine, and where the time goes.
 
-WHAT is a recipe, a size of the field as B/16, a run directory or a model file. Pixels are random: the speed does not
-depend on them. Nothing is written.
+WHAT is a recipe, a size of the field as B/16, a run directory, a model file or builtin:NAME. Pixels are random: the
+speed does not depend on them. Nothing is written.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def _described(what: str) -> tuple[RunConfig, int]:
 
     if what in recipes.names():
         return recipes.get(what), 10
-    if not Path(what).exists():
+    if not (what.startswith("builtin:") or Path(what).exists()):
         try:
             geometry = ViTConfig.named(what, num_labels=1000)
         except ConfigError as error:

@@ -5,11 +5,17 @@ timm.create_model("local-dir:FOLDER", pretrained=True) opens. What becomes of ev
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vitrail.cli.answer import Answer
 from vitrail.cli.settings import size_option
+
+if TYPE_CHECKING:
+    from vitrail.weights.writer import Format
+
+_TIMM_EPS = 1e-6  # of every norm there; its files have no place for another
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +77,12 @@ def _verified_files(
     args: argparse.Namespace, written: Path, model: Any, card: Any, family: str, lost: list[str], values: dict[str, Any]
 ) -> list[str]:
     """Compare the way of image files into the model with the other library's; nothing where there is none to ask."""
-    from vitrail.weights import verify, verify_files
+    from vitrail.weights import verify_files
 
     values["max_image_logit_difference"] = values["image_input_differences"] = None
-    library = args.to if args.to != "vitrail" else None if args.image_size else verify.library_of(family)
-    if not library:
+    if not (asked := _asked(args, written, family)):
         return []
-    folder = written if args.to != "vitrail" else args.source
+    library, folder = asked
     found = verify_files.file_difference(model, card.preprocessing, folder, library, must_agree=not lost)
     if found is None:
         return ["               image files are not compared: the transform of the other library is not described"]
@@ -97,14 +102,31 @@ def _verified(args: argparse.Namespace, written: Path, model: Any, family: str) 
     from vitrail import weights
     from vitrail.weights import verify
 
-    if args.to != "vitrail":
-        library = "transformers" if args.to == "huggingface" else "timm"
-        return verify.max_logit_difference(model, written, args.to, called=args.target), library
+    if asked := _asked(args, written, family):
+        library, folder = asked
+        name = "transformers" if library == "huggingface" else library
+        if args.to == "vitrail":
+            return verify.max_logit_difference(weights.load(written)[0], folder, library, called=args.source), name
+        if library == "timm" and model.config.layer_norm_eps != _TIMM_EPS:  # what that changes is said as lost
+            geometry = dataclasses.replace(model.config, layer_norm_eps=_TIMM_EPS)
+            model = weights.filled_model(geometry, dict(model.state_dict()), "cpu")
+            name = f"timm, with layer_norm_eps {_TIMM_EPS:g} here as there"
+        return verify.max_logit_difference(model, folder, library, called=args.target), name
     again, _ = weights.load(written)
-    library = None if args.image_size else verify.library_of(family)
-    if library:
-        name = "transformers" if library == "huggingface" else "timm"
-        return verify.max_logit_difference(again, args.source, library), name
     images = verify.random_images(model.config)
     with torch.inference_mode():
         return float((model(images)["logits"] - again(images)["logits"]).abs().max()), "the model that was written"
+
+
+def _asked(args: argparse.Namespace, written: Path, family: str) -> "tuple[Format, Path] | None":
+    """Which library is asked, and the folder that it opens; None: a vitrail file from a source that none opens."""
+    from vitrail.weights import verify
+    from vitrail.weights.hub import fetched
+
+    if args.to != "vitrail":
+        return args.to, written
+    library = None if args.image_size else verify.library_of(family)
+    if not library:
+        return None
+    folder = fetched(args.source)
+    return (library, folder) if (folder / "config.json").is_file() else None

@@ -90,7 +90,8 @@ def _problems(found: dict[str, Any]) -> list[str]:
 
 def _text(found: dict[str, Any]) -> list[str]:
     """Counts of each class in each split, then what the files are and what is wrong with them."""
-    splits: dict[str, dict[str, Any]] = found["splits"]
+    order = ("train", "val", "test")
+    splits: dict[str, dict[str, Any]] = {name: found["splits"][name] for name in order if name in found["splits"]}
     rows = [(name, *(split["per_class"][name] for split in splits.values())) for name in found["classes"]]
     total = ("total", *(split["num_examples"] for split in splits.values()))
     lines = [

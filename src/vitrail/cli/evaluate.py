@@ -87,8 +87,10 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     if args.data_root is not None or not Path(config.root).is_dir():  # a model travels, the folder of its training not
         config = replace(config, root=args.data_root or "")
     split = args.split or (_measured_split(card.recipe, config) if own_data else "test")
-    splits = data.load(config, (split,), classes=card.classes, preprocessing=preprocessing, progress=world.is_first)
-    image_set = splits[split]
+    held_out = own_data and split == "train" and card.recipe.get("evaluation", {}).get("split") == "val"
+    wanted = (split, "val") if held_out else (split,)
+    splits = data.load(config, wanted, classes=card.classes, preprocessing=preprocessing, progress=world.is_first)
+    image_set = splits[split]  # of train without what the run held out
     for note in image_set.notes if world.is_first else ():
         say(note)
     chosen = predictor.chosen(len(image_set), batch_size=args.batch_size, default_batch_size=500, alone=world.size == 1)

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> Answer:
         place = Path(folder)
         checks = inject_faults(place, kills=args.kills, seed=args.kill_seed) if args.faults else check_all(place)
         for check in checks:
-            line = f"{check.name:40s} {check.points:6d} points  {len(check.failures)} failures  {check.seconds:6.1f} s"
+            counts = f"{_counted(check.points, 'point')} {_counted(len(check.failures), 'failure')}"
+            line = f"{check.name:40s}{counts}  {check.seconds:6.1f} s"
             if check.worst_seconds:
                 line += f"  whole again after {check.worst_seconds:.1f} s at most"
             say(line, prefix="")
@@ -48,3 +49,7 @@ def run(args: argparse.Namespace) -> Answer:
     failed = any(check["failures"] for check in found)
     lines.append("something is wrong: see above" if failed else "all is well")
     return Answer(lines, {"checks": found, "ok": not failed}, 1 if failed else 0)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:6d} {noun}{' ' if count == 1 else 's'}"

@@ -125,6 +125,8 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
         if field is None:
             raise ConfigError(f"There is no setting {flag}.", do=f"{hint(flag)} See: {prog} --settings".strip())
         words = [value] if given else taken_values(field, rest)
+        if not given and not words and _fields()[field] is bool:
+            words = ["True"]
         section, _, name = field.rpartition(".")
         try:
             changes.setdefault(section, {})[name] = _typed(_fields()[field], words)
@@ -135,6 +137,9 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
                 expected=_expected(_fields()[field]),
                 do=f"See: {prog} --settings",
             ) from None
+    asked = changes.get("schedule", {})
+    if "epochs" in asked:
+        asked.setdefault("steps", 0)  # whoever asks for epochs means them, also where a recipe counts steps
     sections = {name: dataclasses.replace(getattr(config, name), **new) for name, new in changes.items() if name}
     return dataclasses.replace(config, **changes.get("", {}), **sections)
 

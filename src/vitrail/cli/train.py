@@ -6,6 +6,7 @@ values.
 """
 
 import argparse
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ def _start(args: argparse.Namespace) -> RunConfig:
         return RunConfig()
     raise ConfigError(
         "train needs a recipe.",
-        expected=f"one of {', '.join(recipes.names())}",
+        expected=f"one of {', '.join(recipes.from_scratch())}",
         do="For example: vitrail train digits. What each is for: vitrail recipes",
     )
 
@@ -186,11 +187,11 @@ def verdict(result: "RunResult") -> list[str]:
     doubt = f", a difference that {count} images cannot tell from chance" if best < high and reached < best else ""
     kept = "the start is kept as the model; " if not result.best["epoch"] else ""
     votes = "; votes of training images are no model file" if name == "k-NN" else ""
-    return [
-        *lines,
-        f"           fine-tuning did not beat {name} ({reached:.4f} against {best:.4f}{doubt}){votes}: {kept}try more",
-        "           images, larger weights, or a larger --data.image-size",
-    ]
+    advice = (
+        f"fine-tuning did not beat {name} ({reached:.4f} against {best:.4f}{doubt}){votes}: {kept}try more images, "
+        "larger weights, or a larger --data.image-size"
+    )
+    return [*lines, *textwrap.wrap(advice, 112, initial_indent=" " * 11, subsequent_indent=" " * 11)]
 
 
 def _accuracy(evaluation: dict[str, Any], remark: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -81,7 +81,7 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for name, split in answer["splits"].items():
         if split["errors"]:
-            lines.append(f"{name}: {len(split['errors'])} of them cannot be read")
+            lines.append(f"{name}: of its images, {len(split['errors'])} cannot be read")
         if split["duplicates"]:
             extra = sum(len(group) - 1 for group in split["duplicates"])
             lines.append(f"{name}: of its images, {extra} {'is a copy' if extra == 1 else 'are copies'} of another")
@@ -93,10 +93,14 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
                 f"{name}: {len(empty)} {'class has' if len(empty) == 1 else 'classes have'} no images: {few(empty)}"
             )
     if answer["leaks"]:
-        lines.append(f"{len(answer['leaks'])} images are in more than one split: what is measured there is too good")
+        lines.append(f"{_images_are(answer['leaks'])} in more than one split: what is measured there is too good")
     if answer["conflicts"]:
-        lines.append(f"{len(answer['conflicts'])} images are in more than one class")
+        lines.append(f"{_images_are(answer['conflicts'])} in more than one class")
     return lines
+
+
+def _images_are(groups: Sequence[object]) -> str:
+    return "1 image is" if len(groups) == 1 else f"{len(groups)} images are"
 
 
 def _hashes(split: Split, title: str | None) -> Iterator[bytes | ImageError]:

@@ -19,6 +19,7 @@ from vitrail.data.sources import (
     class_index,
     few,
     joined,
+    nfc,
     open_source,
     pack_preprocessing,
     taken,
@@ -207,6 +208,14 @@ def _label_map(source: Source, classes: Sequence[str]) -> Int64[np.ndarray, "L"]
     """Label of the model for each label of the source, -1 for classes that no example has."""
     used = {label for split in source.splits.values() for label in np.unique(split.labels)}
     model_classes = list(classes)
+    found, known = [source.classes[label] for label in sorted(used)], {nfc(name) for name in classes}
+    if len(found) > 1 and not any(nfc(name) in known for name in found):
+        raise DataError(
+            f"{shown(source.name)} has none of the model's classes.",
+            got=f"{len(found)} classes: {few(found)}",
+            expected=f"some of the model's {len(classes)}: {few(model_classes)}",
+            do="Other classes have to be learnt first: vitrail finetune MODEL --data SPEC",
+        )
     return np.array(
         [
             class_index(name, model_classes, source.name, "the model") if label in used else -1
@@ -240,13 +249,24 @@ def _check_packed_as(source: Source, wanted: Preprocessing) -> None:
     for name in DECODING:
         have, want = getattr(source.packed_as, name), getattr(wanted, name)
         if have != want:
-            flag = name.replace("_", "-")
+            again = _pack_again(name, want)
             raise DataError(
-                f"{shown(source.name)} was packed with another {flag}.",
+                f"{shown(source.name)} was packed with another {name.replace('_', '-')}.",
                 got=have,
                 expected=want,
-                do=f"Pack it again with --{flag}, or use the data it was packed from.",
+                do=f"{again}, or use the data it was packed from." if again else "Use the data it was packed from.",
             )
+
+
+def _pack_again(name: str, want: object) -> str:
+    """How to pack in the way that is wanted; empty where `vitrail data pack` has no option for it."""
+    if name == "fast_decoding":
+        return f"Pack it again {'with' if want else 'without'} --fast-decoding"
+    if name in ("channels", "resize_mode", "icc"):
+        return f"Pack it again with --{name.replace('_', '-')} {want}"
+    if name == "decode_size" and isinstance(want, tuple) and len(set[object](want)) == 1:
+        return f"Pack it again with --image-size {want[0]}"
+    return ""
 
 
 def _image_set(

@@ -121,10 +121,12 @@ def imbalance(config: RunConfig, train_set: ImageSet) -> list[str]:
         "--data.balance sampling": config.data.balance == "sampling",
         "--optim.class-weights balanced": config.optim.class_weights == "balanced",
     }
-    used = [name for name, is_used in measures.items() if is_used]
+    used = [name for name, is_used in measures.items() if is_used and config.probe.method == "none"]
     if ratio <= _IMBALANCE and not used:
         return []
     advice = f"evened out by {used[0]}" if used else f"{' or '.join(measures)} evens that out"
+    if config.probe.method != "none":
+        advice = "a probe counts every image once"
     return [
         f"imbalance      {ratio:.3g} times: {counts[many]} training images of {shown(train_set.classes[many])}, "
         f"{counts[few]} of {shown(train_set.classes[few])}; {advice}"
@@ -160,9 +162,14 @@ def plan(
     chosen = "chosen and " if config.evaluation.every_epochs and config.evaluation.split == "test" else ""
     used = str(autocast_dtype(config.compute, device) or "fp32").removeprefix("torch.")
     then = f", the best model then once on {len(test_set)} of the test split" if test_set else ""
+    work = f"{total_steps} step{'' if total_steps == 1 else 's'} of {config.data.batch_size}"
+    if config.probe.method != "none":
+        what = {"linear": "a linear probe", "knn": f"the {config.probe.num_neighbors} nearest"}[config.probe.method]
+        seen = config.probe.max_examples
+        work = f"{what} of {f'the features of {seen} of them' if seen < len(train_set.labels) else 'their features'}"
     lines = [
         f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {_classes(train_set)}; "
-        f"{len(train_set.labels)} training images, {total_steps} steps of {config.data.batch_size}; "
+        f"{len(train_set.labels)} training images, {work}; "
         f"{chosen}measured on {len(held_out.labels)} images of the {config.evaluation.split} split{then}; "
         f"{device}, {used}{f', linear layers by {linear}' if linear else ''}; {path}"
     ]

@@ -13,12 +13,13 @@ from vitrail.distributed import World
 from vitrail.engine import transfer
 from vitrail.engine.loop import Loop
 from vitrail.engine.saving import Saving
-from vitrail.engine.setup import check_has_features, needed_bytes
+from vitrail.engine.setup import check_has_features, needed_bytes, plan, skipped
 from vitrail.engine.speed import check_can_compile, keep_freed_memory, to_fp8
 from vitrail.errors import ConfigError, RunError
 from vitrail.run import RunDir, RunResult, check_resumable, next_free_run
 from vitrail.run.device import pick_device
 from vitrail.run.lock import RunLock, held
+from vitrail.terminal import say
 
 
 def train(
@@ -92,6 +93,9 @@ def _train(
             raise ConfigError("Probes are fitted by one process.", got=f"{world.size} processes", expected=1)
         if resume:
             raise RunError(f"{run_dir.path}: is finished: a probe is fitted in one go.", do="Start a new run.")
+        told = plan(config, model, train_set, held_out, test_set, 0, device, run_dir.path, world)
+        for line in (*told, *train_set.notes, *skipped(train_set.errors)) if progress else ():
+            say(line, prefix="")
         with held(run_dir.path):
             return transfer.probe_run(config, run_dir, *sets, model, origin, progress, test_set)
     loop = Loop(config, run_dir, world, device, *sets, model, origin, progress, test_set)

@@ -71,6 +71,11 @@ def names() -> list[str]:
     return list(_RECIPES)
 
 
+def from_scratch() -> list[str]:
+    """The names of those that need no weights to start from."""
+    return [name for name in _RECIPES if name not in _FROM_WEIGHTS]
+
+
 def starts_from_weights(name: str) -> bool:
     """Whether a recipe is of no use to a model of random weights."""
     return name in _FROM_WEIGHTS
@@ -88,7 +93,7 @@ def get(name: str, num_parameters: int = 0) -> RunConfig:
         near = nearest(name, _RECIPES)
         raise ConfigError(
             f"There is no recipe {name!r}.",
-            expected=f"one of {', '.join(_RECIPES)}",
+            expected=f"from scratch {', '.join(from_scratch())}; from pretrained weights {', '.join(_FROM_WEIGHTS)}",
             do=f"Did you mean {near}?" if near else "See: vitrail recipes",
         )
     is_small = name == "finetune" and 0 < num_parameters < SMALL

@@ -20,7 +20,7 @@ from typing import Any
 from vitrail import fsio
 from vitrail.config import RunConfig, from_json, to_json
 from vitrail.config.checks import require_name
-from vitrail.errors import ConfigError, RunError, shown
+from vitrail.errors import ConfigError, RunError, nearest, shown
 from vitrail.reading import read_json_object
 from vitrail.run.lock import is_lock_file
 from vitrail.run.metrics import LineLog
@@ -245,11 +245,12 @@ def read_config(path: Path) -> RunConfig:
     try:
         values: object = read_json_object(path)
     except OSError as error:
+        near = _near_run(path.parent)
         raise RunError(
             f"{path}: cannot be read, so there is no run to go on with or to repeat.",
             got=error.strerror,
             expected="the config.json of an earlier run, which is written before the first step",
-            do="A run that was stopped before that is simply started again.",
+            do=f"Did you mean {near}?" if near else "A run that was stopped before that is simply started again.",
         ) from error
     except ValueError as error:
         raise RunError(f"{path}: is not JSON.", got=error) from error
@@ -257,6 +258,18 @@ def read_config(path: Path) -> RunConfig:
         if name not in values:
             raise ConfigError(f"{path}: lacks the field {name}.", expected="the config.json of an earlier run")
     return from_json(RunConfig, values, allow_missing=True)
+
+
+def _near_run(path: Path) -> str:
+    """The run beside a folder that is not there whose name is most like it; empty when none is near."""
+    if path.exists():
+        return ""
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if (entry / "config.json").exists()]
+    except OSError:
+        return ""
+    near = nearest(path.name, beside)
+    return shown(path.parent / near) if near else ""
 
 
 def next_free_run(name: str) -> Path:

@@ -99,7 +99,7 @@ def choose(
                 "ONNX Runtime and OpenVINO run on the CPU here.", got=f"--device {device.type}", do="Use --device cpu."
             )
         engine = "openvino" if options.engine == "openvino" else "onnx"
-        check_installed(engine)
+        check_installed(engine, "--precision int8" if options.precision == "int8" else f"--engine {engine}")
         translated = Translated(model, image_size, int8=options.precision == "int8", merge=options.merge)
         return _checked(translated, engine, plain, on_wait)
     if options.engine == "torch":
@@ -110,7 +110,7 @@ def choose(
         return replace(plain, reason="several processes share the work")
     able = [engine for engine in _ALTERNATIVES if not missing(engine)]
     if not able:
-        return replace(plain, reason="no other engine is installed (vitrail[export])")
+        return replace(plain, reason="no other engine is installed")
     seconds = seconds_each(plain.runtime, model, image_size)
     if seconds * num_images < WORTH_MEASURING_S:
         return replace(plain, reason="too little work to start another engine for")

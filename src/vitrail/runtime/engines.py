@@ -20,6 +20,7 @@ Engine = Literal["torch", "onnx", "openvino"]
 Runtime = Callable[[Float[Tensor, "B C H W"]], Float[Tensor, "B L"]]
 """Normalised fp32 images, any number of them, to fp32 logits on the same device."""
 
+_NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 _PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 
 
@@ -28,11 +29,15 @@ def missing(engine: str) -> tuple[str, ...]:
     return tuple(name for name in _PACKAGES.get(engine, ()) if importlib.util.find_spec(name) is None)
 
 
-def check_installed(engine: str) -> None:
-    """Raise ConfigError unless everything is there that the engine needs."""
+def check_installed(engine: str, asked: str) -> None:
+    """Raise ConfigError unless everything is there that the engine needs.
+
+    Args:
+        asked: the option that asks for it, as messages name it.
+    """
     if absent := missing(engine):
         raise ConfigError(
-            f"{engine} (--engine, or --precision int8) needs packages that are not installed.",
+            f"{asked} runs in {_NAMES[engine]}, and what that needs is not installed.",
             got=f"no {' and no '.join(absent)}",
             do=install_hint(*absent),
         )
@@ -55,7 +60,7 @@ def start(engine: str, file: bytes) -> Runtime:
     Raises:
         ConfigError: the engine is not installed, or its products of integers are wrong on this processor.
     """
-    check_installed(engine)
+    check_installed(engine, f"--engine {engine}")
     return _onnx_runtime(file) if engine == "onnx" else _openvino(file)
 
 

@@ -6,7 +6,7 @@ from vitrail.config import DataConfig
 from vitrail.data.sources.download import download
 from vitrail.data.sources.folders import open_folder
 from vitrail.data.sources.hub import open_hub
-from vitrail.data.sources.index import Encoded, Packed, Source, Split, case_twins, class_index, few, joined, taken
+from vitrail.data.sources.index import Encoded, Packed, Source, Split, case_twins, class_index, few, joined, nfc, taken
 from vitrail.data.sources.manifest import open_manifest
 from vitrail.data.sources.named import NAMED_SETS, open_named
 from vitrail.data.sources.packed import check_whole, is_pack, open_pack, pack_preprocessing
@@ -26,6 +26,7 @@ __all__ = [
     "download",
     "few",
     "joined",
+    "nfc",
     "open_source",
     "pack_preprocessing",
     "taken",
