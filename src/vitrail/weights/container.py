@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import re
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -152,7 +153,7 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tenso
             if math.prod(shape) * dtype.itemsize > member.file_size:
                 raise WeightsError(f"{where} says it is larger than it is.", got=f"{list(shape)} {dtype}")
             raw = stream.read()
-    except _DAMAGED as error:
+    except (*_DAMAGED, SyntaxError, tokenize.TokenError) as error:  # the header is an expression of Python
         raise WeightsError(f"{where} is damaged.", got=error) from error
     count = math.prod(shape)
     if len(raw) != count * dtype.itemsize:
