@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from vitrail.errors import WeightsError, shown
 from vitrail.reading import read_json_object
-from vitrail.schema import ANYTHING, FLAG, TEXT, Kind, Schema, by_name, checked, many, number, whole
+from vitrail.schema import FLAG, TEXT, Kind, Schema, by_name, checked, many, number, whole
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")  # of a file
 _SIDE = whole(1, 65_536)
@@ -54,7 +54,6 @@ CONFIG: Schema = {
     **dict.fromkeys((*_COUNTS, "num_hidden_layers", "num_register_tokens"), COUNT),
     **dict.fromkeys(("architecture", "global_pool", "hidden_act", "model_type", "problem_type"), TEXT),
     **dict.fromkeys(("image_size", "patch_size"), SIDES),
-    "auto_map": ANYTHING,
     "id2label": LABELS,
     "label_names": NAMES,
     "layer_norm_eps": SMALL,
@@ -67,7 +66,6 @@ PREPROCESSOR: Schema = {
     **dict.fromkeys(("do_center_crop", "do_normalize", "do_rescale", "do_resize"), FLAG),
     **dict.fromkeys(("feature_extractor_type", "image_processor_type"), TEXT),
     **dict.fromkeys(("crop_size", "size"), EDGES),
-    "auto_map": ANYTHING,
     "image_mean": COLOURS,
     "image_std": SPREADS,
     "resample": FILTER,
