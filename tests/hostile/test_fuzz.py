@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from tests.support.headers import parts_of
+from tests.support.hostile_runs import make_runs, use_run
 from tests.support.random_vit import random_vit
 from vitrail import weights
 from vitrail.config import Preprocessing, RunConfig, to_json
@@ -121,6 +122,14 @@ def test_mutants(
     make(tmp_path / "seeds")
     job = {"target": target, "folder": str(tmp_path / "seeds"), "kind": kind, "changed": changed}
     _attempt(server, "tests.support.hostile:attempt_mutants", job, variable, most, tmp_path / "log")
+
+
+def test_honest_runs_are_used_without_an_error(tmp_path: Path) -> None:
+    make_runs(tmp_path / "seeds")
+    for run in (tmp_path / "seeds").iterdir():
+        shutil.copytree(run, tmp_path / "work" / run.name)
+        for use in use_run(tmp_path / "work" / run.name):
+            use()
 
 
 def test_runs(server: ForkServer, tmp_path: Path) -> None:

@@ -99,6 +99,15 @@ def test_a_description_of_another_kind_is_refused(model_file: Path, change: dict
         load(model_file)
 
 
+@pytest.mark.parametrize("dtype", ["U32", "I32"])
+def test_a_tensor_of_another_kind_of_numbers_is_refused(model_file: Path, dtype: str) -> None:
+    header, body = parts_of(model_file)
+    header["cls_token"]["dtype"] = dtype
+    write_file(model_file, rehashed(header), body)
+    with pytest.raises(WeightsError, match=r"cls_token does not fit the geometry"):
+        load(model_file)
+
+
 def test_every_tensor_is_checked_against_the_geometry(model_file: Path) -> None:
     metadata, tensors = parts_of(model_file)[0]["__metadata__"], safetensors.torch.load_file(model_file)
     assert len(tensors) > 10
