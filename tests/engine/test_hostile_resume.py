@@ -56,6 +56,7 @@ def _wider(name: str) -> Change:
         ("interrupted", "optim", lambda t: t.pop("0.0.exp_avg"), "tensor 0.0 of the optim"),
         ("interrupted", "optim", lambda t: t.update({"7.0.step": torch.zeros(())}), "tensor 7.0.step of the optim"),
         ("interrupted", "optim", lambda t: t.update({"x\x1b[2J": torch.zeros(())}), "of the optim"),
+        ("interrupted", "optim", lambda t: t.update({"": torch.zeros(())}), "tensor  of the optim"),
         ("fine-tuned", "optim", lambda t: t.update({"0.0.step": torch.zeros(())}), "tensor 0.0.step of the optim"),
         ("interrupted", "state", lambda s: s.update(step=3), "disagree"),
         ("interrupted", "state", lambda s: s.update(best_step=9), "contradict"),
@@ -142,6 +143,15 @@ def test_a_log_of_another_kind_is_refused(tmp_path: Path, line: dict[str, Any], 
     with pytest.raises(RunError) as caught:
         RunDir(tmp_path).read_baseline()
     assert any(part in str(caught.value) for part in message.split("|")), caught.value
+
+
+@pytest.mark.parametrize("target", ["nothing", "optim.safetensors"])
+def test_a_link_that_leads_nowhere_in_a_checkpoint_is_refused(runs: Path, tmp_path: Path, target: str) -> None:
+    run = shutil.copytree(runs / "interrupted", tmp_path / "run")
+    file = next((run / "checkpoints").iterdir()) / "optim.safetensors"
+    file.unlink()
+    file.symlink_to(target)
+    assert "optim.safetensors is no regular file" in refused(run)
 
 
 def test_a_checkpoint_of_very_many_tensors_is_refused_before_they_are_made(runs: Path, tmp_path: Path) -> None:
