@@ -33,7 +33,10 @@ def whole(least: int = 0, most: int = _MOST) -> Kind:
 
 def number(least: float, most: float, words: str = "") -> Kind:
     """An integer or fraction within bounds."""
-    fits = lambda v: type(v) in (int, float) and math.isfinite(v) and least <= v <= most  # noqa: E731
+
+    def fits(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value) and least <= value <= most
+
     return Kind(words or f"a number from {least:g} to {most:g}", fits)
 
 

@@ -238,7 +238,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = read_json_object(path / MANIFEST, _MAX_JSON_BYTES, finite=True)
     except ValueError as error:
         raise _Damaged(f"{MANIFEST} cannot be read") from error
-    version = manifest.get("format_version")
+    version: Any = manifest.get("format_version")
     if _COUNT.fits(version) and version > FORMAT_VERSION:
         raise RunError(
             f"{path}: written in a newer format.",
