@@ -4,7 +4,7 @@ In: a JSON value and a schema. Out: the settings that the schema names; or one e
 reads them afterwards need not ask again. A whole dataclass of ours is read by `config.from_json`.
 """
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +13,7 @@ from vitrail.errors import VitrailError, shown
 
 _LONGEST_TEXT = 10_000
 _MOST = 10_000_000
+_LARGEST = sys.float_info.max  # an integer may be larger, and NaN is no smaller
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def number(least: float, most: float, words: str = "") -> Kind:
     """An integer or fraction within bounds."""
 
     def fits(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value) and least <= value <= most
+        return type(value) in (int, float) and abs(value) <= _LARGEST and least <= value <= most
 
     return Kind(words or f"a number from {least:g} to {most:g}", fits)
 
