@@ -150,7 +150,7 @@ def _damage_once(run: Path, rng: random.Random) -> str:
             new = damaged_card(raw, rng)
         else:
             new = _damaged_tensors(victim, rng)
-    except (LookupError, ValueError, TypeError, RecursionError):  # damaged before
+    except (*DAMAGE, safetensors.SafetensorError):  # damaged before
         new = damaged(raw, rng)
     victim.write_bytes(new)
     return str(victim.relative_to(run))
