@@ -48,6 +48,22 @@ def test_what_is_no_json_is_a_value_error(raw: bytes, message: str) -> None:
         parsed_json(raw)
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_ours_has_finite_numbers(text: str) -> None:
+    parsed_json(f'{{"a": {text}}}')
+    with pytest.raises(ValueError, match="no finite number"):
+        parsed_json(f'{{"a": {text}}}', finite=True)
+    assert parsed_json('{"a": 1.5e3}', finite=True) == {"a": 1500.0}
+
+
+def test_a_folder_that_is_refused_stays_closed(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with pytest.raises(OSError, match=r"."):
+            open_regular(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_an_object_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "a").write_text('{"a": [1, {"b": null}]}')
     assert read_json_object(tmp_path / "a") == {"a": [1, {"b": None}]}

@@ -7,6 +7,7 @@ that asked turns it into an error of its own.
 import errno
 import io
 import json
+import math
 import os
 import stat
 import struct
@@ -35,10 +36,10 @@ def open_regular(path: Path) -> io.FileIO:
         OSError: it cannot be opened, or is no regular file.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
-    file = io.FileIO(os.open(path, flags))
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
+    descriptor = os.open(path, flags)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return io.FileIO(descriptor)
+    os.close(descriptor)
     raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
@@ -60,30 +61,40 @@ def read_regular(path: Path, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def parsed_json(raw: bytes | str) -> Any:
+def parsed_json(raw: bytes | str, *, finite: bool = False) -> Any:
     """The value of a JSON text, in which no object has a name twice.
 
+    Args:
+        finite: refuse NaN and Infinity, which are no JSON; other libraries write them, and we do not.
     Raises:
         ValueError: it is no JSON, not UTF-8, nested too deeply, or has a name twice; the message is short.
     """
+    numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite} if finite else {}
     try:
-        return json.loads(raw.decode("utf-8") if isinstance(raw, bytes) else raw, object_pairs_hook=_unique)
+        text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
+        return json.loads(text, object_pairs_hook=_unique, **numbers)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start})") from error
 
 
-def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_json_object(path: Path, limit: int = MAX_JSON_BYTES, *, finite: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; `finite` as in `parsed_json`.
 
     Raises:
         OSError: as `read_regular`.
         ValueError: as `parsed_json`, or the text is another value than an object.
     """
-    value = parsed_json(read_regular(path, limit))
+    value = parsed_json(read_regular(path, limit), finite=finite)
     if not isinstance(value, dict):
         raise ValueError(f"not a JSON object but {type(value).__name__}")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:40]} is no finite number")
     return value
 
 

@@ -1,14 +1,16 @@
-"""Mutants of honest weight files, descriptions and sidecars: an answer or one error, in bounded time and memory.
+"""Mutants of honest weights, descriptions, sidecars and runs: an answer or one error, in bounded time and memory.
 
-How many there are is in the environment: VITRAIL_FUZZ_WEIGHTS and VITRAIL_FUZZ_JSON, 20,000 each when it is not said.
-Mutant number N is the same on every machine.
+20,000 weight files, 20,000 JSON documents and 10,000 run directories; VITRAIL_FUZZ_WEIGHTS, VITRAIL_FUZZ_JSON and
+VITRAIL_FUZZ_RUNS ask for fewer in each test. Mutant number N is the same on every machine.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ import safetensors.torch
 import torch
 
 from tests.support.headers import parts_of
+from tests.support.hostile_runs import make_runs, use_run
 from tests.support.random_vit import random_vit
 from vitrail import weights
-from vitrail.config import Preprocessing
+from vitrail.config import Preprocessing, RunConfig, to_json
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.weights import Card
 from vitrail.weights.families import dinov2, google, reference
@@ -77,6 +80,8 @@ def cards(folder: Path) -> None:
     """Model files of ours, as JSON: the mutants get their header put together again."""
     folder.mkdir()
     _save(folder / "own.safetensors", "vitrail")
+    model, card = weights.load(_save(folder.parent / "made" / "huggingface", "huggingface"), num_labels=3)
+    weights.save(folder / "converted.safetensors", model, replace(card, recipe=to_json(RunConfig())))
 
 
 def test_the_honest_ones_load(tmp_path: Path) -> None:
@@ -95,37 +100,52 @@ def server() -> Iterator[ForkServer]:
 
 
 @pytest.mark.parametrize(
-    ("make", "kind", "changed", "variable", "share"),
+    ("make", "target", "kind", "changed", "variable", "most"),
     [
-        (weight_files, "bytes", "", "VITRAIL_FUZZ_WEIGHTS", 1.0),
-        (folders, "json", "*.json", "VITRAIL_FUZZ_JSON", 0.5),
-        (cards, "card", "", "VITRAIL_FUZZ_JSON", 0.4),
-        (cards, "header", "", "VITRAIL_FUZZ_JSON", 0.1),
+        (weight_files, "weights", "bytes", "", "VITRAIL_FUZZ_WEIGHTS", 20_000),
+        (folders, "weights", "json", "*.json", "VITRAIL_FUZZ_JSON", 10_000),
+        (cards, "model", "card", "", "VITRAIL_FUZZ_JSON", 8_000),
+        (cards, "model", "header", "", "VITRAIL_FUZZ_JSON", 2_000),
     ],
     ids=["weight files", "sidecars", "cards", "headers"],
 )
 def test_mutants(
     make: Callable[[Path], None],
+    target: str,
     kind: str,
     changed: str,
     variable: str,
-    share: float,
+    most: int,
     server: ForkServer,
     tmp_path: Path,
 ) -> None:
     make(tmp_path / "seeds")
-    count, log = round(int(os.environ.get(variable, "20000")) * share), tmp_path / "log"
+    job = {"target": target, "folder": str(tmp_path / "seeds"), "kind": kind, "changed": changed}
+    _attempt(server, "tests.support.hostile:attempt_mutants", job, variable, most, tmp_path / "log")
+
+
+def test_honest_runs_are_used_without_an_error(tmp_path: Path) -> None:
+    make_runs(tmp_path / "seeds")
+    for run in (tmp_path / "seeds").iterdir():
+        shutil.copytree(run, tmp_path / "work" / run.name)
+        for use in use_run(tmp_path / "work" / run.name):
+            use()
+
+
+def test_runs(server: ForkServer, tmp_path: Path) -> None:
+    made = server.run("tests.support.hostile_runs:make_runs", {"folder": str(tmp_path / "seeds")}, log=tmp_path / "log")
+    assert made.statuses == [0], (tmp_path / "log").read_text()
+    job = {"folder": str(tmp_path / "seeds")}
+    _attempt(server, "tests.support.hostile_runs:attempt_runs", job, "VITRAIL_FUZZ_RUNS", 10_000, tmp_path / "log")
+
+
+def _attempt(server: ForkServer, job: str, arguments: dict[str, Any], variable: str, most: int, log: Path) -> None:
+    """Run the job for every mutant, a process for each batch of them."""
+    count = min(most, int(os.environ.get(variable, str(most))))
     failures: list[str] = []
     for first in range(0, count, BATCH):
-        job = {
-            "target": "weights",
-            "folder": str(tmp_path / "seeds"),
-            "kind": kind,
-            "first": first,
-            "count": min(BATCH, count - first),
-            "changed": changed,
-        }
-        ended = server.run("tests.support.hostile:attempt_mutants", job, log=log, timeout=600)
+        batch = {**arguments, "first": first, "count": min(BATCH, count - first)}
+        ended = server.run(job, batch, log=log, timeout=600)
         if ended.statuses != [0]:
             failures.append(f"{ended}: {log.read_text()[-1500:]}")
     assert not failures, f"{len(failures)} of {count / BATCH:.0f} batches\n" + "\n".join(failures[:5])

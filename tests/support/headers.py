@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vitrail.weights.header import HEADER_SHA256, header_sha256
+from vitrail.tensor_header import HEADER_SHA256, header_sha256
 
 
 def parts_of(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -139,6 +139,24 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path, zipped: bool) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775808, 0), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4611686018427387904), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), \0",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1",
+        "{'descr': [('a', '<f4', (2, 2))], 'fortran_order': False, 'shape': (0,), }",
+    ],
+)
+def test_a_header_of_an_array_that_no_array_has(tmp_path: Path, header: str) -> None:
+    text = header.encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    assert "array a.npy" in refused(tmp_path / "a.npz")
+
+
 def test_python_objects_in_npz_are_refused(tmp_path: Path) -> None:
     mark = tmp_path / "it-ran"
     np.savez(tmp_path / "a.npz", a=np.array([Runs(mark)], dtype=object))

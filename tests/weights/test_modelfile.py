@@ -83,15 +83,28 @@ def test_a_card_of_another_model_is_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format_version": 4}, "newer format"),
-        ({"format_version": "1"}, "newer format"),
+        ({"format_version": "1"}, "format_version has a wrong value"),
         ({"classes": ["a"]}, "description is damaged"),
         ({"geometry": {}}, "description is damaged"),
-        ({"classes": 5}, "description is damaged"),
+        ({"classes": 5}, "classes has a wrong value"),
+        ({"provenance": {"audit": 3}}, "audit has a wrong value"),
+        ({"provenance": {"audit_lines": [1]}}, "audit_lines has a wrong value"),
+        ({"recipe": {"evaluation": []}}, "evaluation: is no JSON object"),
+        ({"metrics": {"loss": float("nan")}}, "NaN is no finite number"),
     ],
 )
 def test_a_description_of_another_kind_is_refused(model_file: Path, change: dict[str, object], message: str) -> None:
     change_card(model_file, card_of(model_file) | change)
     with pytest.raises(WeightsError, match=message):
+        load(model_file)
+
+
+@pytest.mark.parametrize("dtype", ["U32", "I32"])
+def test_a_tensor_of_another_kind_of_numbers_is_refused(model_file: Path, dtype: str) -> None:
+    header, body = parts_of(model_file)
+    header["cls_token"]["dtype"] = dtype
+    write_file(model_file, rehashed(header), body)
+    with pytest.raises(WeightsError, match=r"cls_token does not fit the geometry"):
         load(model_file)
 
 

@@ -33,10 +33,10 @@ NAMED_SIZES = {
 }
 
 # The largest value of each number that memory or time depends on. The largest published ViT, of 22 billion parameters,
-# is 6,144 wide and 48 deep (arXiv:2302.05442).
+# is 6,144 wide and 48 deep (arXiv:2302.05442). A layer has up to 18 tensors, and a model file at most 10,000.
 LARGEST = {
     "hidden_size": 65_536,
-    "num_hidden_layers": 1_000,
+    "num_hidden_layers": 500,
     "num_attention_heads": 4_096,
     "intermediate_size": 1_048_576,
     "num_registers": 4_096,

@@ -181,8 +181,8 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
     }
 
 
-def wrong_optimizer_tensor(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> str:
-    """The first tensor that `optimizer_tensors` of these optimisers cannot have given; empty: there is none."""
+def wrong_optimizer_tensor(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> str | None:
+    """The first tensor that `optimizer_tensors` of these optimisers cannot have given; None: there is none."""
     moved = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
     found: dict[tuple[int, int], set[str]] = defaultdict(set)
     for name, tensor in tensors.items():
@@ -196,7 +196,7 @@ def wrong_optimizer_tensor(optimizers: list[torch.optim.Optimizer], tensors: dic
             return name
         found[i, index].add(key)
     short = (place for place, keys in found.items() if keys != _state_keys(optimizers[place[0]]))
-    return next((f"{i}.{index}" for i, index in short), "")
+    return next((f"{i}.{index}" for i, index in short), None)
 
 
 def _state_keys(optimizer: torch.optim.Optimizer) -> set[str]:

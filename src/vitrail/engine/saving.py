@@ -222,7 +222,7 @@ class Saving:
             raise RunError(f"{checkpoint.path}: has other parts than this run.", got=found)
         for group, named in mine.items():
             _check_alike(named, tensors[group], checkpoint, group)
-        if wrong := wrong_optimizer_tensor(train_step.optimizers, tensors["optim"]):
+        if (wrong := wrong_optimizer_tensor(train_step.optimizers, tensors["optim"])) is not None:
             raise RunError(f"{checkpoint.path}: tensor {shown(wrong)} of the optim is not that of this run.")
         for group, named in mine.items():
             for name, tensor in tensors[group].items():

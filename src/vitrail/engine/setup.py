@@ -228,6 +228,6 @@ def needed_bytes(config: RunConfig, path: Path) -> int:
     with torch.device("meta"):
         model = ViT(ViTConfig(**vars(config.model), image_size=config.data.image_size))
     weights_bytes = 4 * sum(p.numel() for p in model.parameters())
-    there = sum(f.stat().st_size for f in path.rglob("*.safetensors")) if path.is_dir() else 0
+    there = sum(f.lstat().st_size for f in path.rglob("*.safetensors")) if path.is_dir() else 0
     checkpoints = config.checkpoint.keep + config.checkpoint.keep_best + 1
     return max(weights_bytes * (2 + 4 * checkpoints) - there, weights_bytes)

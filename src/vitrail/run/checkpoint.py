@@ -20,9 +20,11 @@ import safetensors.torch
 import torch
 
 from vitrail import fsio
-from vitrail.errors import RunError, SaveError, shown
+from vitrail.errors import RunError, SaveError, WeightsError, shown
 from vitrail.model.tensor_file import tensor_file
-from vitrail.reading import open_regular, read_json_object, read_regular
+from vitrail.reading import DAMAGE, read_json_object, read_regular
+from vitrail.schema import ANYTHING, TEXT, Schema, by_name, checked, record, whole
+from vitrail.tensor_header import read_header
 
 FORMAT_VERSION = 2
 MANIFEST = "MANIFEST.json"
@@ -30,7 +32,14 @@ MANIFEST = "MANIFEST.json"
 _STEP_DIR = re.compile(r"step-(\d{7,18})(?:-(\d{1,18}))?$")
 _FILE_NAME = re.compile(r"[a-z]{1,20}\.(safetensors|json)")
 _MOST_FILES = 16
+_MOST_TENSORS = 30_000  # an optimiser has up to three for each of a model's
 _MAX_JSON_BYTES = 25 << 20
+_COUNT = whole(0, 2**63)
+_MANIFEST: Schema = {
+    "format_version": whole(1, FORMAT_VERSION),
+    "files": by_name(record(bytes=_COUNT, sha256=TEXT), _MOST_FILES),
+    "about": by_name(ANYTHING),
+}
 _UNFINISHED = re.compile(r"step-[\d-]{7,}\.(tmp|del)-[0-9a-f]+$")
 
 
@@ -152,7 +161,7 @@ def damage_of(path: Path) -> str:
     except OSError as error:
         return f"{shown(Path(error.filename or path).name)}: {error.strerror}"
     except _Damaged as error:
-        return str(error)
+        return error.what
     return ""
 
 
@@ -172,7 +181,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     names = [name for name in manifest["files"] if name.endswith(".safetensors")]
     tensors = {Path(name).stem: _read_tensors(path / name) for name in names}
     try:
-        state = read_json_object(path / "state.json", _MAX_JSON_BYTES)
+        state = read_json_object(path / "state.json", _MAX_JSON_BYTES, finite=True)
     except (OSError, ValueError) as error:
         raise RunError(f"{path / 'state.json'}: cannot be read.", got=error) from error
     if _stated_step(state) not in (None, _step_of(path)):
@@ -207,51 +216,39 @@ def _check_own(directory: Path) -> None:
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file. Raises RunError."""
     try:
-        with open_regular(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-        if length > _MAX_JSON_BYTES:
-            raise ValueError(f"a header of {length} bytes")
+        read_header(path, _MOST_TENSORS)  # before the library takes memory for what it says
         return safetensors.torch.load_file(path)
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (*DAMAGE, WeightsError, safetensors.SafetensorError) as error:
         raise RunError(f"{path}: holds no tensors that can be read.", got=error) from error
 
 
 def _stated_step(values: dict[str, Any]) -> int | None:
     """The step that a JSON object names, None where it names none, -1 where that is no number of steps."""
     step = values.get("step")
-    return step if step is None or (type(step) is int and step >= 0) else -1
+    return step if step is None or _COUNT.fits(step) else -1
 
 
-class _Damaged(ValueError):
-    """A manifest that cannot be trusted."""
+class _Damaged(RunError):
+    """A manifest that cannot be trusted; `what` says it in one line."""
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, its own hash checked. Raises OSError, _Damaged, or RunError for a newer format."""
     try:
-        manifest = read_json_object(path / MANIFEST, _MAX_JSON_BYTES)
-        version, files = manifest["format_version"], manifest["files"]
-        if type(version) is int and version > FORMAT_VERSION:
-            raise RunError(
-                f"{path}: written in a newer format.",
-                got=f"format version {shown(version)}",
-                expected=f"at most {FORMAT_VERSION}",
-                do="Install a newer vitrail.",
-            )
-        plain = type(version) is int and version >= 1 and len(files) <= _MOST_FILES
-        plain = plain and isinstance(manifest.get("about", {}), dict)
-        plain = plain and all(
-            _FILE_NAME.fullmatch(name)
-            and type(known["bytes"]) is int
-            and known["bytes"] >= 0
-            and isinstance(known["sha256"], str)
-            for name, known in files.items()
-        )
-        known = manifest.pop("sha256") if version > 1 else None
-        same = version == 1 or known == _hash(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest = read_json_object(path / MANIFEST, _MAX_JSON_BYTES, finite=True)
+    except ValueError as error:
         raise _Damaged(f"{MANIFEST} cannot be read") from error
-    if not (plain and same and "state.json" in files):
+    version: Any = manifest.get("format_version")
+    if _COUNT.fits(version) and version > FORMAT_VERSION:
+        raise RunError(
+            f"{path}: written in a newer format.",
+            got=f"format version {version}",
+            expected=f"at most {FORMAT_VERSION}",
+            do="Install a newer vitrail.",
+        )
+    known = checked({"about": {}, **manifest}, _MANIFEST, MANIFEST, _Damaged, needed=True)
+    named = all(_FILE_NAME.fullmatch(name) for name in known["files"]) and "state.json" in known["files"]
+    if not named or (version > 1 and manifest.pop("sha256", None) != _hash(manifest)):
         raise _Damaged(f"{MANIFEST} is not as it was written")
     if _stated_step(manifest) not in (None, _step_of(path)):
         raise _Damaged(f"{MANIFEST} is of step {shown(manifest['step'])}, not of {path.name}")

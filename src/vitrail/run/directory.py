@@ -11,6 +11,7 @@ evaluation.json
 
 import functools
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from vitrail.errors import ConfigError, RunError, nearest, shown
 from vitrail.reading import read_json_object
 from vitrail.run.lock import is_lock_file
 from vitrail.run.metrics import LineLog
+from vitrail.schema import ANYTHING, TEXT, Schema, by_name, checked, many, number, record, whole
 
 # A resumed run may change these: they say where, how fast and how long it runs, not what a step computes.
 _CHANGEABLE = (
@@ -48,11 +50,27 @@ _UNFINISHED = re.compile(
 
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "checkpoints",
           "best.safetensors", "last.safetensors")  # fmt: skip
-_LARGEST = 2**63
-_NUMBER = (int, float)
-_EVALUATION = {"split": (str,), "num_correct": (int,), "num_examples": (int,), "accuracy": _NUMBER, "loss": _NUMBER}
-_BASELINE = {"split": (str,), "num_examples": (int,), "linear": _NUMBER, "knn": _NUMBER}
-_ENVIRONMENT = {"data": (dict,), "init": (dict,), "resumed": (list,)}
+_COUNT = whole(0, 2**63)
+_FRACTION, _FINITE = number(0, 1), number(-math.inf, math.inf, "a finite number")
+_EVALUATION: Schema = {
+    **dict.fromkeys(("num_correct", "num_examples"), _COUNT),
+    "split": TEXT,
+    "accuracy": _FRACTION,
+    "loss": _FINITE,
+}
+_LINE: Schema = {
+    **dict.fromkeys(("loss", "lr"), _FINITE),
+    "accuracy": _FRACTION,
+    "baseline": by_name(ANYTHING),
+    "epoch": _COUNT,
+    "split": TEXT,
+}
+_BASELINE: Schema = {"split": TEXT, "num_examples": _COUNT, "linear": _FRACTION, "knn": _FRACTION}
+_ENVIRONMENT: Schema = {
+    "data": by_name(record(fingerprint=TEXT)),
+    "init": {"audit_lines": many(TEXT)},
+    "resumed": many(by_name(ANYTHING)),
+}
 
 
 @dataclass(frozen=True)
@@ -161,8 +179,15 @@ class RunDir:
         self.timing.append(record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every object of metrics.jsonl, in order; a last line that was torn by a kill is left out."""
-        return self.metrics.read()
+        """Every object of metrics.jsonl, in order; a last line that was torn by a kill is left out.
+
+        Raises:
+            RunError: it cannot be read, or a line has a field of another kind than a run writes.
+        """
+        lines = self.metrics.read()
+        for index, line in enumerate(lines, 1):
+            checked(line, _LINE, f"{self.metrics_path}, line {index}", RunError)
+        return lines
 
     def cut_metrics(self, step: int) -> None:
         """Drop what was logged after `step`: a resumed run writes it again. Raises SaveError."""
@@ -171,28 +196,26 @@ class RunDir:
 
     def read_baseline(self) -> dict[str, Any]:
         """What the probes reached before training; empty where they were not measured."""
-        found = next((record["baseline"] for record in self.read_metrics() if "baseline" in record), {})
-        times = (record["baseline_seconds"] for record in self.timing.read() if "baseline_seconds" in record)
-        seconds = next(times, 0.0)
-        if found:
-            _check(self.metrics_path, found, _BASELINE)
-            _check(self.timing.path, {"baseline_seconds": seconds}, {"baseline_seconds": (int, float)})
-        return {**found, "seconds": seconds} if found else {}
+        found = next((line["baseline"] for line in self.read_metrics() if "baseline" in line), {})
+        if not found:
+            return {}
+        checked(found, _BASELINE, f"{self.metrics_path}: baseline", RunError, needed=True)
+        times = (line["baseline_seconds"] for line in self.timing.read() if "baseline_seconds" in line)
+        took = {"seconds": next(times, 0.0)}
+        return {**found, **checked(took, {"seconds": _FINITE}, f"{self.timing.path}: baseline", RunError)}
 
     def read_evaluation(self) -> dict[str, Any]:
         """What evaluation.json holds. Raises RunError when it is missing or damaged."""
         found = self._read("evaluation.json")
-        for part in (found, *([found["test"]] if "test" in found else ())):
-            _check(self.path / "evaluation.json", part, _EVALUATION)
+        for name, part in (("", found), *([(": test", found["test"])] if "test" in found else ())):
+            checked(part, _EVALUATION, f"{self.path / 'evaluation.json'}{name}", RunError, needed=True)
         return found
 
     def read_environment(self) -> dict[str, Any]:
         """What environment.json holds. Raises RunError when it is missing or damaged."""
         found = self._read("environment.json")
-        _check(self.path / "environment.json", {"data": {}, "init": {}, "resumed": [], **found}, _ENVIRONMENT)
-        for split in found.get("data", {}).values():
-            _check(self.path / "environment.json", split, {"fingerprint": (str,)})
-        return found
+        checked(found, _ENVIRONMENT, str(self.path / "environment.json"), RunError)
+        return {"data": {}, "init": {}, **found}
 
     def note_resumed(self, entry: dict[str, Any]) -> None:
         """Add to environment.json that the run went on, from where and on what."""
@@ -207,25 +230,13 @@ class RunDir:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            return read_json_object(path)
+            return read_json_object(path, finite=True)
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read.", got=error) from error
 
 
 def _is_of_a_run(name: str) -> bool:
     return name in _FILES or is_lock_file(name)
-
-
-def _check(path: Path, values: Any, kinds: dict[str, tuple[type, ...]]) -> None:
-    """Raise RunError unless a JSON object of a run has these fields, each of one of its types."""
-    for name, allowed in kinds.items():
-        value = values.get(name) if isinstance(values, dict) else None
-        if type(value) not in allowed or (isinstance(value, float | int) and not abs(value) <= _LARGEST):
-            raise RunError(
-                f"{path}: is not as a run writes it.",
-                got=f"{name}: {shown(value)}",
-                expected=f"{name}: {' or '.join(kind.__name__ for kind in allowed)}",
-            )
 
 
 def _left_by_a_start(file: Path) -> bool:

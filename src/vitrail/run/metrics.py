@@ -12,8 +12,10 @@ from typing import Any
 from vitrail import fsio
 from vitrail.errors import RunError
 from vitrail.reading import open_regular, parsed_json
+from vitrail.schema import whole
 
 _LONGEST_LINE = 1 << 20
+_STEP = whole(0, 2**63)
 
 
 class LineLog:
@@ -69,7 +71,7 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 def _is_record(line: bytes) -> bool:
     try:
-        record = parsed_json(line)
+        record = parsed_json(line, finite=True)
     except ValueError:
         return False
-    return isinstance(record, dict) and type(record.get("step")) is int
+    return isinstance(record, dict) and _STEP.fits(record.get("step"))

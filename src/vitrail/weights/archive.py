@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vitrail.errors import WeightsError, shown
 from vitrail.reading import DAMAGE, open_regular
-from vitrail.weights.header import MAX_TENSORS
+from vitrail.tensor_header import MAX_TENSORS
 
 MAX_EXPANSION = 20
 """Of a compressed .npz; weights hardly compress."""

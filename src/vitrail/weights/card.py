@@ -12,7 +12,8 @@ from typing import Any, Literal, cast, get_args
 from vitrail.config import Preprocessing, ViTConfig, from_json
 from vitrail.errors import ConfigError, WeightsError, shown
 from vitrail.reading import DAMAGE, open_regular, parsed_json
-from vitrail.weights.header import HEADER_SHA256, Header, header_sha256, is_safetensors, read_header
+from vitrail.schema import ANYTHING, FLAG, TEXT, Schema, by_name, checked, many, record, whole
+from vitrail.tensor_header import HEADER_SHA256, Header, header_sha256, is_safetensors, read_header
 
 # What the logits are, in the words of transformers.
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -24,6 +25,18 @@ HEADS_LEFT_OUT = frozenset({HEAD_OF_PRE_LOGITS, HEAD_OF_POOLER, OTHER_HEAD})
 FORMAT_VERSION = 3
 BEST_MODEL = "best.safetensors"
 _BUILTIN = "builtin:"
+
+_PARTS: Schema = {"classes": many(TEXT), **dict.fromkeys(("recipe", "metrics", "provenance"), by_name(ANYTHING))}
+_CHANGES = many(record(name=TEXT, reason=TEXT))
+# What our own code reads of these parts; everything else in them is only shown.
+_READ: dict[str, Schema] = {
+    "recipe": {"evaluation": {"split": TEXT, "test_best": FLAG}},
+    "provenance": {
+        **dict.fromkeys(("audit_lines", "defaulted", "notes"), many(TEXT)),
+        "audit": record(mapped=many(by_name(TEXT)), adapted=_CHANGES, reinitialised=_CHANGES, dropped=_CHANGES),
+        "training": by_name(ANYTHING),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +155,10 @@ def read_card(path: str | Path) -> Card:
             do="Look at it with: vitrail inspect FILE",
         )
     try:
-        described: dict[str, Any] = parsed_json(header.metadata["vitrail"])
-        version = described.pop("format_version")
-        if type(version) is not int or version > FORMAT_VERSION:
+        described = parsed_json(header.metadata["vitrail"], finite=True)
+        where = f"{path}: its description"
+        version = checked(described, {"format_version": whole()}, where, WeightsError, needed=True)["format_version"]
+        if version > FORMAT_VERSION:
             raise WeightsError(
                 f"{path}: written in a newer format.",
                 got=f"format version {version}",
@@ -152,13 +166,12 @@ def read_card(path: str | Path) -> Card:
                 do="Install a newer vitrail.",
             )
         _check_header(header, version)
-        parts = {name: _object(described, name) for name in ("recipe", "metrics", "provenance")}
-        classes = described["classes"]
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in cast(list[Any], classes)):
-            raise ValueError("its classes are no list of names")
+        parts = checked(described, _PARTS, where, WeightsError, needed=True)
+        for name, schema in _READ.items():
+            checked(parts[name], schema, f"{where}: {name}", WeightsError)
         card = Card(
             geometry=from_json(ViTConfig, described["geometry"], "geometry", allow_missing=True),
-            classes=tuple(cast(list[str], classes)),
+            classes=tuple(parts.pop("classes")),
             preprocessing=from_json(Preprocessing, described["preprocessing"], "preprocessing", allow_missing=True),
             problem_type=described.get("problem_type", "single_label_classification"),
             **parts,
@@ -185,9 +198,3 @@ def _check_header(header: Header, version: int) -> None:
         raise ValueError(f"no sha256 or no {HEADER_SHA256}")
     if written is not None and written != header_sha256(header.entries):
         raise ValueError("another SHA-256 of the header than was written")
-
-
-def _object(described: dict[str, Any], name: str) -> dict[str, Any]:
-    if not isinstance(described[name], dict):
-        raise ValueError(f"{name} is no object")
-    return described[name]

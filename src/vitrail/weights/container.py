@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import re
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -149,21 +150,21 @@ def _npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> Tenso
             shape, fortran, dtype = reader(stream)
             if dtype.hasobject:
                 raise WeightsError(f"{where} holds Python objects, which are never read.", expected="numbers")
-            if math.prod(shape) * dtype.itemsize > member.file_size:
+            count = math.prod(shape)
+            if count * dtype.itemsize > member.file_size:
                 raise WeightsError(f"{where} says it is larger than it is.", got=f"{list(shape)} {dtype}")
             raw = stream.read()
-    except _DAMAGED as error:
+        if len(raw) != count * dtype.itemsize:
+            raise WeightsError(f"{where} is damaged.", got=f"{len(raw)} bytes", expected=count * dtype.itemsize)
+        if dtype == np.dtype("V2"):  # bfloat16, which numpy does not know
+            bits = np.frombuffer(raw, np.uint16).reshape(shape, order="F" if fortran else "C").astype(np.uint32) << 16
+            return torch.from_numpy(bits.view(np.float32).copy())
+        if dtype.kind not in "fiub":
+            raise WeightsError(f"{where} holds no numbers.", got=dtype)
+        array = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
+        return torch.from_numpy(np.ascontiguousarray(array.astype(dtype.newbyteorder("="))).reshape(shape))
+    except (*_DAMAGED, SyntaxError, tokenize.TokenError) as error:  # the header is an expression of Python
         raise WeightsError(f"{where} is damaged.", got=error) from error
-    count = math.prod(shape)
-    if len(raw) != count * dtype.itemsize:
-        raise WeightsError(f"{where} is damaged.", got=f"{len(raw)} bytes", expected=count * dtype.itemsize)
-    if dtype == np.dtype("V2"):  # bfloat16, which numpy does not know
-        bits = np.frombuffer(raw, np.uint16).reshape(shape, order="F" if fortran else "C").astype(np.uint32) << 16
-        return torch.from_numpy(bits.view(np.float32).copy())
-    if dtype.kind not in "fiub":
-        raise WeightsError(f"{where} holds no numbers.", got=dtype)
-    array = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(np.ascontiguousarray(array.astype(dtype.newbyteorder("="))).reshape(shape))
 
 
 def _torch(file: Path) -> dict[str, Any]:

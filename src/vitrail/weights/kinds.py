@@ -8,8 +8,8 @@ from typing import Literal
 
 from vitrail.errors import WeightsError, shown
 from vitrail.reading import open_regular
+from vitrail.tensor_header import MAX_TENSORS, is_safetensors, read_header
 from vitrail.weights.archive import checked_members, pickle_of
-from vitrail.weights.header import MAX_TENSORS, is_safetensors, read_header
 
 _READ = "safetensors, .npz, or a torch file"
 _FROM_TORCH = (

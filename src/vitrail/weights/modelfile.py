@@ -20,6 +20,8 @@ from vitrail.model import ViT, fixed_positions
 from vitrail.model.tensor_file import tensor_file, tensors_sha256
 from vitrail.weights.card import FORMAT_VERSION, Card, model_path, read_card
 
+_FRACTIONS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
 
 def save(path: str | Path, model: ViT, card: Card) -> None:
     """Write a self-describing model file, atomically.
@@ -55,7 +57,9 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT
     tensors = safetensors.torch.load_file(path)
     expected = empty_model(card.geometry).state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
-        got, want = (tuple(t[name].shape) if name in t else "nothing" for t in (tensors, expected))
+        got, want = (
+            f"{tuple(t[name].shape)} {_sort_of(t[name])}" if name in t else "nothing" for t in (tensors, expected)
+        )
         if got != want:
             raise WeightsError(f"{path}: tensor {name} does not fit the geometry in the file.", got=got, expected=want)
     with safetensors.safe_open(path, "pt") as file:
@@ -68,6 +72,11 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT
             do="Take the file from its source again.",
         )
     return filled_model(card.geometry, tensors, device), card
+
+
+def _sort_of(tensor: torch.Tensor) -> str:
+    """Its type, where one may not stand for the other: weights may be stored with fewer or more bits."""
+    return "of fractions" if tensor.dtype in _FRACTIONS else f"of {tensor.dtype}".replace("torch.", "")
 
 
 def empty_model(geometry: ViTConfig) -> ViT:

@@ -5,14 +5,17 @@ from typing import Any
 
 import torch
 
-from vitrail.errors import WeightsError
+from vitrail.errors import WeightsError, shown
 from vitrail.model import ViT
+from vitrail.schema import ANYTHING
 from vitrail.weights.families import timm
-from vitrail.weights.sidecar import CONFIG, PREPROCESSOR, read_sidecar
+from vitrail.weights.sidecar import read_sidecar
 from vitrail.weights.writer import Format, random_images
 
 # Of max(1, largest logit): fp32 kernels differ by up to 7e-6 on a B/16.
 TOLERANCE = 2e-5
+_PLAIN: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": "eager"}
+_ASKS_FOR_CODE = ("auto_map", "attn_implementation", "_attn_implementation")  # of the folder; of a kernel on the hub
 
 
 def library_of(family: str) -> Format | None:
@@ -62,24 +65,29 @@ def max_logit_difference(model: ViT, folder: str | Path, library: Format, *, cal
 
 
 def refuse_own_code(folder: str | Path, called: str | None = None) -> None:
-    """Raise WeightsError for a folder that asks the other library to run Python of the folder's own."""
-    for name, schema in (("config.json", CONFIG), ("preprocessor_config.json", PREPROCESSOR)):
-        if read_sidecar(Path(folder) / name, schema).get("auto_map"):
+    """Raise WeightsError for a folder that asks the other library to run Python of its own, or for other weights."""
+    for file in sorted(Path(folder).glob("*config*.json")):
+        values = read_sidecar(file, dict.fromkeys(_ASKS_FOR_CODE, ANYTHING))
+        asked = (name for name, value in values.items() if value and (name == "auto_map" or "/" in str(value)))
+        if wants := next(asked, None):
             raise WeightsError(
-                f"{called or folder}: cannot be verified, its {name} asks for code of its own (auto_map).",
-                do="Code of a model is never run. Leave --verify out, or take auto_map out of a copy.",
+                f"{called or folder}: cannot be verified, its {shown(file.name)} asks for code of its own ({wants}).",
+                do=f"Code of a model is never run. Leave --verify out, or take {wants} out of a copy.",
             )
+    if (Path(folder) / "adapter_config.json").exists():
+        raise WeightsError(
+            f"{called or folder}: cannot be verified, the other library would add the adapter in adapter_config.json.",
+            do="Leave --verify out, or move adapter_config.json out of a copy.",
+        )
 
 
 def _transformers_logits(folder: str | Path, images: torch.Tensor, model: ViT) -> torch.Tensor:
     import transformers
 
     if model.config.num_labels:
-        loaded: Any = transformers.AutoModelForImageClassification.from_pretrained(
-            folder, trust_remote_code=False
-        ).eval()
+        loaded: Any = transformers.AutoModelForImageClassification.from_pretrained(folder, **_PLAIN).eval()
         return loaded(images).logits
-    loaded = transformers.AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
+    loaded = transformers.AutoModel.from_pretrained(folder, **_PLAIN).eval()
     return loaded(images).last_hidden_state[:, 0]
 
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
+from vitrail.config.checks import pair
 from vitrail.data import load_image
 from vitrail.errors import WeightsError, shown
 from vitrail.model import ViT
@@ -61,12 +62,14 @@ def file_difference(
     if theirs is None or preprocessing.num_channels != 3:
         return None
     inputs, largest = dict[str, float](), 0.0
+    resampled = preprocessing.image_size != pair(model.config.image_size)  # as DINOv2: positions for larger images
     for name, data in sample_files().items():
         ours = prepare(torch.from_numpy(load_image(data, preprocessing, name=name))[None], preprocessing)
         with Image.open(io.BytesIO(data)) as stored:
             other = theirs(ImageOps.exif_transpose(stored).convert("RGB")).reshape(ours.shape)
         inputs[name] = float((ours - other).abs().max())
-        largest = max(largest, float((model(ours)["logits"] - model(other)["logits"]).abs().max()))
+        logits = (model(pixels, interpolate_pos_encoding=resampled)["logits"] for pixels in (ours, other))
+        largest = max(largest, float((next(logits) - next(logits)).abs().max()))
     worst = max(inputs, key=lambda name: inputs[name])
     if must_agree and not inputs[worst] <= INPUT_TOLERANCE:
         raise WeightsError(

@@ -50,7 +50,7 @@ def is_safetensors(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and not is_other
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, most_tensors: int = MAX_TENSORS) -> Header:
     """Read and check the header of a safetensors file.
 
     Raises:
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
         header = parsed_json(raw)
         if not isinstance(header, dict):
             raise ValueError("its header is no JSON object")
-        return _checked(cast(dict[str, Any], header), size - 8 - length)
+        return _checked(cast(dict[str, Any], header), size - 8 - length, most_tensors)
     except (OSError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
@@ -89,7 +89,7 @@ def header_sha256(entries: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**entries, "__metadata__": metadata}).encode()).hexdigest()
 
 
-def _checked(entries: dict[str, Any], data_bytes: int) -> Header:
+def _checked(entries: dict[str, Any], data_bytes: int, most_tensors: int) -> Header:
     """The header's parts. Raises ValueError."""
     metadata = entries.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in cast(dict[str, Any], metadata).values()):
@@ -98,8 +98,8 @@ def _checked(entries: dict[str, Any], data_bytes: int) -> Header:
     dtypes: dict[str, str] = {}
     spans: list[tuple[int, int]] = []
     tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
-    if len(tensors) > MAX_TENSORS:
-        raise ValueError(f"{len(tensors)} tensors, more than {MAX_TENSORS}")
+    if len(tensors) > most_tensors:
+        raise ValueError(f"{len(tensors)} tensors, more than {most_tensors}")
     for name, entry in tensors.items():
         try:
             dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from vitrail.errors import WeightsError
-from vitrail.weights.header import is_safetensors, read_header
+from vitrail.tensor_header import is_safetensors, read_header
 
 
 def written(path: Path, header: object, body: bytes = b"") -> Path:
