@@ -5,10 +5,12 @@ Jobs of a fork server (`vitrail.selftest.fork_server`): a job that ends with 0 h
 
 import contextlib
 import copy
+import io
 import json
 import random
 import resource
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -20,19 +22,20 @@ from typing import Any
 import torch
 
 from tests.support.headers import rehashed
+from tests.support.images import encode, noise
 from vitrail import data, weights
+from vitrail.cli import main
 from vitrail.config import DataConfig, Preprocessing
 from vitrail.data import load_image
 from vitrail.data.decode import decode_image, image_header
 from vitrail.data.sources.official import open_cifar
 from vitrail.errors import VitrailError
-from vitrail.run import RunDir
-from vitrail.run.checkpoint import damage_of, load_checkpoint, newest_checkpoint
 
 SECONDS = 2.0
 MIB = 256.0
 _LONGEST_MESSAGE = 4000
-_BATCH = 250
+_HANGS_SECONDS = 60
+BATCH = 250
 # What is refused after it was tried would still take the machine along: the system says no far above the limit.
 _HARD_MIB = 4096
 
@@ -41,6 +44,16 @@ def _weights(path: Path) -> Iterator[Callable[[], object]]:
     yield lambda: weights.load_card(path)
     yield lambda: weights.load(path)
     yield lambda: weights.load(path, num_labels=3, image_size=32)
+    yield lambda: command("inspect", str(path))
+    yield lambda: command("inspect", str(path), "--json")
+
+
+def _model(path: Path) -> Iterator[Callable[[], object]]:
+    """A model file of ours, with an image beside it that it is asked about."""
+    image = path.parent / "sample.png"
+    image.write_bytes(encode(noise(6, 6, 0), "PNG"))
+    yield from _weights(path)
+    yield lambda: command("predict", str(path), str(image), "--device", "cpu", "--json")
 
 
 def _image(path: Path) -> Iterator[Callable[[], object]]:
@@ -57,40 +70,51 @@ def _data(path: Path) -> Iterator[Callable[[], object]]:
     yield lambda: data.load(config, ("all",))
 
 
-def _run(path: Path) -> Iterator[Callable[[], object]]:
-    run = RunDir(path)
-    yield from (run.read_config, run.read_environment, run.read_evaluation, run.read_baseline)
-    yield lambda: weights.load(path)
-
-    def resume() -> None:
-        found, _ = newest_checkpoint(run.checkpoints_dir)
-        if found is not None and not damage_of(found):
-            load_checkpoint(found)
-
-    yield resume
-
-
 def _cifar(path: Path) -> Iterator[Callable[[], object]]:
     yield lambda: open_cifar(path, "cifar10")
 
 
 TARGETS: dict[str, Callable[[Path], Iterator[Callable[[], object]]]] = {
     "weights": _weights,
+    "model": _model,
     "image": _image,
     "data": _data,
     "cifar10": _cifar,
-    "run": _run,
 }
+
+
+class Told(VitrailError):
+    """What a command of ours ended with."""
+
+    def __init__(self, text: str, status: int) -> None:
+        Exception.__init__(self, text)
+        self.exit_status = status
+
+
+def command(*words: str) -> None:
+    """Run a command of ours.
+
+    Raises:
+        Told: its exit status is neither 0 nor 1.
+        AssertionError: a fault of ours, or characters in what it wrote that a terminal would follow.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    if status == 1:
+        raise AssertionError(f"vitrail {words[0]}: {err.getvalue()[-1500:]}")
+    if status:
+        raise Told(err.getvalue(), status)
+    _check_characters(out.getvalue() + err.getvalue())
 
 
 def attempt(target: str, path: str, seconds: float = SECONDS, mib: float = MIB) -> None:
     """Give one file or folder to everything that reads it. Raises what is none of our errors, or AssertionError."""
     torch.set_num_threads(1)
-    with _bounded(seconds, mib):
-        _try(target, Path(path))
+    _try(TARGETS[target](Path(path)), seconds, mib)
 
 
-def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int = _BATCH, changed: str = "") -> None:
+def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int = BATCH, changed: str = "") -> None:
     """Damage copies of the entries of `folder`, one after the other, and give each to everything that reads it.
 
     Args:
@@ -103,16 +127,11 @@ def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int 
         AssertionError: for some of them a reader raised what is none of our errors, or went beyond a bound; the
             standard error says which.
     """
-    torch.set_num_threads(1)
     seeds = sorted(Path(folder).iterdir())
-    work = Path(folder).parent / f"mutant-{target}-{kind}-{first}"
-    failed: list[int] = []
-    for number in range(first, first + count):
-        rng = random.Random(number)
-        seed = seeds[number % len(seeds)]
+
+    def make(number: int, work: Path) -> tuple[Path, str]:
+        rng, seed = random.Random(number), seeds[number % len(seeds)]
         mutant = work / seed.name
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
         if seed.is_dir():
             shutil.copytree(seed, mutant)
             victim = rng.choice(sorted(f for f in mutant.rglob(changed or "*") if f.is_file()))
@@ -120,27 +139,59 @@ def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int 
             shutil.copy(seed, mutant)
             victim = mutant
         victim.write_bytes(_DAMAGE[kind](victim.read_bytes(), rng))
+        return mutant, victim.name
+
+    try_mutants(make, TARGETS[target], Path(folder).parent / f"mutant-{target}-{kind}-{first}", first, count)
+
+
+def try_mutants(
+    make: Callable[[int, Path], tuple[Path, str]],
+    use: Callable[[Path], Iterator[Callable[[], object]]],
+    work: Path,
+    first: int,
+    count: int,
+) -> None:
+    """Make mutants, one after the other in the folder `work`, and give each to everything that reads it.
+
+    Args:
+        make: a mutant by its number, in an empty folder: what is opened, and what was damaged.
+        use: yields everything that reads it.
+    Raises:
+        AssertionError: as `attempt_mutants`.
+    """
+    torch.set_num_threads(1)
+    failed: list[int] = []
+    for number in range(first, first + count):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        what = "?"
         try:
-            with _bounded(SECONDS, MIB):
-                _try(target, mutant)
+            mutant, what = make(number, work)
+            _try(use(mutant), SECONDS, MIB)
         except Exception:
             failed.append(number)
-            sys.stderr.write(f"mutant {number} of {victim.name}: {traceback.format_exc(limit=-3)[-900:]}\n")
+            sys.stderr.write(f"mutant {number} of {what}: {traceback.format_exc(limit=-3)[-900:]}\n")
     shutil.rmtree(work, ignore_errors=True)
     assert not failed, f"mutants {failed}"
 
 
-def _try(target: str, path: Path) -> None:
-    for read in TARGETS[target](path):
-        try:
-            read()
-        except VitrailError as error:
-            _check_message(str(error), error.exit_status)
+def _try(readers: Iterator[Callable[[], object]], seconds: float, mib: float) -> None:
+    """Ask each of the readers, each of which is a command for its user, and keep it to the bounds."""
+    for read in readers:
+        with _bounded(seconds, mib):
+            try:
+                read()
+            except VitrailError as error:
+                _check_message(str(error), error.exit_status)
 
 
 def _check_message(text: str, status: int) -> None:
     assert status == 2, f"exit status {status}: {text}"
     assert len(text) <= _LONGEST_MESSAGE, f"a message of {len(text)} characters: {text[:200]}"
+    _check_characters(text)
+
+
+def _check_characters(text: str) -> None:
     odd = {c for c in text if not c.isprintable() and c != "\n" and unicodedata.category(c) != "Zs"}
     assert not odd, f"raw characters {odd!r} in {text[:200]!r}"
 
@@ -151,11 +202,20 @@ def _bounded(seconds: float, mib: float) -> Iterator[None]:
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest use of memory so far
     before, size = _status("VmRSS"), _status("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (int((size + _HARD_MIB) * 2**20), resource.RLIM_INFINITY))
+    signal.signal(signal.SIGALRM, _hangs)
+    signal.alarm(_HANGS_SECONDS)
     started = time.process_time()
-    yield
+    try:
+        yield
+    finally:
+        signal.alarm(0)
     took, grew = time.process_time() - started, _status("VmHWM") - before
     assert took <= seconds, f"{took:.1f} s, more than {seconds} s"
     assert grew <= mib, f"{grew:.0f} MiB, more than {mib} MiB"
+
+
+def _hangs(*_: object) -> None:
+    raise AssertionError(f"no answer in {_HANGS_SECONDS} s")
 
 
 def _status(name: str) -> float:
@@ -168,7 +228,7 @@ def _status(name: str) -> float:
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 
 
-def _damaged(raw: bytes, rng: random.Random) -> bytes:
+def damaged(raw: bytes, rng: random.Random) -> bytes:
     """Bytes with one to three of: a flipped bit, a number in their place, a stretch gone, doubled, moved or cut off."""
     out = bytearray(raw)
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -203,7 +263,7 @@ def _damaged(raw: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
-_VALUES: tuple[Any, ...] = (
+VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 7, 10**9, -(10**9), 2**31, 2**63, 10**30, 0.0, 1e-300, 1e300, -0.5, "", "0",
     "x" * 5000, "\x1b[31m\n", "\ud800", "../../x", "/etc/passwd", [], {}, [[]],
     [0], [-1, 2**40], [1, 2, 3, 4], {"a": 1},
@@ -211,10 +271,10 @@ _VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def _damaged_json(raw: bytes, rng: random.Random) -> bytes:
+def damaged_json(raw: bytes, rng: random.Random) -> bytes:
     """A JSON document with one or two of its values or keys exchanged; now and then, damaged bytes."""
     if rng.random() < 0.1:
-        return _damaged(raw, rng)
+        return damaged(raw, rng)
     if rng.random() < 0.01:
         return b'{"a":' * 100_000 + b"1" + b"}" * 100_000
     document = json.loads(raw)
@@ -233,26 +293,26 @@ def _damaged_json(raw: bytes, rng: random.Random) -> bytes:
             with contextlib.suppress(LookupError):
                 parent[key] = json.loads(json.dumps(other[where]))
         else:
-            parent[key] = copy.deepcopy(rng.choice(_VALUES))
+            parent[key] = copy.deepcopy(rng.choice(VALUES))
     return json.dumps(document).encode()
 
 
-def _damaged_card(raw: bytes, rng: random.Random) -> bytes:
+def damaged_card(raw: bytes, rng: random.Random) -> bytes:
     """A model file of ours with a damaged description, and mostly the right hash of its header."""
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
     described = header["__metadata__"]["vitrail"].encode()
-    header["__metadata__"]["vitrail"] = _damaged_json(described, rng).decode("utf-8", "replace")
+    header["__metadata__"]["vitrail"] = damaged_json(described, rng).decode("utf-8", "replace")
     if rng.random() < 0.9:
         header = rehashed(header)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + raw[8 + length :]
 
 
-def _damaged_header(raw: bytes, rng: random.Random) -> bytes:
+def damaged_header(raw: bytes, rng: random.Random) -> bytes:
     """A safetensors file with a damaged header, and its right length."""
     length = int.from_bytes(raw[:8], "little")
-    text = _damaged_json(raw[8 : 8 + length], rng)
+    text = damaged_json(raw[8 : 8 + length], rng)
     return len(text).to_bytes(8, "little") + text + raw[8 + length :]
 
 
@@ -264,4 +324,4 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(inner)
 
 
-_DAMAGE = {"bytes": _damaged, "json": _damaged_json, "card": _damaged_card, "header": _damaged_header}
+_DAMAGE = {"bytes": damaged, "json": damaged_json, "card": damaged_card, "header": damaged_header}
