@@ -10,10 +10,12 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -29,12 +31,16 @@ from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
 from vitrail.progress import Bar
 
+T = TypeVar("T")
+
 # Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
 _CACHE_VERSION = 1
 # One task of a thread: enough small images to hide its cost, few large ones, so that all threads end at once.
 _TASK_RECORDS = (8, 64)
 _TASK_BYTES = 1 << 20
 _MAX_THREADS = 32
+# Bytes of encoded images that one task has, and that wait for all threads: what a table holds may be large.
+_RECORDS_BYTES, _WAITING_BYTES = 8 << 20, 48 << 20
 DECODING = tuple(
     ["decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "icc", "channels"],
 )
@@ -124,18 +130,44 @@ def _decoded_chunks(
     Pillow decodes and resizes without the interpreter lock, so photographs use all cores. Of tiny images one core
     does more than 10,000 a second; worker processes would not have started before CIFAR is done.
     """
-    workers = num_threads()
     bar = Bar(len(split), title=title or "", enabled=title is not None)
-    with ThreadPoolExecutor(workers) as pool, bar:
-        waiting: deque[Future[_Chunk]] = deque()
+
+    def tasks() -> Iterator[tuple[Callable[[], _Chunk], int]]:
         for start, records in _tasks(split, preprocessing):
             rows = slice(start, start + len(records))
             names, place = split.names[rows], None if into is None else into[rows]
-            waiting.append(pool.submit(_decode_records, records, names, start, preprocessing, place))
-            if len(waiting) > 2 * workers:
-                yield _finished(waiting.popleft(), bar)
+            yield partial(_decode_records, records, names, start, preprocessing, place), sum(map(num_bytes, records))
+
+    with bar:
+        for chunk in in_threads(tasks()):
+            bar.advance(len(chunk.kept) + len(chunk.errors))
+            yield chunk
+
+
+def in_threads(tasks: Iterable[tuple[Callable[[], T], int]], most: int = 2) -> Iterator[T]:
+    """Results of tasks in their order, run in threads; few wait, and these hold few bytes.
+
+    Args:
+        tasks: each with the bytes that it keeps in memory until it is done.
+        most: that wait for each thread.
+    """
+    workers, held = num_threads(), 0
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[Future[T], int]] = deque()
+        for task, size in tasks:
+            waiting.append((pool.submit(task), size))
+            held += size
+            while waiting and (len(waiting) > most * workers or held > _WAITING_BYTES):
+                future, done = waiting.popleft()
+                held -= done
+                yield future.result()
         while waiting:
-            yield _finished(waiting.popleft(), bar)
+            yield waiting.popleft()[0].result()
+
+
+def num_bytes(record: Encoded) -> int:
+    """Bytes of a record that is in memory; none of a file, and of pixels that are there anyway."""
+    return len(record) if isinstance(record, bytes) else 0
 
 
 def num_threads() -> int:
@@ -144,23 +176,18 @@ def num_threads() -> int:
     return min(_MAX_THREADS, cores)
 
 
-def _finished(future: "Future[_Chunk]", bar: Bar) -> _Chunk:
-    chunk = future.result()
-    bar.advance(len(chunk.kept) + len(chunk.errors))
-    return chunk
-
-
 def _tasks(split: Split, preprocessing: Preprocessing) -> Iterator[tuple[int, list[Encoded]]]:
     fewest, most = _TASK_RECORDS
     image_bytes = preprocessing.num_channels * math.prod(preprocessing.decode_size)
     count = max(fewest, min(most, _TASK_BYTES // image_bytes))
     records: list[Encoded] = []
-    start = 0
+    start = size = 0
     for record in split.read(np.arange(len(split))):
         records.append(record)
-        if len(records) == count:
+        size += num_bytes(record)
+        if len(records) == count or size > _RECORDS_BYTES:
             yield start, records
-            start, records = start + len(records), []
+            start, records, size = start + len(records), [], 0
     if records:
         yield start, records
 
