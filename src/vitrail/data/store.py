@@ -30,8 +30,12 @@ from vitrail.data.locations import decoded_cache
 from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
 from vitrail.progress import Bar
+from vitrail.reading import DAMAGE, open_regular, read_json_object
 
 T = TypeVar("T")
+
+_MAX_INDEX_BYTES = 1 << 30
+"""About a hundred million images."""
 
 # Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
 _CACHE_VERSION = 1
@@ -81,7 +85,7 @@ def decode_split(
         return _in_memory(pixels, _decoded_chunks(split, preprocessing, bar_title, into=pixels))
     chunks = _decoded_chunks(split, preprocessing, bar_title)
     folder = decoded_cache() / _cache_key(split, preprocessing, listing)
-    return _mapped(folder, shape[1:]) or _write_and_map(folder, chunks, shape[1:])
+    return _mapped(folder, len(split), shape[1:]) or _write_and_map(folder, chunks, shape)
 
 
 def _in_memory(pixels: UInt8[np.ndarray, "N C H W"], chunks: Iterator["_Chunk"]) -> Decoded:
@@ -228,7 +232,7 @@ def _cache_key(split: Split, preprocessing: Preprocessing, listing: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write_and_map(folder: Path, chunks: Iterator[_Chunk], image_shape: tuple[int, ...]) -> Decoded:
+def _write_and_map(folder: Path, chunks: Iterator[_Chunk], shape: tuple[int, ...]) -> Decoded:
     """Stream the pixels to the file; index.json is written last and says that it is complete."""
     kept: list[int] = []
     errors: list[ImageError] = []
@@ -245,24 +249,27 @@ def _write_and_map(folder: Path, chunks: Iterator[_Chunk], image_shape: tuple[in
         "pixels_sha256": digest.hexdigest(),
     }
     fsio.write_json(folder / "index.json", index)
-    mapped = _mapped(folder, image_shape)
+    mapped = _mapped(folder, shape[0], shape[1:])
     assert mapped is not None, "a cache file that was just written is readable"
     return mapped
 
 
-def _mapped(folder: Path, image_shape: tuple[int, ...]) -> Decoded | None:
+def _mapped(folder: Path, num_records: int, image_shape: tuple[int, ...]) -> Decoded | None:
     """The pixels of an earlier run, or None where there are none or they are not whole."""
     path = folder / "pixels.bin"
     try:
-        index = json.loads((folder / "index.json").read_bytes())
+        index = read_json_object(folder / "index.json", _MAX_INDEX_BYTES)
         kept = np.array(index["kept"], dtype=np.int64)
         errors = tuple(ImageError(error["reason"], error["name"]) for error in index["errors"])
         shape = (len(kept), *image_shape)
-        if path.stat().st_size != math.prod(shape):
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        is_ascending = bool(np.all(np.diff(kept, prepend=-1, append=num_records) > 0))
+        if size != math.prod(shape) or len(kept) + len(errors) != num_records or not is_ascending:
             return None
         # Copy on write: the array counts as writable, which torch asks for, and the file stays as it is. An empty
         # file cannot be mapped.
         pixels = np.memmap(path, dtype=np.uint8, mode="c", shape=shape) if len(kept) else np.empty(shape, np.uint8)
         return Decoded(pixels, kept, errors, str(index["pixels_sha256"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return None

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def open_hub(spec: str) -> Source:
         raise ConfigError(
             f"{spec}: data sets of the hub need the datasets library.", do=install_hint("datasets")
         ) from error
-    found, local = _SPEC.fullmatch(spec), Path(spec.removeprefix("hf:")).expanduser()
+    found, local = _SPEC.fullmatch(spec), Path(os.path.expanduser(spec.removeprefix("hf:")))
     if not local.is_dir() and found is None:
         raise DataError(f"{spec}: is no name of a data set.", expected="hf:OWNER/NAME[/CONFIG][@REVISION]")
     # A bare name, and a relative path too, may select a loader of the library in place of the folder.
