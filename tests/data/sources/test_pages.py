@@ -9,8 +9,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from vitrail import data
+from vitrail.config import DataConfig
 from vitrail.data.sources import pages
-from vitrail.data.sources.pages import check_footer, check_groups, leaves_of, rows_at_once
+from vitrail.data.sources.pages import chunks_of, leaves_of, rows_at_once
+from vitrail.errors import DataError
 
 ONE = bytes(1000)
 MIB = 1 << 20
@@ -24,7 +27,12 @@ def written(path: Path, column: Any, **options: Any) -> tuple[io.FileIO, Any]:
 def rows_of(path: Path, column: Any, **options: Any) -> int:
     file, metadata = written(path, column, **options)
     with file:
-        return rows_at_once(file, metadata, 0, leaves_of(metadata, "a")[:1], 500, MIB)
+        chunks = chunks_of(file)[0]
+        for chunk, number in zip(chunks, range(2), strict=True):
+            described = metadata.row_group(0).column(number)
+            assert chunk.start == described.dictionary_page_offset or described.data_page_offset
+            assert chunk.num_bytes == described.total_compressed_size
+        return rows_at_once(file, metadata, chunks, 0, leaves_of(metadata, "a")[:1], 500, MIB)
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
@@ -53,12 +61,12 @@ def test_what_grows_too_much(tmp_path: Path) -> None:
 
 def test_a_page_without_its_header(tmp_path: Path) -> None:
     file, metadata = written(tmp_path / "x", [ONE] * 20, compression="none")
-    raw = file.readall()
+    raw, chunks = file.readall(), chunks_of(file)[0]
     file.close()
     for content in (b"PAR1" + bytes(len(raw) - 4), raw[:4] + b"\x15\x00\x15" + b"\xff" * 50 + raw[57:], raw[:10]):
         (tmp_path / "x").write_bytes(content)
         with io.FileIO(tmp_path / "x") as changed, pytest.raises(ValueError, match="readable header"):
-            rows_at_once(changed, metadata, 0, [0], 500, MIB)
+            rows_at_once(changed, metadata, chunks, 0, [0], 500, MIB)
 
 
 @pytest.mark.parametrize(
@@ -66,16 +74,19 @@ def test_a_page_without_its_header(tmp_path: Path) -> None:
     [
         b"\x15\x04\x15\x04\x16\x04\x00",  # a size of another width
         b"\x25\x04\x15\x04\x05\x02\x04\x00",  # a field that says its own number
-        b"\x15\x04\x15\x04\x15\x04\x1c\x1c\x1c\x1c\x1c" + bytes(9),  # nested deeply
+        b"\x15\x04\x15\x04\x15\x04" + b"\x1c" * 50 + bytes(60),  # nested deeply
         b"\x15\x04\x15\x03\x15\x04\x00",  # a negative size
-        b"\x15\x04\x15\x04\x15\x04\x19\x00\x00",  # a list
+        b"\x15\x04\x15\x04\x15\x04\x1b\x00\x00",  # a map
         b"\x15\x04\x15\x04\x15\x04\x18\xff\xff\xff\x7f\x00",  # text beyond the end
         b"",
     ],
 )
 def test_headers_that_could_be_read_in_two_ways(tmp_path: Path, header: bytes) -> None:
     (tmp_path / "x").write_bytes(header)
-    with io.FileIO(tmp_path / "x") as file, pytest.raises(ValueError, match="header of a page|out of order|kind"):
+    with (
+        io.FileIO(tmp_path / "x") as file,
+        pytest.raises(ValueError, match="header of a page|out of order|kind|nested"),
+    ):
         pages._header(file, 0)
 
 
@@ -89,16 +100,29 @@ def test_parts_of_a_column(tmp_path: Path) -> None:
 
 def test_footers_and_row_groups(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    file, metadata = written(path, [b"x"] * 1001, row_group_size=1)
-    with file:
-        check_footer(file)
-        size = path.stat().st_size
-        if metadata.num_row_groups > 1000 + size // 10_000:
-            with pytest.raises(ValueError, match="1001 row groups"):
-                check_groups(file, metadata)
+    file, metadata = written(path, [b"x"] * 1400, row_group_size=1, compression="none", use_dictionary=False)
+    assert metadata.num_row_groups > 1000 + path.stat().st_size // 10_000
+    with file, pytest.raises(ValueError, match="1400 row groups"):
+        chunks_of(file)
     path.write_bytes(b"PAR1" + bytes(20) + (11 * MIB).to_bytes(4, "little") + b"PAR1")
     with io.FileIO(path) as file, pytest.raises(ValueError, match="footer of 11534336 bytes"):
-        check_footer(file)
+        chunks_of(file)
     path.write_bytes(b"")
-    with io.FileIO(path) as file:
-        check_footer(file)
+    with io.FileIO(path) as file, pytest.raises(ValueError, match="footer"):
+        chunks_of(file)
+
+
+def test_damaged_statistics_do_not_end_the_process(tmp_path: Path) -> None:
+    """The library's object for a column of a row group does, when levels and their counts differ in number."""
+    column = pa.array([{"bytes": b"x"}, {"bytes": None}, None])
+    table = pa.table({"image": column, "label": ["a", "b", "a"]})
+    parquet.write_table(table, tmp_path / "x.parquet", compression="none")
+    raw = (tmp_path / "x.parquet").read_bytes()
+    length = int.from_bytes(raw[-8:-4], "little")
+    footer = raw[-8 - length : -8]
+    histogram = b"\x19\x36\x02\x02\x02"  # three numbers: rows without a struct, without bytes, with both
+    assert histogram in footer
+    changed = footer.replace(histogram, b"\x19\x26\x02\x02")
+    (tmp_path / "x.parquet").write_bytes(raw[: -8 - length] + changed + len(changed).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        data.summary(DataConfig(spec=str(tmp_path / "x.parquet")))

@@ -70,7 +70,7 @@ def names_of(values: Iterable[Label]) -> tuple[str, ...]:
 
 
 def check_classes(names: Collection[object]) -> None:
-    """Raise DataError where there are more classes, or longer names of them, than a classifier has."""
+    """Raise DataError where there are more classes, or longer names of them, than a classifier has; or no text."""
     if len(names) > MAX_CLASSES:
         raise DataError(
             "There are too many classes.",
@@ -78,6 +78,14 @@ def check_classes(names: Collection[object]) -> None:
             expected=f"at most {MAX_CLASSES}",
             do="Check that the label column holds classes, not a text or number of each image.",
         )
+    try:
+        "".join(name for name in names if isinstance(name, str)).encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "The name of a class is no text.",
+            got=f"half of a character, {error.object[error.start : error.end].encode('unicode_escape').decode()}",
+            expected="Unicode",
+        ) from error
     long = next((name for name in names if isinstance(name, str) and len(name) > MAX_NAME), None)
     if long is not None:
         raise DataError(

@@ -89,6 +89,7 @@ def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
 def _names(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError("no list of names")
+    "".join(values).encode(errors="surrogateescape")  # raises where JSON had half of a character
     return tuple(values)
 
 

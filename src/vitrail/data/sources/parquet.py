@@ -26,7 +26,7 @@ from vitrail.data.sources.labels import (
     names_of,
     tidy_labels,
 )
-from vitrail.data.sources.pages import check_footer, check_groups, leaves_of, rows_at_once
+from vitrail.data.sources.pages import DICTIONARY_ENCODINGS, Chunk, chunks_of, leaves_of, rows_at_once
 from vitrail.data.sources.split_names import named_splits, splits_of_file
 from vitrail.errors import DataError, install_hint, shown
 from vitrail.reading import DAMAGE, open_regular
@@ -106,7 +106,7 @@ class _Reader:
             start += count
 
     def _rows_of(self, path: Path, columns: Columns, rows: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
-        with _opened(path) as (raw, file):
+        with _opened(path) as (raw, file, chunks):
             metadata, start, size = file.metadata, 0, 0
             most = _ALWAYS_BYTES + MAX_EXPANSION * os.fstat(raw.fileno()).st_size
             leaves = [leaf for name in columns.image_parts for leaf in leaves_of(metadata, name)]
@@ -114,7 +114,7 @@ class _Reader:
                 stop = start + metadata.row_group(group).num_rows
                 wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
                 if len(wanted):
-                    at_once = rows_at_once(raw, metadata, group, leaves, _ROWS, _BATCH_BYTES)
+                    at_once = rows_at_once(raw, metadata, chunks[group], group, leaves, _ROWS, _BATCH_BYTES)
                     num_read, at = 0, start
                     for batch in file.iter_batches(at_once, row_groups=[group], columns=list(columns.image_parts)):
                         column = batch.column(columns.image)
@@ -187,9 +187,9 @@ def _by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[io.FileIO, Any]]:
-    """The file, and a ParquetFile of it. Raises DataError when pyarrow is missing, or the file turns out damaged in the
-    `with` block.
+def _opened(path: Path) -> Iterator[tuple[io.FileIO, Any, list[list[Chunk]]]]:
+    """The file, a ParquetFile of it, and where its columns are. Raises DataError when pyarrow is missing, or the file
+    turns out damaged in the `with` block.
     """
     try:
         import pyarrow
@@ -198,10 +198,11 @@ def _opened(path: Path) -> Iterator[tuple[io.FileIO, Any]]:
         raise DataError(f"{path}: reading Parquet files needs pyarrow.", do=install_hint("pyarrow")) from error
     try:
         with open_regular(path) as raw:
-            check_footer(raw)
+            chunks = chunks_of(raw)
             with parquet.ParquetFile(path, pre_buffer=False, thrift_container_size_limit=_MAX_COLUMNS) as file:
-                check_groups(raw, file.metadata)
-                yield raw, file
+                if [len(group) for group in chunks] != [file.metadata.num_columns] * file.num_row_groups:
+                    raise ValueError("row groups of other columns than the file has")
+                yield raw, file, chunks
     except (pyarrow.ArrowException, *DAMAGE) as error:
         reason = str(error).splitlines()
         raise DataError(
@@ -228,14 +229,14 @@ class _Labels:
 
 
 def _read_labels(path: Path) -> _Labels:
-    with _opened(path) as (raw, file):
+    with _opened(path) as (raw, file, chunks):
         columns = find_columns(file.schema_arrow, path)
         _check_rows(path, columns, file.metadata, os.fstat(raw.fileno()).st_size)
         table = _Labels(path, columns, [], [], np.empty(0, np.int64))
         index: dict[Label, int] = {}
         codes: list[Int64[np.ndarray, "n"]] = []
         row = 0
-        for column in _label_batches(path, columns.label, raw, file):
+        for column in _label_batches(path, columns.label, raw, file, chunks):
             distinct = column if hasattr(column, "dictionary") else column.dictionary_encode()
             # A row without a label, whose place is null, gets the place behind the last one.
             places = distinct.indices.cast("int64").fill_null(len(distinct.dictionary)).to_numpy(zero_copy_only=False)
@@ -254,24 +255,26 @@ def _read_labels(path: Path) -> _Labels:
     return replace(table, values=list(index), codes=np.concatenate([*codes, table.codes]))
 
 
-def _label_batches(path: Path, label: str, raw: io.FileIO, file: Any) -> Iterator[Any]:
+def _label_batches(
+    path: Path, label: str, raw: io.FileIO, file: Any, chunks: Sequence[Sequence[Chunk]]
+) -> Iterator[Any]:
     """The label column, some rows at a time."""
     from pyarrow import parquet, types
 
     metadata, kind = file.metadata, file.schema_arrow.field(label).type
     leaves = leaves_of(metadata, label)
     groups = [group for group in range(file.num_row_groups) if metadata.row_group(group).num_rows]
-    encodings = {e for group in groups for leaf in leaves for e in metadata.row_group(group).column(leaf).encodings}
+    encodings = {encoding for group in groups for leaf in leaves for encoding in chunks[group][leaf].encodings}
     is_text = any(is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_binary))
     # Text is read as it is mostly stored, each value once. The library does this for two of the encodings.
-    if is_text and encodings <= {"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}:
+    if is_text and encodings <= DICTIONARY_ENCODINGS:
         with parquet.ParquetFile(path, metadata=metadata, read_dictionary=[label], pre_buffer=False) as as_dictionary:
             for group in groups:
-                rows_at_once(raw, metadata, group, leaves, 1, 1)
+                rows_at_once(raw, metadata, chunks[group], group, leaves, 1, 1)
                 yield from _column(as_dictionary, group, label, _LABEL_ROWS)
         return
     for group in groups:
-        rows = rows_at_once(raw, metadata, group, leaves, _LABEL_ROWS, _LABEL_BATCH_BYTES)
+        rows = rows_at_once(raw, metadata, chunks[group], group, leaves, _LABEL_ROWS, _LABEL_BATCH_BYTES)
         yield from _column(file, group, label, rows)
 
 
