@@ -314,15 +314,23 @@ def tar_sparse(folder: Path) -> Path:
 
 
 def tar_pax(folder: Path) -> Path:
-    """Headers that are many megabytes of attributes, compressed to kilobytes."""
+    """A header of many megabytes of attributes, compressed to kilobytes."""
+    entry = b"".join(b"%d k%07d=v\n" % (13, i) for i in range(1_000_000))
+    return _raw_tar(folder, tarfile.XHDTYPE, entry)
 
-    def write(archive: tarfile.TarFile) -> None:
-        for i in range(20):
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{i}")
-            info.pax_headers = {f"k{j}": "v" for j in range(200_000)}
-            archive.addfile(info, io.BytesIO(b""))
 
-    return _tar(folder, write)
+def tar_long_name(folder: Path) -> Path:
+    return _raw_tar(folder, tarfile.GNUTYPE_LONGNAME, b"a" * (100 << 20))
+
+
+def _raw_tar(folder: Path, kind: bytes, content: bytes) -> Path:
+    """An archive with a special header, written as it is, and an empty file behind it."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, len(content)
+    path = folder / "cifar-10-python.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(info.tobuf() + content + bytes(-len(content) % 512) + tarfile.TarInfo("y").tobuf() + bytes(1024))
+    return path
 
 
 def tar_device_link(folder: Path) -> Path:
@@ -344,6 +352,32 @@ def tar_grows(folder: Path) -> Path:
     return path
 
 
+def tar_holes(folder: Path) -> Path:
+    """An archive of a terabyte, none of it on the disk."""
+    path = folder / "cifar-10-python.tar.gz"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    return path
+
+
+def cifar_many_opcodes(folder: Path) -> Path:
+    return _cifar_folder(folder, b"\x80\x02" + b"N" * (30 << 20) + b".")
+
+
+def cifar_marks(folder: Path) -> Path:
+    """Tuples that are made one after the other on top of a large stack."""
+    return _cifar_folder(folder, b"\x80\x02" + b"N" * 300_000 + b"(t" * 300_000 + b".")
+
+
+def cifar_holes(folder: Path) -> Path:
+    """Batches of 60 MB each, none of them on the disk."""
+    _cifar_folder(folder, _cifar_pickle())
+    for path in folder.iterdir():
+        with path.open("r+b") as file:
+            file.truncate(60 << 20)
+    return folder
+
+
 def cifar_piped(folder: Path) -> Path:
     _cifar_folder(folder, _cifar_pickle())
     (folder / "batches.meta").unlink()
@@ -354,8 +388,8 @@ def cifar_piped(folder: Path) -> Path:
 CIFAR: dict[str, Callable[[Path], Path]] = {
     maker.__name__: maker
     for maker in (
-        cifar_nested, cifar_nested_value, cifar_growing, cifar_long_number, tar_sparse, tar_pax, tar_device_link,
-        tar_grows, cifar_piped,
+        cifar_nested, cifar_nested_value, cifar_growing, cifar_long_number, cifar_many_opcodes, cifar_marks,
+        cifar_holes, tar_sparse, tar_pax, tar_long_name, tar_device_link, tar_grows, tar_holes, cifar_piped,
     )
 }  # fmt: skip
 
@@ -561,6 +595,44 @@ def csv_long_field(folder: Path) -> Path:
     return folder / "a.csv"
 
 
+def csv_long_line(folder: Path) -> Path:
+    """A line of a gigabyte, none of it on the disk."""
+    with (folder / "a.csv").open("wb") as file:
+        file.write(b"path,label\na.png,")
+        file.truncate(200 << 20)
+    return folder / "a.csv"
+
+
+def csv_empty_lines(folder: Path) -> Path:
+    (folder / "a.csv").write_bytes(b"path,label\n" + b"\n" * (6 << 20))
+    return folder / "a.csv"
+
+
+def csv_short_rows(folder: Path) -> Path:
+    (folder / "a.csv").write_bytes(b"path,label\n" + b"a,b\n" * 400_000)
+    return folder / "a.csv"
+
+
+def csv_columns(folder: Path) -> Path:
+    (folder / "a.csv").write_bytes(b"path,label" + b"," * 500_000 + b"\n" + (b"," * 500_000 + b"\n") * 20)
+    return folder / "a.csv"
+
+
+def tsv_quotes(folder: Path) -> Path:
+    (folder / "a.tsv").write_bytes(b'path\tlabel\na.png\t"' + b"x\n" * (1 << 20))
+    return folder / "a.tsv"
+
+
+def csv_endless(folder: Path) -> Path:
+    (folder / "a.csv").symlink_to("/dev/zero")
+    return folder / "a.csv"
+
+
+def csv_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "a.csv")
+    return folder / "a.csv"
+
+
 def csv_nul(folder: Path) -> Path:
     (folder / "a.csv").write_bytes(b"path,label\na.png,\x00\x00\n\x00.png,b\n")
     return folder / "a.csv"
@@ -579,6 +651,7 @@ TABLES: dict[str, Callable[[Path], Path]] = {
         parquet_prefixed_images, parquet_fixed_images, parquet_list_images, parquet_many_labels, parquet_long_labels,
         parquet_many_names, parquet_similar_names, parquet_large_metadata, parquet_deep_schema, parquet_wide_schema,
         parquet_many_groups, parquet_pipe, parquet_endless,
-        csv_many_classes, csv_long_field, csv_nul, csv_outside,
+        csv_many_classes, csv_long_field, csv_long_line, csv_empty_lines, csv_short_rows, csv_columns, tsv_quotes,
+        csv_endless, csv_pipe, csv_nul, csv_outside,
     )
 }  # fmt: skip

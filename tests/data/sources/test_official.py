@@ -209,6 +209,32 @@ def test_nothing_is_extracted(tmp_path: Path, own_archives: None) -> None:
     assert not Path("/absolute.txt").exists()
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_an_archive_are_no_members(tmp_path: Path, own_archives: None, kind: bytes) -> None:
+    link = tarfile.TarInfo(f"{FOLDERS['cifar10']}/batches.meta")
+    link.type, link.linkname = kind, "/dev/zero"
+    files = cifar_files("cifar10", per_batch=2)
+    del files["batches.meta"]
+    with pytest.raises(DataError, match=r"batches\.meta"):
+        open_cifar(tar_gz(tmp_path / "a.tar.gz", FOLDERS["cifar10"], files, link), "cifar10")
+
+
+def test_a_member_with_holes_is_not_read(tmp_path: Path, own_archives: None) -> None:
+    sparse = tarfile.TarInfo(f"{FOLDERS['cifar10']}/batches.meta")
+    sparse.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(3 << 30), "GNU.sparse.name": sparse.name}
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(sparse)
+    with pytest.raises(DataError, match="a member of 3221225472 bytes"):
+        open_cifar(tmp_path / "a.tar.gz", "cifar10")
+
+
+@pytest.mark.parametrize("body", [b"N" * 1_000_001, b"N" * 300_000 + b"(t" * 300_000])
+def test_a_pickle_of_very_many_steps_ends_soon(tmp_path: Path, body: bytes) -> None:
+    files = cifar_files("cifar10", per_batch=2) | {"batches.meta": b"\x80\x02" + body + b"."}
+    with pytest.raises(DataError, match="a pickle"):
+        open_cifar(write_folder(tmp_path, "cifar10", files), "cifar10")
+
+
 def test_a_missing_member(tmp_path: Path, own_archives: None) -> None:
     files = cifar_files("cifar100", per_batch=2)
     del files["test"]

@@ -23,6 +23,7 @@ _COLUMNS = {
 MAX_BYTES, MAX_LINES = 256 << 20, 5_000_000
 """Of a manifest."""
 _MAX_LINE, _MAX_COLUMNS = 1 << 20, 1000
+_MOST_MISSING = 10_000
 _DELIMITERS = ("\t", ";", ",")
 
 
@@ -85,8 +86,11 @@ def _files(rows: Sequence[_Row], path: Path) -> list[Path]:
             missing.append(row)
         else:
             found.append(target)
+        if len(missing) == _MOST_MISSING and not found:
+            break  # another folder than that of the images: no need to look for all of them
     if missing:
-        more = f", the first of {len(missing)} in {len(rows)} rows" if len(missing) > 1 else ""
+        looked_at = len(found) + len(missing)
+        more = f", the first of {len(missing)} in {looked_at} rows" if len(missing) > 1 else ""
         raise DataError(
             f"{shown(path)}, line {missing[0].line}: the file does not exist.",
             got=shown(missing[0].path) + more,
