@@ -86,3 +86,12 @@ def test_the_nearest_name_of_a_very_long_one_takes_no_time() -> None:
     assert nearest("optmi", ["optim", "data"]) == "optim"
     assert nearest("zzz", ["optim", "data"]) == ""
     assert nearest("optim" * 10**6, ["optim", "data"]) == ""
+
+
+def test_a_misspelling_is_found_among_very_many_names() -> None:
+    names = [f"class {i:05}" for i in range(20_000)]
+    assert nearest("clas 12345", names) == "class 12345"
+    assert nearest("lass 12345", names) == "class 12345"
+    assert nearest("unlike", names) == ""
+    # Names whose comparison takes long: equal letters in equal number, in another order.
+    assert isinstance(nearest("ba" * 5000, ["ab" * 90 + f"{i:05}" for i in range(20_000)]), str)

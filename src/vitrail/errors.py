@@ -12,6 +12,7 @@ be printed. `VitrailError` applies `shown` to each of its parts, `vitrail.termin
 """
 
 import difflib
+import heapq
 import os
 import shlex
 import sys
@@ -20,6 +21,8 @@ from collections.abc import Iterable, Sequence
 
 LONGEST_PART = 2000
 """Characters of one part of a message, or one cell of a table, at most."""
+_LONGEST_NAME, _MOST_NAMES = 120, 200
+"""Characters of a name, and number of them, that are compared to find a misspelling."""
 
 
 def shown(text: object, most: int = 120) -> str:
@@ -56,8 +59,20 @@ def install_hint(*packages: str) -> str:
 
 
 def nearest(name: object, among: Iterable[str], cutoff: float = 0.6) -> str:
-    """The name that `name` may be a misspelling of; empty when none is near. A text of any length takes no time."""
-    return next(iter(difflib.get_close_matches(str(name)[:200], list(among), n=1, cutoff=cutoff)), "")
+    """The name that `name` may be a misspelling of; empty when none is near. However many and long they are, it takes
+    no time: of very many, those are looked at that begin and end most like it.
+    """
+    given, known = str(name)[:_LONGEST_NAME], list(among)
+    if len(known) > _MOST_NAMES:
+        known = heapq.nlargest(
+            _MOST_NAMES, known, key=lambda other: _in_common(given, other) + _in_common(given[::-1], other[::-1])
+        )
+    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=cutoff)), "")
+
+
+def _in_common(one: str, other: str) -> int:
+    """Characters that both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _printable(character: str) -> str:

@@ -143,6 +143,25 @@ def test_a_label_that_is_no_class_is_refused(packed: DataConfig, label: object) 
         data.load(packed, ("test",))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _, records: records["errors"].update({"-1": "x"}),
+        lambda _, records: records["errors"].update({"01": "x", "1": "x"}),
+        lambda _, records: records["errors"].update({"99": "x"}),
+        lambda _, records: records["names"].__setitem__(0, "\ud800"),
+        lambda index, _: index["classes"].__setitem__(0, "\ud800"),
+        lambda index, _: index["splits"].clear(),
+        lambda index, _: index.update(splits=[1]),
+        lambda index, _: index.update(preprocessing=3),
+    ],
+)
+def test_what_no_pack_says_is_refused(packed: DataConfig, change: Any) -> None:
+    reindexed(packed, change)
+    with pytest.raises(DataError, match="damaged|no text"):
+        data.load(packed, ("test",))
+
+
 def test_a_split_of_another_folder_is_refused(packed: DataConfig, tmp_path: Path) -> None:
     shutil.copytree(packed.spec, tmp_path / "other")
     reindexed(packed, lambda index, _: index["splits"].update({"../other/test": index["splits"].pop("test")}))

@@ -104,7 +104,7 @@ def test_changed_files_settings_or_splits_are_decoded_again(source: Source, cach
     assert len(list(cache.iterdir())) == 4
 
 
-@pytest.mark.parametrize("damage", ["short", "long", "no index", "index", "other index"])
+@pytest.mark.parametrize("damage", ["short", "long", "no index", "index", "order", "pipe", "other index"])
 def test_a_damaged_cache_is_made_again(source: Source, cache: Path, damage: str) -> None:
     first = decoded(source, PLENTY)
     whole = decoded(source, NOTHING).pixels.copy()
@@ -118,6 +118,12 @@ def test_a_damaged_cache_is_made_again(source: Source, cache: Path, damage: str)
             (folder / "index.json").unlink()
         case "index":
             (folder / "index.json").write_text("{")
+        case "order":
+            index = json.loads((folder / "index.json").read_text())
+            (folder / "index.json").write_text(json.dumps(index | {"kept": index["kept"][::-1]}))
+        case "pipe":
+            (folder / "index.json").unlink()
+            os.mkfifo(folder / "index.json")
         case _:
             index = json.loads((folder / "index.json").read_text())
             (folder / "index.json").write_text(json.dumps(index | {"kept": index["kept"][:-1]}))

@@ -314,15 +314,23 @@ def tar_sparse(folder: Path) -> Path:
 
 
 def tar_pax(folder: Path) -> Path:
-    """Headers that are many megabytes of attributes, compressed to kilobytes."""
+    """A header of many megabytes of attributes, compressed to kilobytes."""
+    entry = b"".join(b"%d k%07d=v\n" % (13, i) for i in range(1_000_000))
+    return _raw_tar(folder, tarfile.XHDTYPE, entry)
 
-    def write(archive: tarfile.TarFile) -> None:
-        for i in range(20):
-            info = tarfile.TarInfo(f"cifar-10-batches-py/{i}")
-            info.pax_headers = {f"k{j}": "v" for j in range(200_000)}
-            archive.addfile(info, io.BytesIO(b""))
 
-    return _tar(folder, write)
+def tar_long_name(folder: Path) -> Path:
+    return _raw_tar(folder, tarfile.GNUTYPE_LONGNAME, b"a" * (100 << 20))
+
+
+def _raw_tar(folder: Path, kind: bytes, content: bytes) -> Path:
+    """An archive with a special header, written as it is, and an empty file behind it."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, len(content)
+    path = folder / "cifar-10-python.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(info.tobuf() + content + bytes(-len(content) % 512) + tarfile.TarInfo("y").tobuf() + bytes(1024))
+    return path
 
 
 def tar_device_link(folder: Path) -> Path:
@@ -344,6 +352,32 @@ def tar_grows(folder: Path) -> Path:
     return path
 
 
+def tar_holes(folder: Path) -> Path:
+    """An archive of a terabyte, none of it on the disk."""
+    path = folder / "cifar-10-python.tar.gz"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    return path
+
+
+def cifar_many_opcodes(folder: Path) -> Path:
+    return _cifar_folder(folder, b"\x80\x02" + b"N" * (30 << 20) + b".")
+
+
+def cifar_marks(folder: Path) -> Path:
+    """Tuples that are made one after the other on top of a large stack."""
+    return _cifar_folder(folder, b"\x80\x02" + b"N" * 300_000 + b"(t" * 300_000 + b".")
+
+
+def cifar_holes(folder: Path) -> Path:
+    """Batches of 60 MB each, none of them on the disk."""
+    _cifar_folder(folder, _cifar_pickle())
+    for path in folder.iterdir():
+        with path.open("r+b") as file:
+            file.truncate(60 << 20)
+    return folder
+
+
 def cifar_piped(folder: Path) -> Path:
     _cifar_folder(folder, _cifar_pickle())
     (folder / "batches.meta").unlink()
@@ -354,8 +388,8 @@ def cifar_piped(folder: Path) -> Path:
 CIFAR: dict[str, Callable[[Path], Path]] = {
     maker.__name__: maker
     for maker in (
-        cifar_nested, cifar_nested_value, cifar_growing, cifar_long_number, tar_sparse, tar_pax, tar_device_link,
-        tar_grows, cifar_piped,
+        cifar_nested, cifar_nested_value, cifar_growing, cifar_long_number, cifar_many_opcodes, cifar_marks,
+        cifar_holes, tar_sparse, tar_pax, tar_long_name, tar_device_link, tar_grows, tar_holes, cifar_piped,
     )
 }  # fmt: skip
 
@@ -367,42 +401,188 @@ def _parquet(folder: Path, labels: Any, images: Any, **options: Any) -> Path:
     import pyarrow as pa
     from pyarrow import parquet
 
-    table = pa.table({"image": images, "label": labels})
     path = folder / "train.parquet"
-    parquet.write_table(table, path, compression="zstd", **options)
+    parquet.write_table(pa.table({"image": images, "label": labels}), path, **{"compression": "zstd", **options})
     return path
+
+
+def _repeated(value: Any, count: int, kind: Any = None) -> Any:
+    """A column with one value in every row, which a file has once."""
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([value], kind))
+
+
+def _plain(column: str) -> dict[str, Any]:
+    """Options for pages that hold every value, and that only their compression makes small."""
+    return {"use_dictionary": False, "column_encoding": {column: "PLAIN"}, "data_page_size": 1 << 30}
+
+
+def _prefixed(column: str) -> dict[str, Any]:
+    """Options for pages that hold of each value what the one before does not begin with."""
+    return {"use_dictionary": False, "column_encoding": {column: "DELTA_BYTE_ARRAY"}}
 
 
 def parquet_labels(folder: Path) -> Path:
     """Very many rows of one label."""
+    return _parquet(folder, _repeated("a" * 20, 40_000_000), _repeated(b"x", 40_000_000))
+
+
+def parquet_label_once(folder: Path) -> Path:
+    """A label of a megabyte in every row, stored once."""
+    return _parquet(folder, _repeated("a" * (1 << 20), 9000), _repeated(b"x", 9000))
+
+
+def parquet_plain_labels(folder: Path) -> Path:
+    return _parquet(folder, ["a" * 100_000] * 4000, [b"x"] * 4000, **_plain("label"))
+
+
+def parquet_prefixed_labels(folder: Path) -> Path:
+    return _parquet(folder, ["a" * 100_000 + f"{i:04}" for i in range(1000)], [b"x"] * 1000, **_prefixed("label"))
+
+
+def parquet_fixed_labels(folder: Path) -> Path:
+    """Rows without a label where each would have 10 MB."""
     import pyarrow as pa
 
-    count = 40_000_000
-    images = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([b"x"]))
-    labels = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array(["a" * 20]))
-    return _parquet(folder, labels, images)
+    return _parquet(folder, pa.nulls(50, pa.binary(10_000_000)), [b"x"] * 50)
+
+
+def parquet_list_labels(folder: Path) -> Path:
+    """One row, whose label is a list of 50 million numbers."""
+    import pyarrow as pa
+
+    labels = pa.ListArray.from_arrays(pa.array([0, 50_000_000], pa.int32()), pa.array(np.zeros(50_000_000, np.int64)))
+    return _parquet(folder, labels, [b"x"])
+
+
+def parquet_struct_labels(folder: Path) -> Path:
+    import pyarrow as pa
+
+    return _parquet(folder, pa.StructArray.from_arrays([_repeated("a" * (1 << 20), 2000)], ["a"]), [b"x"] * 2000)
 
 
 def parquet_images(folder: Path) -> Path:
     """A few rows of one image of many megabytes."""
     import pyarrow as pa
 
-    images = pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(64, np.int32)), pa.array([bytes(32 << 20)], pa.large_binary())
+    return _parquet(folder, ["a", "b"] * 32, _repeated(bytes(32 << 20), 64, pa.large_binary()))
+
+
+def parquet_struct_images(folder: Path) -> Path:
+    """The same as the Hub lays images out."""
+    import pyarrow as pa
+
+    images = _repeated(bytes(32 << 20), 16, pa.binary()).dictionary_decode()
+    return _parquet(folder, ["a", "b"] * 8, pa.StructArray.from_arrays([images], ["bytes"]))
+
+
+def parquet_plain_images(folder: Path) -> Path:
+    return _parquet(folder, ["a", "b"] * 50, [bytes(4 << 20)] * 100, **_plain("image"))
+
+
+def parquet_prefixed_images(folder: Path) -> Path:
+    images = [bytes(1 << 20) + i.to_bytes(2, "big") for i in range(300)]
+    return _parquet(folder, ["a", "b"] * 150, images, **_prefixed("image"))
+
+
+def parquet_fixed_images(folder: Path) -> Path:
+    import pyarrow as pa
+
+    return _parquet(folder, ["a", "b"] * 25, pa.nulls(50, pa.binary(10_000_000)))
+
+
+def parquet_list_images(folder: Path) -> Path:
+    """An image column with a part that nobody needs: a list of 50 million numbers."""
+    import pyarrow as pa
+
+    numbers = pa.ListArray.from_arrays(
+        pa.array([0, 0, 50_000_000], pa.int32()), pa.array(np.zeros(50_000_000, np.int64))
     )
-    return _parquet(folder, pa.array(["a", "b"] * 32), images)
+    images = pa.StructArray.from_arrays([pa.array([b"x", b"y"]), numbers], ["bytes", "more"])
+    return _parquet(folder, ["a", "b"], images)
 
 
 def parquet_many_labels(folder: Path) -> Path:
-    import pyarrow as pa
-
-    return _parquet(folder, pa.array([f"class {i}" for i in range(200_000)]), pa.array([b"x"] * 200_000))
+    return _parquet(folder, [f"class {i}" for i in range(200_000)], [b"x"] * 200_000)
 
 
 def parquet_long_labels(folder: Path) -> Path:
-    import pyarrow as pa
+    return _parquet(folder, [f"{i}" + "ab" * 20_000 for i in range(200)], [b"x"] * 200)
 
-    return _parquet(folder, pa.array([f"{i}" + "ab" * 20_000 for i in range(200)]), pa.array([b"x"] * 200))
+
+def parquet_many_names(folder: Path) -> Path:
+    """A declared set of a million classes."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = [str(i) for i in range(1_000_000)]
+    features = {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+    table = pa.table({"image": [b"x"] * 2, "label": [0, 1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    parquet.write_table(table, folder / "train.parquet", store_schema=False)
+    return folder / "train.parquet"
+
+
+def parquet_similar_names(folder: Path) -> Path:
+    """A label that is no class, to be compared with 50,000 long names that are nearly the same."""
+    names = ["ab" * 90 + f"{i:05}" for i in range(50_000)]
+    _parquet(folder, names, [b"x"] * 50_000)
+    (folder / "train.parquet").rename(folder / "train-0.parquet")
+    _parquet(folder, ["ba" * 90 + "00000", "a"], [b"x"] * 2)
+    (folder / "train.parquet").rename(folder / "test-0.parquet")
+    return folder
+
+
+def parquet_large_metadata(folder: Path) -> Path:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"image": [b"x"] * 2, "label": [0, 1]}).replace_schema_metadata({"a": "x" * (100 << 20)})
+    parquet.write_table(table, folder / "train.parquet")
+    return folder / "train.parquet"
+
+
+def _parquet_of(folder: Path, elements: list[bytes]) -> Path:
+    """A file of nothing but a schema, whose elements are written here, because no library writes such ones."""
+    footer = b"\x15\x02\x19\xfc" + _varint(len(elements)) + b"".join(elements) + b"\x16\x00\x19\x0c\x00"
+    path = folder / "train.parquet"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    return path
+
+
+def _varint(number: int) -> bytes:
+    more, last = divmod(number, 128)
+    return bytes([last]) if not more else bytes([last | 128]) + _varint(more)
+
+
+def _group(children: int) -> bytes:
+    return b"\x35\x00\x18\x01a\x15" + _varint(2 * children) + b"\x00"
+
+
+def parquet_deep_schema(folder: Path) -> Path:
+    return _parquet_of(folder, [*[_group(1)] * 90_000, b"\x15\x04\x25\x00\x18\x01b\x00"])
+
+
+def parquet_wide_schema(folder: Path) -> Path:
+    leaves = [b"\x15\x04\x25\x00\x18\x06" + b"%06d\x00" % i for i in range(100_000)]
+    return _parquet_of(folder, [_group(len(leaves)), *leaves])
+
+
+def parquet_many_groups(folder: Path) -> Path:
+    """A row group a row."""
+    return _parquet(folder, ["a", "b"] * 5000, [b"x", b"y"] * 5000, row_group_size=1)
+
+
+def parquet_pipe(folder: Path) -> Path:
+    _parquet(folder, ["a", "b"], [b"x", b"y"])
+    os.mkfifo(folder / "train-1.parquet")
+    return folder
+
+
+def parquet_endless(folder: Path) -> Path:
+    (folder / "train.parquet").symlink_to("/dev/zero")
+    return folder
 
 
 def csv_many_classes(folder: Path) -> Path:
@@ -412,6 +592,44 @@ def csv_many_classes(folder: Path) -> Path:
 
 def csv_long_field(folder: Path) -> Path:
     (folder / "a.csv").write_text("path,label\na.png," + "x" * (64 << 20) + "\n")
+    return folder / "a.csv"
+
+
+def csv_long_line(folder: Path) -> Path:
+    """A line of a gigabyte, none of it on the disk."""
+    with (folder / "a.csv").open("wb") as file:
+        file.write(b"path,label\na.png,")
+        file.truncate(200 << 20)
+    return folder / "a.csv"
+
+
+def csv_empty_lines(folder: Path) -> Path:
+    (folder / "a.csv").write_bytes(b"path,label\n" + b"\n" * (6 << 20))
+    return folder / "a.csv"
+
+
+def csv_short_rows(folder: Path) -> Path:
+    (folder / "a.csv").write_bytes(b"path,label\n" + b"a,b\n" * 400_000)
+    return folder / "a.csv"
+
+
+def csv_columns(folder: Path) -> Path:
+    (folder / "a.csv").write_bytes(b"path,label" + b"," * 500_000 + b"\n" + (b"," * 500_000 + b"\n") * 20)
+    return folder / "a.csv"
+
+
+def tsv_quotes(folder: Path) -> Path:
+    (folder / "a.tsv").write_bytes(b'path\tlabel\na.png\t"' + b"x\n" * (1 << 20))
+    return folder / "a.tsv"
+
+
+def csv_endless(folder: Path) -> Path:
+    (folder / "a.csv").symlink_to("/dev/zero")
+    return folder / "a.csv"
+
+
+def csv_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "a.csv")
     return folder / "a.csv"
 
 
@@ -428,7 +646,12 @@ def csv_outside(folder: Path) -> Path:
 TABLES: dict[str, Callable[[Path], Path]] = {
     maker.__name__: maker
     for maker in (
-        parquet_labels, parquet_images, parquet_many_labels, parquet_long_labels, csv_many_classes, csv_long_field,
-        csv_nul, csv_outside,
+        parquet_labels, parquet_label_once, parquet_plain_labels, parquet_prefixed_labels, parquet_fixed_labels,
+        parquet_list_labels, parquet_struct_labels, parquet_images, parquet_struct_images, parquet_plain_images,
+        parquet_prefixed_images, parquet_fixed_images, parquet_list_images, parquet_many_labels, parquet_long_labels,
+        parquet_many_names, parquet_similar_names, parquet_large_metadata, parquet_deep_schema, parquet_wide_schema,
+        parquet_many_groups, parquet_pipe, parquet_endless,
+        csv_many_classes, csv_long_field, csv_long_line, csv_empty_lines, csv_short_rows, csv_columns, tsv_quotes,
+        csv_endless, csv_pipe, csv_nul, csv_outside,
     )
 }  # fmt: skip

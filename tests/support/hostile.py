@@ -7,6 +7,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import random
 import resource
 import shutil
@@ -30,12 +31,15 @@ from vitrail.data import load_image
 from vitrail.data.decode import decode_image, image_header
 from vitrail.data.sources.official import open_cifar
 from vitrail.errors import VitrailError
+from vitrail.selftest.fork_server import ForkServer
 
 SECONDS = 2.0
 MIB = 256.0
 _LONGEST_MESSAGE = 4000
 _HANGS_SECONDS = 60
 BATCH = 250
+SEEN: list[dict[str, float]] = []
+"""Of each reading of this process: whether it ended in an error of ours, its seconds and its growth in MiB."""
 # What is refused after it was tried would still take the machine along: the system says no far above the limit.
 _HARD_MIB = 4096
 
@@ -111,8 +115,7 @@ def command(*words: str) -> None:
 def attempt(target: str, path: str, seconds: float = SECONDS, mib: float = MIB) -> None:
     """Give one file or folder to everything that reads it. Raises what is none of our errors, or AssertionError."""
     torch.set_num_threads(1)
-    with _bounded(seconds, mib):
-        _try(TARGETS[target](Path(path)))
+    _try(TARGETS[target](Path(path)), seconds, mib)
 
 
 def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int = BATCH, changed: str = "") -> None:
@@ -162,27 +165,53 @@ def try_mutants(
     """
     torch.set_num_threads(1)
     failed: list[int] = []
+    SEEN.clear()
     for number in range(first, first + count):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         what = "?"
         try:
             mutant, what = make(number, work)
-            with _bounded(SECONDS, MIB):
-                _try(use(mutant))
+            _try(use(mutant), SECONDS, MIB)
         except Exception:
             failed.append(number)
             sys.stderr.write(f"mutant {number} of {what}: {traceback.format_exc(limit=-3)[-900:]}\n")
     shutil.rmtree(work, ignore_errors=True)
+    most = {name: round(max(seen[name] for seen in SEEN), 2) for name in ("seconds", "mib")}
+    sys.stderr.write(f"{len(SEEN)} readings, {sum(seen['error'] for seen in SEEN)} errors, at most {most}\n")
     assert not failed, f"mutants {failed}"
 
 
-def _try(readers: Iterator[Callable[[], object]]) -> None:
+def run_mutants(server: ForkServer, job: str, arguments: dict[str, Any], variable: str, most: int, log: Path) -> None:
+    """Run a job of `server` for each batch of mutants.
+
+    Args:
+        job: module:function, which takes `first` and `count` beside the `arguments`.
+        variable: of the environment, which may say another number of mutants.
+        most: how many where it does not.
+        log: a file for what jobs write.
+    Raises:
+        AssertionError: a batch failed; the message has the end of what the first ones wrote.
+    """
+    count = int(os.environ.get(variable, most))
+    failures: list[str] = []
+    for first in range(0, count, BATCH):
+        batch = {**arguments, "first": first, "count": min(BATCH, count - first)}
+        ended = server.run(job, batch, log=log, timeout=600)
+        if ended.statuses != [0]:
+            failures.append(f"{first}: {ended}: {log.read_text()[-1500:]}")
+    assert not failures, f"{len(failures)} of {count / BATCH:.0f} batches\n" + "\n".join(failures[:5])
+
+
+def _try(readers: Iterator[Callable[[], object]], seconds: float, mib: float) -> None:
+    """Ask each of the readers, each of which is a command for its user, and keep it to the bounds."""
     for read in readers:
-        try:
-            read()
-        except VitrailError as error:
-            _check_message(str(error), error.exit_status)
+        with _bounded(seconds, mib) as seen:
+            try:
+                read()
+            except VitrailError as error:
+                seen["error"] = 1
+                _check_message(str(error), error.exit_status)
 
 
 def _check_message(text: str, status: int) -> None:
@@ -197,19 +226,20 @@ def _check_characters(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float, mib: float) -> Iterator[None]:
-    """Raise AssertionError when a `with` block takes more time of the processor, or more memory."""
+def _bounded(seconds: float, mib: float) -> Iterator[dict[str, float]]:
+    """Raise AssertionError when a `with` block takes more time of the processor, or more memory; SEEN has both."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest use of memory so far
     before, size = _status("VmRSS"), _status("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (int((size + _HARD_MIB) * 2**20), resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(_HANGS_SECONDS)
-    started = time.process_time()
+    started, seen = time.process_time(), {"error": 0.0}
     try:
-        yield
+        yield seen
     finally:
         signal.alarm(0)
     took, grew = time.process_time() - started, _status("VmHWM") - before
+    SEEN.append({**seen, "seconds": took, "mib": grew})
     assert took <= seconds, f"{took:.1f} s, more than {seconds} s"
     assert grew <= mib, f"{grew:.0f} MiB, more than {mib} MiB"
 
@@ -264,8 +294,8 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
 
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 7, 10**9, -(10**9), 2**31, 2**63, 10**30, 10**400, 0.0, 1e-300, 1e300, -0.5, "",
-    "0", "x" * 5000, "\x1b[31m\n", "\ud800", "../../x", "/etc/passwd", [], {}, [[]],
+    None, True, False, 0, -1, 1, 2, 3, 7, 10**9, -(10**9), 2**31, 2**63, 10**30, 10**400, 0.0, 1e-300, 1e300, -0.5, "", "0",
+    "x" * 5000, "\x1b[31m\n", "\ud800", "../../x", "/etc/passwd", [], {}, [[]],
     [0], [-1, 2**40], [1, 2, 3, 4], {"a": 1},
     {"height": 10**9}, {"0": None}, [None] * 1000, float("nan"), float("inf"),
 )  # fmt: skip

@@ -35,6 +35,9 @@ def run(args: argparse.Namespace) -> Answer:
     from vitrail import data
 
     if args.action == "download":
+        there = data.place_of(args.spec, args.data_root)
+        if there is not None:
+            return Answer([f"{args.spec} is there already: {there}"], {"name": args.spec, "path": str(there)})
         path = data.download(args.spec, Path(args.data_root) if args.data_root else None, progress=True)
         return Answer([f"{args.spec} is in {path}"], {"name": args.spec, "path": str(path)})
     if args.action == "check":

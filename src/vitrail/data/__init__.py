@@ -10,7 +10,7 @@ from vitrail.data.decode import Limits, decode_image, load_image
 from vitrail.data.loader import Batch, Timed, batches
 from vitrail.data.order import balanced_order, epoch_order
 from vitrail.data.pack import pack
-from vitrail.data.sources import download
+from vitrail.data.sources import download, place_of
 from vitrail.data.sources.walk import files_below
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "load_image",
     "pack",
+    "place_of",
     "preprocessing_for",
     "summary",
 ]

@@ -1,9 +1,9 @@
 """Read a whole data set before training on it: damaged files, duplicates, leaks between splits, imbalance."""
 
 import hashlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from vitrail.config import DataConfig
 from vitrail.data.decode import decode_image
 from vitrail.data.sources import Encoded, Source, Split, case_twins, check_whole, few, open_source
-from vitrail.data.store import num_threads
+from vitrail.data.store import in_threads, num_bytes
 from vitrail.errors import ImageError
 from vitrail.progress import Bar
 
@@ -105,17 +105,12 @@ def _images_are(groups: Sequence[object]) -> str:
 
 def _hashes(split: Split, title: str | None) -> Iterator[bytes | ImageError]:
     """The hash of each image's pixels, or what is wrong with it, in order; decoded in threads."""
-    workers = num_threads()
-    with ThreadPoolExecutor(workers) as pool, Bar(len(split), title=title or "", enabled=title is not None) as bar:
-        waiting: deque[Future[bytes | ImageError]] = deque()
-        for record, name in zip(split.read(np.arange(len(split))), split.names, strict=True):
-            waiting.append(pool.submit(_hash, record, name))
-            if len(waiting) > 8 * workers:
-                bar.advance(1)
-                yield waiting.popleft().result()
-        for future in waiting:
+    records = zip(split.read(np.arange(len(split))), split.names, strict=True)
+    tasks = ((partial(_hash, record, name), num_bytes(record)) for record, name in records)
+    with Bar(len(split), title=title or "", enabled=title is not None) as bar:
+        for found in in_threads(tasks, most=8):
             bar.advance(1)
-            yield future.result()
+            yield found
 
 
 def _hash(record: Encoded, name: str) -> bytes | ImageError:

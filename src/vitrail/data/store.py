@@ -10,10 +10,12 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -28,6 +30,12 @@ from vitrail.data.locations import decoded_cache
 from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
 from vitrail.progress import Bar
+from vitrail.reading import DAMAGE, open_regular, read_json_object
+
+T = TypeVar("T")
+
+_MAX_INDEX_BYTES = 1 << 30
+"""About a hundred million images."""
 
 # Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
 _CACHE_VERSION = 1
@@ -35,6 +43,8 @@ _CACHE_VERSION = 1
 _TASK_RECORDS = (8, 64)
 _TASK_BYTES = 1 << 20
 _MAX_THREADS = 32
+# Bytes of encoded images that one task has, and that wait for all threads: what a table holds may be large.
+_RECORDS_BYTES, _WAITING_BYTES = 8 << 20, 48 << 20
 DECODING = tuple(
     ["decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "icc", "channels"],
 )
@@ -75,7 +85,7 @@ def decode_split(
         return _in_memory(pixels, _decoded_chunks(split, preprocessing, bar_title, into=pixels))
     chunks = _decoded_chunks(split, preprocessing, bar_title)
     folder = decoded_cache() / _cache_key(split, preprocessing, listing)
-    return _mapped(folder, shape[1:]) or _write_and_map(folder, chunks, shape[1:])
+    return _mapped(folder, len(split), shape[1:]) or _write_and_map(folder, chunks, shape)
 
 
 def _in_memory(pixels: UInt8[np.ndarray, "N C H W"], chunks: Iterator["_Chunk"]) -> Decoded:
@@ -124,18 +134,44 @@ def _decoded_chunks(
     Pillow decodes and resizes without the interpreter lock, so photographs use all cores. Of tiny images one core
     does more than 10,000 a second; worker processes would not have started before CIFAR is done.
     """
-    workers = num_threads()
     bar = Bar(len(split), title=title or "", enabled=title is not None)
-    with ThreadPoolExecutor(workers) as pool, bar:
-        waiting: deque[Future[_Chunk]] = deque()
+
+    def tasks() -> Iterator[tuple[Callable[[], _Chunk], int]]:
         for start, records in _tasks(split, preprocessing):
             rows = slice(start, start + len(records))
             names, place = split.names[rows], None if into is None else into[rows]
-            waiting.append(pool.submit(_decode_records, records, names, start, preprocessing, place))
-            if len(waiting) > 2 * workers:
-                yield _finished(waiting.popleft(), bar)
+            yield partial(_decode_records, records, names, start, preprocessing, place), sum(map(num_bytes, records))
+
+    with bar:
+        for chunk in in_threads(tasks()):
+            bar.advance(len(chunk.kept) + len(chunk.errors))
+            yield chunk
+
+
+def in_threads(tasks: Iterable[tuple[Callable[[], T], int]], most: int = 2) -> Iterator[T]:
+    """Results of tasks in their order, run in threads; few wait, and these hold few bytes.
+
+    Args:
+        tasks: each with the bytes that it keeps in memory until it is done.
+        most: that wait for each thread.
+    """
+    workers, held = num_threads(), 0
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[Future[T], int]] = deque()
+        for task, size in tasks:
+            waiting.append((pool.submit(task), size))
+            held += size
+            while waiting and (len(waiting) > most * workers or held > _WAITING_BYTES):
+                future, done = waiting.popleft()
+                held -= done
+                yield future.result()
         while waiting:
-            yield _finished(waiting.popleft(), bar)
+            yield waiting.popleft()[0].result()
+
+
+def num_bytes(record: Encoded) -> int:
+    """Bytes of a record that is in memory; none of a file, and of pixels that are there anyway."""
+    return len(record) if isinstance(record, bytes) else 0
 
 
 def num_threads() -> int:
@@ -144,23 +180,18 @@ def num_threads() -> int:
     return min(_MAX_THREADS, cores)
 
 
-def _finished(future: "Future[_Chunk]", bar: Bar) -> _Chunk:
-    chunk = future.result()
-    bar.advance(len(chunk.kept) + len(chunk.errors))
-    return chunk
-
-
 def _tasks(split: Split, preprocessing: Preprocessing) -> Iterator[tuple[int, list[Encoded]]]:
     fewest, most = _TASK_RECORDS
     image_bytes = preprocessing.num_channels * math.prod(preprocessing.decode_size)
     count = max(fewest, min(most, _TASK_BYTES // image_bytes))
     records: list[Encoded] = []
-    start = 0
+    start = size = 0
     for record in split.read(np.arange(len(split))):
         records.append(record)
-        if len(records) == count:
+        size += num_bytes(record)
+        if len(records) == count or size > _RECORDS_BYTES:
             yield start, records
-            start, records = start + len(records), []
+            start, records, size = start + len(records), [], 0
     if records:
         yield start, records
 
@@ -201,7 +232,7 @@ def _cache_key(split: Split, preprocessing: Preprocessing, listing: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write_and_map(folder: Path, chunks: Iterator[_Chunk], image_shape: tuple[int, ...]) -> Decoded:
+def _write_and_map(folder: Path, chunks: Iterator[_Chunk], shape: tuple[int, ...]) -> Decoded:
     """Stream the pixels to the file; index.json is written last and says that it is complete."""
     kept: list[int] = []
     errors: list[ImageError] = []
@@ -218,24 +249,27 @@ def _write_and_map(folder: Path, chunks: Iterator[_Chunk], image_shape: tuple[in
         "pixels_sha256": digest.hexdigest(),
     }
     fsio.write_json(folder / "index.json", index)
-    mapped = _mapped(folder, image_shape)
+    mapped = _mapped(folder, shape[0], shape[1:])
     assert mapped is not None, "a cache file that was just written is readable"
     return mapped
 
 
-def _mapped(folder: Path, image_shape: tuple[int, ...]) -> Decoded | None:
+def _mapped(folder: Path, num_records: int, image_shape: tuple[int, ...]) -> Decoded | None:
     """The pixels of an earlier run, or None where there are none or they are not whole."""
     path = folder / "pixels.bin"
     try:
-        index = json.loads((folder / "index.json").read_bytes())
+        index = read_json_object(folder / "index.json", _MAX_INDEX_BYTES)
         kept = np.array(index["kept"], dtype=np.int64)
         errors = tuple(ImageError(error["reason"], error["name"]) for error in index["errors"])
         shape = (len(kept), *image_shape)
-        if path.stat().st_size != math.prod(shape):
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+        is_ascending = bool(np.all(np.diff(kept, prepend=-1, append=num_records) > 0))
+        if size != math.prod(shape) or len(kept) + len(errors) != num_records or not is_ascending:
             return None
         # Copy on write: the array counts as writable, which torch asks for, and the file stays as it is. An empty
         # file cannot be mapped.
         pixels = np.memmap(path, dtype=np.uint8, mode="c", shape=shape) if len(kept) else np.empty(shape, np.uint8)
         return Decoded(pixels, kept, errors, str(index["pixels_sha256"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return None

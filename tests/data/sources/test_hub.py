@@ -1,6 +1,7 @@
 """`hf:` data sets: real ones of the datasets library, saved in a folder, opened as from the hub."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,31 @@ def test_unlabelled_rows_are_set_aside(tmp_path: Path, monkeypatch: pytest.Monke
         "train: 1 of 4 examples have no label and are left out",
         "test: none of its 2 examples has a label; no such split",
     )
+
+
+def test_a_description_that_is_no_short_file(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\n" + "- x\n" * 600_000)
+    with pytest.raises(DataError, match=r"README.md cannot be read(.|\n)*more than 2097152 bytes"):
+        open_source(DataConfig(spec=f"hf:{tmp_path}"))
+    (tmp_path / "README.md").unlink()
+    os.mkfifo(tmp_path / "README.md")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_source(DataConfig(spec=f"hf:{tmp_path}"))
+
+
+@pytest.mark.parametrize("spec", ["hf:pandas", "hf:./pandas", "hf:text"])
+def test_a_folder_called_like_a_loader_is_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    asked: list[str] = []
+
+    def load(name: str, *_: object, **__: object) -> None:
+        asked.append(name)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pandas").mkdir()
+    with pytest.raises(DataError):
+        open_source(DataConfig(spec=spec))
+    assert asked == ([] if spec == "hf:text" else [str(tmp_path.resolve() / "pandas")])

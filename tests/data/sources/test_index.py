@@ -35,3 +35,9 @@ def test_more_classes_or_longer_names_than_a_classifier_has_are_refused() -> Non
         with pytest.raises(DataError, match=r"too many|too long"):
             names_of(labels)
     assert len(names_of(range(MAX_CLASSES))) == MAX_CLASSES
+
+
+def test_half_of_a_character_is_no_name() -> None:
+    with pytest.raises(DataError, match="no text(.|\n)*ud800"):
+        names_of(["a", "\ud800"])
+    assert names_of([b"\xff".decode(errors="surrogateescape")])  # a file's name that is no Unicode

@@ -1,5 +1,6 @@
 """Manifests: tables as people and their programs write them, and errors that name the line."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from tests.support.folders import write_images
 from vitrail.config import DataConfig
 from vitrail.data.sources import Source, open_source
+from vitrail.data.sources import manifest as room
 from vitrail.errors import DataError
 
 
@@ -135,3 +137,44 @@ def test_manifest_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_bytes(b"path,label\n\xff\xfe\x00,a\n")
     with pytest.raises(DataError, match="not a readable table"):
         opened(tmp_path / "data.csv")
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "text", "words"),
+    [
+        ("MAX_BYTES", 30, "path,label\nimages/img0.png,a\nimages/img1.png,b\n", "more than 30 bytes"),
+        ("MAX_LINES", 3, "path,label\n\n\n\nimages/img1.png,b\n", "more than 3 lines"),
+        ("_MAX_LINE", 20, "path,label\nimages/img0.png,aaaaaa\n", "a line of more than 20 characters"),
+        ("_MAX_COLUMNS", 3, "path,label,x,y\n", "4 columns"),
+    ],
+)
+def test_what_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, text: str, words: str
+) -> None:
+    monkeypatch.setattr(room, limit, value)
+    with pytest.raises(DataError, match=words):
+        opened(manifest(tmp_path, text))
+
+
+def test_a_manifest_of_another_folder_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_MOST_MISSING", 3)
+    rows = "".join(f"photos/{i}.png,a\n" for i in range(9))
+    with pytest.raises(DataError, match=r"photos/0.png, the first of 3 in 3 rows"):
+        opened(manifest(tmp_path, f"path,label\n{rows}"))
+
+
+@pytest.mark.parametrize("before", [0, 3, 9000])
+def test_lines_are_counted_as_an_editor_does(tmp_path: Path, before: int) -> None:
+    text = "\n" * before + "path,label\n" + "images/img0.png,a\n" * 1000
+    with pytest.raises(DataError, match=f"line {before + 1002}: unknown split|line {before + 1002}: wrong number"):
+        opened(manifest(tmp_path, text + "images/img1.png,b,c\n"))
+    path = manifest(tmp_path, text)
+    path.write_bytes(path.read_bytes() + b"images/img1.png,\xe9\n")
+    with pytest.raises(DataError, match=f"line {before + 1002}: not a readable table(.|\n)*0xe9"):
+        opened(path)
+
+
+def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="no data set"):
+        opened(tmp_path / "a.csv")

@@ -1,7 +1,6 @@
 """Named sets: what they hold, and where they are looked for."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +9,17 @@ from sklearn.datasets import load_digits
 
 from tests.support.folders import cifar_files, idx_gz, tar_gz, write_parquet
 from tests.support.images import encode, noise
+from vitrail.cli import main
 from vitrail.config import DataConfig
 from vitrail.data.locations import data_root, decoded_cache
 from vitrail.data.sources import Source, named, official, open_source
-from vitrail.data.sources.download import ARCHIVES
 from vitrail.errors import DataError
 
 
 @pytest.fixture(autouse=True)
 def _own_archives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small archives of the tests count as the official ones."""
-    monkeypatch.setattr(official, "_sha256", lambda _: "same")
-    monkeypatch.setattr(official, "ARCHIVES", {name: (replace(a[0], sha256="same"),) for name, a in ARCHIVES.items()})
+    monkeypatch.setattr(official, "check_official", lambda _path, _name: None)
 
 
 def opened(name: str, root: Path | str = "", may_download: bool = False) -> Source:
@@ -106,6 +104,18 @@ def test_a_set_with_a_file_missing_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(idx_gz(np.zeros((10, 28, 28))))
     with pytest.raises(DataError, match="t10k-labels"):
         opened("fashion-mnist", tmp_path)
+
+
+@pytest.mark.parametrize("form", ["cifar10", "cifar10/cifar-10-batches-py", "cifar-10-batches-py"])
+def test_what_is_there_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    monkeypatch.setattr("vitrail.data.download", lambda *_, **__: pytest.fail("downloaded"))
+    (tmp_path / form).mkdir(parents=True)
+    if form == "cifar10":
+        shards(tmp_path / form)
+    assert main(["data", "download", "cifar10", "--data-root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"cifar10 is there already: {tmp_path / form}\n"
 
 
 def test_missing_without_leave_to_download(tmp_path: Path) -> None:

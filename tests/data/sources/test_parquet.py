@@ -1,5 +1,6 @@
 """Parquet files as the Hub lays them out."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support.images import encode, noise
 from vitrail import data
 from vitrail.config import DataConfig
 from vitrail.data.sources import Source, open_source
+from vitrail.data.sources import parquet as tables
 from vitrail.errors import DataError
 
 ODD_NAMES = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": 5}}}}'
@@ -171,8 +173,8 @@ def test_every_type_that_can_name_a_class(tmp_path: Path, labels: Any) -> None:
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (lambda pa: pa.array([[1], [2], [3]]), "a list"),
-        (lambda pa: pa.array([{"a": 1}] * 3), "a dict"),
+        (lambda pa: pa.array([[1], [2], [3]]), "a column of list<"),
+        (lambda pa: pa.array([{"a": 1}] * 3), "a column of struct<"),
         (lambda pa: pa.array([0.5, 1.5, 2.5]), "a float"),
         (lambda pa: pa.array([1, 2, 3], pa.timestamp("s")), "a datetime"),
         (lambda pa: pa.array([None, None, None]), "no example has a label"),
@@ -183,10 +185,11 @@ def test_what_is_no_class_is_named(tmp_path: Path, labels: Any, words: str) -> N
         opened(table_of(tmp_path, label=labels(pyarrow)))
 
 
-def test_bytes_and_paths_of_odd_types_are_unreadable_images(tmp_path: Path) -> None:
+def test_bytes_and_paths_of_odd_types_are_no_images(tmp_path: Path) -> None:
     images = pyarrow.array([{"bytes": [1, 2], "path": 3}] * 3)
     path = table_of(tmp_path, image=images, label=pyarrow.array(["x", "y", "x"]))
-    assert list(opened(path).splits["train"].read(np.arange(3))) == [b""] * 3
+    with pytest.raises(DataError, match="no image column"):
+        opened(path)
 
 
 def test_columns_that_are_there_twice(tmp_path: Path) -> None:
@@ -270,6 +273,59 @@ def test_a_record_without_bytes_is_an_unreadable_image(tmp_path: Path) -> None:
     assert list(opened(path).splits["train"].read(np.arange(3))) == [IMAGES[0], missing, IMAGES[2]]
     loaded = data.load(DataConfig(spec=str(path), image_size=4), ("all",))["all"]
     assert [error.name for error in loaded.errors] == ["x.parquet:1"]
+
+
+def test_a_small_file_has_few_rows(tmp_path: Path) -> None:
+    path = table_of(tmp_path, image=[b"x"] * 10_001, label=["x"] * 10_001)
+    with pytest.raises(DataError, match="too many rows for one file of(.|\n)*10001(.|\n)*several files"):
+        opened(path)
+    names = [f"images/{i}.png" for i in range(10_001)]
+    assert len(opened(table_of(tmp_path, file_name=names, label=["x"] * 10_001)).splits["train"]) == 10_001
+
+
+def test_images_of_a_small_file_have_few_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_ALWAYS_BYTES", 50_000)
+    path = table_of(tmp_path, image=[bytes(10_000)] * 100, label=["x", "y"] * 50)
+    with pytest.raises(DataError, match=r"not a readable Parquet file(.|\n)*images of more than \d+ bytes"):
+        list(opened(path).splits["train"].read(np.arange(100)))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 1000])
+def test_labels_are_the_same_however_many_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(tables, "_LABEL_ROWS", rows)
+    values = ["b", None, "a", "a", "", "c", "b", "a"]
+    for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary(pyarrow.int8(), pyarrow.string())):
+        for encoding in ({}, {"use_dictionary": False, "column_encoding": {"label": "DELTA_BYTE_ARRAY"}}):
+            if encoding and pyarrow.types.is_dictionary(kind):
+                continue
+            labels = pyarrow.array(values, kind)
+            table = pyarrow.table({"image": [b"x"] * 8, "label": labels})
+            parquet.write_table(table, tmp_path / "x.parquet", row_group_size=5, **encoding)
+            source = opened(tmp_path / "x.parquet")
+            assert source.classes == ("a", "b", "c")
+            assert source.splits["train"].labels.tolist() == [1, 0, 0, 2, 1, 0]
+
+
+def test_a_pipe_among_the_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match="not a regular file"):
+        opened(tmp_path)
+
+
+def test_a_declared_set_of_too_many_classes(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "x.parquet", IMAGES[:2], [0, 1], names=[str(i) for i in range(100_001)])
+    with pytest.raises(DataError, match="too many classes(.|\n)*100001"):
+        opened(path)
+
+
+def test_fewer_rows_than_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = opened(table_of(tmp_path, label=["x", "y", "x"]))
+    cut = source.splits["train"].read
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", lambda *_, **__: iter(()))
+    with pytest.raises(DataError, match="fewer rows in row group 0"):
+        list(cut(np.arange(3)))
 
 
 def test_columns_that_are_not_understood(tmp_path: Path) -> None:

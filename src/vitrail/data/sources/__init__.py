@@ -1,5 +1,6 @@
 """SPEC -> an index of records: which examples there are, of which class, in which split. Decodes nothing."""
 
+import os
 from pathlib import Path
 
 from vitrail.config import DataConfig
@@ -8,7 +9,7 @@ from vitrail.data.sources.folders import open_folder
 from vitrail.data.sources.hub import open_hub
 from vitrail.data.sources.index import Encoded, Packed, Source, Split, case_twins, class_index, few, joined, nfc, taken
 from vitrail.data.sources.manifest import open_manifest
-from vitrail.data.sources.named import NAMED_SETS, open_named
+from vitrail.data.sources.named import NAMED_SETS, open_named, place_of
 from vitrail.data.sources.packed import check_whole, is_pack, open_pack, pack_preprocessing
 from vitrail.data.sources.parquet import open_parquet, parquet_files
 from vitrail.data.sources.walk import is_archive
@@ -29,6 +30,7 @@ __all__ = [
     "nfc",
     "open_source",
     "pack_preprocessing",
+    "place_of",
     "taken",
 ]
 
@@ -53,7 +55,7 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
         return open_named(spec, config.root, may_download=may_download, progress=progress)
     if spec.startswith("hf:"):
         return open_hub(spec)
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     try:
         source = _open_path(path, spec)
         kind = "a file of another kind" if path.exists() else "neither a known name nor an existing path"

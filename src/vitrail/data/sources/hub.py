@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,20 @@ from jaxtyping import Int64
 
 from vitrail.config.checks import distinct_names
 from vitrail.data.sources.index import Encoded, Source, Split, few, nfc
-from vitrail.data.sources.labels import LABEL_COLUMNS, label_indices, labelled, names_of, tidy_labels
+from vitrail.data.sources.labels import (
+    LABEL_COLUMNS,
+    check_classes,
+    label_indices,
+    labelled,
+    names_of,
+    tidy_labels,
+)
 from vitrail.data.sources.split_names import split_of
 from vitrail.errors import ConfigError, DataError, install_hint, shown
+from vitrail.reading import read_regular
 
+_MAX_DESCRIPTION_BYTES = 2 << 20
+"""Of the description of a folder; one with the 21,841 names of ImageNet-21k has half of it."""
 _SPEC = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 
 
@@ -42,9 +53,11 @@ def open_hub(spec: str) -> Source:
         raise ConfigError(
             f"{spec}: data sets of the hub need the datasets library.", do=install_hint("datasets")
         ) from error
-    found, local = _SPEC.fullmatch(spec), Path(spec.removeprefix("hf:")).expanduser()
+    found, local = _SPEC.fullmatch(spec), Path(os.path.expanduser(spec.removeprefix("hf:")))
     if not local.is_dir() and found is None:
         raise DataError(f"{spec}: is no name of a data set.", expected="hf:OWNER/NAME[/CONFIG][@REVISION]")
+    if local.is_dir():
+        _check_descriptions(spec, local)
     # A bare name, and a relative path too, may select a loader of the library in place of the folder.
     name, config, revision = (str(local.resolve()), None, None) if local.is_dir() or found is None else found.group(
         "name", "config", "revision"
@@ -77,6 +90,19 @@ def open_hub(spec: str) -> Source:
         num_bytes=sum(int(table.dataset_size or 0) for table in list(tables.values())[:1]),
         notes=tuple(notes),
     )
+
+
+def _check_descriptions(spec: str, folder: Path) -> None:
+    """Raise DataError where what the library reads first of a folder is no file, or takes it minutes."""
+    for path in (folder / "README.md", folder / "dataset_infos.json"):
+        try:
+            read_regular(path, _MAX_DESCRIPTION_BYTES)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(
+                f"{shown(spec)}: its {path.name} cannot be read.", got=error.strerror, expected="a short description"
+            ) from error
 
 
 def _by_split(loaded: Any) -> tuple[dict[str, Any], list[str]]:
@@ -113,9 +139,10 @@ def _names(features: Any, label: str) -> tuple[str, ...] | None:
     import datasets
 
     feature = features[label]
-    return (
-        distinct_names(nfc(str(name)) for name in feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    )
+    if not isinstance(feature, datasets.ClassLabel):
+        return None
+    check_classes(feature.names)
+    return distinct_names(nfc(str(name)) for name in feature.names)
 
 
 def _classes(spec: str, table: Any, label: str) -> tuple[str, ...]:

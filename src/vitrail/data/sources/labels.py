@@ -19,15 +19,20 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 """Columns that hold classes, the first one found first."""
 
 
-def tidy_labels(values: Sequence[object], where: str) -> list[Label]:
+def tidy_labels(values: Sequence[object], where: str, rows: Sequence[int] | None = None) -> list[Label]:
     """Integers and text; None for null, NaN and empty text; whole floats are integers, bytes are text.
 
+    Args:
+        values: as the table has them.
+        where: how messages call their place.
+        rows: where in the table each of them stands; None: one after the other.
     Raises:
-        DataError: other values, as lists and structs, which name `where`.
+        DataError: other values, as lists and structs.
     """
     if {type(value) for value in values} <= {int}:
         return [value for value in values if isinstance(value, int)]
-    return [_tidy(value, row, where) for row, value in enumerate(values)]
+    numbers = range(len(values)) if rows is None else rows
+    return [_tidy(value, row, where) for row, value in zip(numbers, values, strict=True)]
 
 
 def _tidy(value: object, row: int, where: str) -> Label:
@@ -65,7 +70,7 @@ def names_of(values: Iterable[Label]) -> tuple[str, ...]:
 
 
 def check_classes(names: Collection[object]) -> None:
-    """Raise DataError where there are more classes, or longer names of them, than a classifier has."""
+    """Raise DataError where there are more classes, or longer names of them, than a classifier has; or no text."""
     if len(names) > MAX_CLASSES:
         raise DataError(
             "There are too many classes.",
@@ -73,6 +78,14 @@ def check_classes(names: Collection[object]) -> None:
             expected=f"at most {MAX_CLASSES}",
             do="Check that the label column holds classes, not a text or number of each image.",
         )
+    try:
+        "".join(name for name in names if isinstance(name, str)).encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "The name of a class is no text.",
+            got=f"half of a character, {error.object[error.start : error.end].encode('unicode_escape').decode()}",
+            expected="Unicode",
+        ) from error
     long = next((name for name in names if isinstance(name, str) and len(name) > MAX_NAME), None)
     if long is not None:
         raise DataError(
@@ -84,11 +97,15 @@ def check_classes(names: Collection[object]) -> None:
 
 
 def label_indices(
-    values: Sequence[Label], own_names: Sequence[str] | None, classes: Sequence[str], where: str
+    values: Sequence[Label],
+    own_names: Sequence[str] | None,
+    classes: Sequence[str],
+    where: str,
+    rows: Sequence[int] | None = None,
 ) -> Int64[np.ndarray, "N"]:
     """Labels as positions in `classes`, `UNLABELLED` where there is none; `label_index` for each distinct one."""
     index, places = dict[Label, int](), places_of(classes)
-    for row, value in enumerate(values):
+    for row, value in zip(range(len(values)) if rows is None else rows, values, strict=True):
         if value not in index:
             index[value] = label_index(value, own_names, classes, f"{where}, row {row}", places)
     return np.array([index[value] for value in values], dtype=np.int64)

@@ -2,24 +2,28 @@
 
 import csv
 import io
+import itertools
+import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vitrail.data.sources.index import Source, Split, listing_of_paths, path_split, places_of
 from vitrail.data.sources.labels import LABEL_COLUMNS, Label, label_index, labelled, names_of, tidy_labels
 from vitrail.data.sources.split_names import split_of
-from vitrail.errors import DataError, shown
-from vitrail.reading import read_regular
+from vitrail.errors import DataError, shell_word, shown
+from vitrail.reading import open_regular
 
 _COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
     "label": (*LABEL_COLUMNS, "class_name", "category", "class_id", "classid"),
     "split": ("split", "subset", "partition"),
 }
-MAX_BYTES = 256 << 20
-"""Of a manifest: about three million images."""
-_MAX_LINE_BYTES = 1 << 20
+MAX_BYTES, MAX_LINES = 256 << 20, 5_000_000
+"""Of a manifest."""
+_MAX_LINE, _MAX_COLUMNS = 1 << 20, 1000
+_MOST_MISSING = 10_000
 _DELIMITERS = ("\t", ";", ",")
 
 
@@ -38,16 +42,16 @@ def open_manifest(path: Path, name: str) -> Source:
     if not rows:
         raise DataError(f"{shown(path)}: no examples.", expected="rows of path and label after the header")
     by_split: dict[str, list[tuple[Path, Label, int]]] = {}
-    given = tidy_labels([row["label"] for _, row in rows], shown(path))
-    for (number, row), target, label in zip(rows, _files(rows, path), given, strict=True):
-        split = split_of(row.get("split", "train"))
+    given = tidy_labels([row.label for row in rows], shown(path))
+    for row, target, label in zip(rows, _files(rows, path), given, strict=True):
+        split = split_of(row.split)
         if split is None:
             raise DataError(
-                f"{shown(path)}, line {number}: unknown split.",
-                got=repr(shown(row["split"])),
+                f"{shown(path)}, line {row.line}: unknown split.",
+                got=repr(shown(row.split)),
                 expected="train, val or test",
             )
-        by_split.setdefault(split, []).append((target, label, number))
+        by_split.setdefault(split, []).append((target, label, row.line))
     classes = names_of(label for _, label, _ in by_split["train" if "train" in by_split else min(by_split)])
     splits, places = dict[str, Split](), places_of(classes)
     for split, found in by_split.items():
@@ -63,24 +67,33 @@ def open_manifest(path: Path, name: str) -> Source:
     return Source(name, classes, splits, listing, num_bytes, notes=tuple(notes))
 
 
-def _files(rows: Sequence[tuple[int, dict[str, str]]], path: Path) -> list[Path]:
+class _Row(NamedTuple):
+    line: int
+    path: str
+    label: str
+    split: str
+
+
+def _files(rows: Sequence[_Row], path: Path) -> list[Path]:
     """The file of each row; an error names the first that is missing, and says how many are."""
     found: list[Path] = []
-    missing: list[tuple[int, str]] = []
-    for number, row in rows:
-        if not row["path"]:
-            raise DataError(f"{shown(path)}, line {number}: no path.", expected="a path in every row")
-        target = _existing(path.parent, row["path"])
+    missing: list[_Row] = []
+    for row in rows:
+        if not row.path:
+            raise DataError(f"{shown(path)}, line {row.line}: no path.", expected="a path in every row")
+        target = _existing(path.parent, row.path)
         if target is None:
-            missing.append((number, row["path"]))
+            missing.append(row)
         else:
             found.append(target)
+        if len(missing) == _MOST_MISSING and not found:
+            break  # another folder than that of the images: no need to look for all of them
     if missing:
-        number, file = missing[0]
-        more = f", the first of {len(missing)} in {len(rows)} rows" if len(missing) > 1 else ""
+        looked_at = len(found) + len(missing)
+        more = f", the first of {len(missing)} in {looked_at} rows" if len(missing) > 1 else ""
         raise DataError(
-            f"{shown(path)}, line {number}: the file does not exist.",
-            got=shown(file) + more,
+            f"{shown(path)}, line {missing[0].line}: the file does not exist.",
+            got=shown(missing[0].path) + more,
             expected=f"a path relative to the manifest's folder, {shown(path.parent.absolute())}",
         )
     return found
@@ -88,19 +101,26 @@ def _files(rows: Sequence[tuple[int, dict[str, str]]], path: Path) -> list[Path]
 
 def _existing(folder: Path, file: str) -> Path | None:
     """The file as it is spelt, with the separators of Windows, or with its accents stored in another way."""
-    spellings = [file, file.replace("\\", "/")]
-    spellings += [unicodedata.normalize(form, spellings[1]) for form in ("NFC", "NFD")]
-    return next((folder / spelling for spelling in spellings if (folder / spelling).is_file()), None)
+    forward = file.replace("\\", "/")
+    spellings = [file, forward]
+    if not file.isascii():
+        spellings += [unicodedata.normalize(form, forward) for form in ("NFC", "NFD")]
+    # Text, because a path object for each spelling of each row takes longer than to look for the file.
+    places = dict.fromkeys(os.path.join(folder, spelling) for spelling in spellings)
+    return next((Path(place) for place in places if os.path.isfile(place)), None)
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows with their line numbers, cells stripped of white space, under the names path, label and split."""
-    text = _text(path)
-    first_line = text.lstrip("\r\n").split("\n", 1)[0]
+def _rows(path: Path) -> list[_Row]:
+    """Rows with their line numbers, cells stripped of white space."""
+    lines, skipped, first_line = _lines(path), 0, ""
+    for first_line in lines:
+        if first_line.strip("\r\n"):
+            break
+        skipped += 1
     # The header holds no text of others, so that the first of these in it is what parts the cells.
     delimiter = next((mark for mark in _DELIMITERS if mark in first_line), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[tuple[int, dict[str, str]]] = []
+    reader = csv.reader(itertools.chain([first_line], lines), delimiter=delimiter, strict=True)
+    rows: list[_Row] = []
     header: list[str] = []
     places: dict[str, int] = {}
     try:
@@ -111,17 +131,19 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                 header = [cell.strip() for cell in cells]
                 places = _places(header, path)
                 continue
+            line = skipped + reader.line_num
             if len(cells) != len(header):
                 raise DataError(
-                    f"{shown(path)}, line {reader.line_num}: wrong number of cells.",
+                    f"{shown(path)}, line {line}: wrong number of cells.",
                     got=len(cells),
                     expected=f"{len(header)}, as in the header",
                     do='A cell that holds the separator itself stands in quotes, as "a, b".',
                 )
-            rows.append((reader.line_num, {name: cells[place].strip() for name, place in places.items()}))
+            split = cells[places["split"]].strip() if "split" in places else "train"
+            rows.append(_Row(line, cells[places["path"]].strip(), cells[places["label"]].strip(), split))
     except csv.Error as error:
         raise DataError(
-            f"{shown(path)}, line {reader.line_num}: not a readable table.", got=error, expected="CSV or TSV"
+            f"{shown(path)}, line {skipped + reader.line_num}: not a readable table.", got=error, expected="CSV or TSV"
         ) from error
     if not places:
         _places([], path)
@@ -130,6 +152,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _places(header: list[str], path: Path) -> dict[str, int]:
     """Where the columns are that are used. Raises DataError when one is missing or there twice."""
+    if len(header) > _MAX_COLUMNS:
+        raise DataError(f"{shown(path)}: {len(header)} columns.", expected=f"at most {_MAX_COLUMNS}")
     lower = [name.lower() for name in header]
     chosen = {ours: next((known for known in accepted if known in lower), "") for ours, accepted in _COLUMNS.items()}
     if not chosen["path"] or not chosen["label"]:
@@ -146,18 +170,38 @@ def _places(header: list[str], path: Path) -> dict[str, int]:
     return {ours: lower.index(name) for ours, name in chosen.items() if name}
 
 
-def _text(path: Path) -> str:
-    raw = read_regular(path, MAX_BYTES)
-    if len(raw) > _MAX_LINE_BYTES and max(map(len, raw.splitlines()), default=0) > _MAX_LINE_BYTES:
-        raise DataError(f"{shown(path)}: a line has more than {_MAX_LINE_BYTES} bytes.", expected="CSV or TSV")
-    encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{shown(path)}, line {line}: not a readable table.",
-            got=f"a byte {raw[error.start]:#04x} that is not {encoding.removesuffix('-sig').upper()}",
-            expected="CSV or TSV in UTF-8",
-            do=f"Save it as UTF-8, as with: iconv -f WINDOWS-1252 -t UTF-8 {shown(path.name)} > new.csv",
-        ) from error
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of the file with their ends, one at a time; what is too large is refused before it is in memory."""
+    with open_regular(path) as raw:
+        encoding = "utf-16" if raw.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        if raw.seek(0, io.SEEK_END) > MAX_BYTES:
+            raise _too_large(path, f"more than {MAX_BYTES} bytes")
+        raw.seek(0)
+        text = io.TextIOWrapper(io.BufferedReader(raw), encoding, newline="")
+        number = 0
+        try:
+            while line := text.readline(_MAX_LINE + 1):
+                if len(line) > _MAX_LINE:
+                    raise _too_large(path, f"a line of more than {_MAX_LINE} characters")
+                number += 1
+                if number > MAX_LINES:
+                    raise _too_large(path, f"more than {MAX_LINES} lines")
+                yield line
+        except UnicodeDecodeError as error:
+            # Lines that came before are counted, and those that were to be decoded with the one that cannot be.
+            line_number = number + 1 + error.object.count(b"\n", 0, error.start)
+            raise DataError(
+                f"{shown(path)}, line {line_number}: not a readable table.",
+                got=f"a byte {error.object[error.start]:#04x} that is not {encoding.removesuffix('-sig').upper()}",
+                expected="CSV or TSV in UTF-8",
+                do=f"Save it as UTF-8, as with: iconv -f WINDOWS-1252 -t UTF-8 {shell_word(path.name)} > new.csv",
+            ) from error
+
+
+def _too_large(path: Path, got: str) -> DataError:
+    return DataError(
+        f"{shown(path)}: too large for a manifest.",
+        got=got,
+        expected=f"at most {MAX_BYTES} bytes, {MAX_LINES} lines, {_MAX_LINE} characters a line",
+        do="Give the images in folders or in Parquet files.",
+    )

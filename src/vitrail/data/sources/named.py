@@ -84,6 +84,21 @@ def open_named(name: str, root: str, *, may_download: bool, progress: bool) -> S
     return found
 
 
+def place_of(name: str, root: str | Path | None = None) -> Path | None:
+    """The folder of a named set's Parquet shards, or its unpacked official one: what `open_named` takes first, and no
+    download adds to. None where there is neither.
+    """
+    if name not in ARCHIVES:
+        return None
+    base, unpacked = data_root(root), NAMED_SETS[name].folder
+    folders = [base / name] if _shards(base / name) else [f / unpacked for f in (base, base / name) if unpacked]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(path for split in ("train", "validation", "test") for path in folder.glob(f"{split}-*.parquet"))
+
+
 def _places(name: str, base: Path) -> list[Path]:
     """Everything that is looked for, in order."""
     named, folder = NAMED_SETS[name], base / name
@@ -96,7 +111,7 @@ def _places(name: str, base: Path) -> list[Path]:
 
 def _find(name: str, base: Path) -> Source | None:
     named, folder = NAMED_SETS[name], base / name
-    shards = sorted(path for split in ("train", "validation", "test") for path in folder.glob(f"{split}-*.parquet"))
+    shards = _shards(folder)
     if shards:
         source = open_parquet(shards, name, base)
         if named.classes and len(named.classes) == len(source.classes):

@@ -9,6 +9,7 @@ Sources: https://www.cs.toronto.edu/~kriz/cifar.html, https://github.com/zalando
 
 import gzip
 import hashlib
+import os
 import pickletools
 import tarfile
 import zlib
@@ -22,12 +23,16 @@ from jaxtyping import Int64, UInt8
 
 from vitrail.data.sources.download import ARCHIVES
 from vitrail.data.sources.index import Source, Split, array_split, joined, listing_of_paths
+from vitrail.data.sources.labels import check_classes
 from vitrail.errors import DataError, shown
-from vitrail.reading import open_regular, read_regular
+from vitrail.reading import DAMAGE, open_regular, read_regular
 
-_MAX_BYTES = 200 << 20
-"""The largest file of both sets is CIFAR-100's train with 155 MB; the largest of Fashion-MNIST unpacks to 47 MB."""
+_MAX_BYTES = {"cifar10": 64 << 20, "cifar100": 200 << 20}
+"""Of one file: the largest have 31 MB and 155 MB."""
 _MAX_IDX_BYTES = 64 << 20
+"""The largest file of Fashion-MNIST unpacks to 47 MB."""
+_MAX_OPCODES = 1_000_000
+"""Of a pickle: CIFAR-100's train has 400,000."""
 
 _CIFAR_SIDE = 32
 _FILES = {
@@ -48,17 +53,22 @@ def open_cifar(place: Path, name: str) -> Source:
     """
     meta, batches = _FILES[name]
     wanted = [meta, *(batch for split in batches.values() for batch in split)]
-    files = _read_folder(place, wanted) if place.is_dir() else _read_archive(place, wanted, name)
+    packed = None if place.is_dir() else _read_archive(place, wanted, name)
+
+    def content(member: str) -> bytes:
+        return packed.pop(member) if packed is not None else _read_member(place / member, _MAX_BYTES[name])
+
     names_key, labels_key = _KEYS[name]
-    class_names = _plain_values(files[meta], f"{place}: {meta}").get(names_key)
+    class_names = _plain_values(content(meta), f"{place}: {meta}").get(names_key)
     if not isinstance(class_names, list) or not all(isinstance(n, bytes) for n in class_names):
         raise _unexpected(f"{place}: {meta}", f"no list of names under {names_key!r}")
     classes = tuple(n.decode("ascii", errors="replace") for n in class_names)
+    check_classes(classes)
     splits: dict[str, Split] = {}
     for split, members in batches.items():
         parts: list[Split] = []
         for member in members:
-            pixels, labels = _batch(files.pop(member), labels_key, len(classes), f"{place}: {member}")
+            pixels, labels = _batch(content(member), labels_key, len(classes), f"{place}: {member}")
             names = [f"{place.name}/{member}:{row}" for row in range(len(labels))]
             parts.append(array_split(pixels, labels, names))
         splits[split] = joined(parts)
@@ -96,29 +106,44 @@ def _unexpected(where: str, got: object) -> DataError:
 # ---- archives ----------------------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path, wanted: Sequence[str]) -> dict[str, bytes]:
+def _read_member(path: Path, most: int) -> bytes:
     try:
-        return {member: read_regular(folder / member, _MAX_BYTES) for member in wanted}
+        return read_regular(path, most)
     except OSError as error:
-        raise _unexpected(str(error.filename or folder), error.strerror) from error
+        raise _unexpected(shown(error.filename or path), error.strerror) from error
 
 
 def _read_archive(path: Path, wanted: Sequence[str], name: str) -> dict[str, bytes]:
     """The wanted members of the official .tar.gz, by their base names. No other archive is opened."""
     try:
-        if (found := _sha256(path)) != ARCHIVES[name][0].sha256:
-            raise _unexpected(f"{shown(path)}, or the part of it that was downloaded,", f"SHA-256 {found[:16]}...")
-        with tarfile.open(path, "r:gz") as archive:
-            members = {m.name.rsplit("/", 1)[-1]: m for m in archive if m.isreg()}
-            files = {member: archive.extractfile(members[member]) for member in wanted}
-            return {member: file.read() for member, file in files.items() if file is not None}
-    except (tarfile.TarError, OSError, EOFError, zlib.error, KeyError) as error:
+        check_official(path, name)
+        with open_regular(path) as raw, tarfile.open(fileobj=raw, mode="r:gz") as archive:
+            found: dict[str, bytes] = {}
+            while len(found) < len(wanted) and (member := archive.next()) is not None:
+                base = member.name.rsplit("/", 1)[-1]
+                if base in wanted and member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                    found[base] = _content(archive, member, _MAX_BYTES[name])
+            return {base: found[base] for base in wanted}
+    except (tarfile.TarError, *DAMAGE) as error:
         raise _unexpected(shown(path), shown(error)) from error
 
 
-def _sha256(path: Path) -> str:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    file = archive.extractfile(member)
+    if file is None or member.sparse is not None or not 0 <= member.size <= most:
+        raise ValueError(f"a member of {member.size} bytes")
+    return file.read()
+
+
+def check_official(path: Path, name: str) -> None:
+    """Raise DataError where a file is not the official archive of a data set. An OSError is left to the caller."""
+    official = ARCHIVES[name][0]
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.fstat(file.fileno()).st_size  # which tells most of them apart without reading them
+        found = "" if size != official.num_bytes else hashlib.file_digest(file, "sha256").hexdigest()
+    if found != official.sha256:
+        got = f"SHA-256 {found[:16]}..." if found else f"{size} bytes instead of {official.num_bytes}"
+        raise _unexpected(f"{shown(path)}, or the part of it that was downloaded,", got)
 
 
 def _idx(path: Path, num_axes: int) -> UInt8[np.ndarray, "..."]:
@@ -167,7 +192,6 @@ class _Object:
     value: Any = None
 
 
-_MARK = object()
 # What the files name, and what it stands for here. Nothing is imported.
 _GLOBALS = {
     "numpy.core.multiarray _reconstruct": "reconstruct",
@@ -200,15 +224,18 @@ def _plain_values(data: bytes, where: str) -> dict[Any, Any]:
 
 def _interpret(data: bytes) -> object:
     stack: list[Any] = []
+    marks: list[int] = []
     memo: dict[int, Any] = {}
 
     def since_mark() -> list[Any]:
-        start = len(stack) - 1 - stack[::-1].index(_MARK)
-        items = stack[start + 1 :]
+        start = marks.pop()
+        items = stack[start:]
         del stack[start:]
         return items
 
-    for opcode, argument, _ in pickletools.genops(data):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if count > _MAX_OPCODES:
+            _refuse(f"a pickle of more than {_MAX_OPCODES} opcodes")
         name = opcode.name
         if name == "STOP":
             return stack.pop()
@@ -221,7 +248,7 @@ def _interpret(data: bytes) -> object:
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
         elif name == "MARK":
-            stack.append(_MARK)
+            marks.append(len(stack))
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[int(str(argument))] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):

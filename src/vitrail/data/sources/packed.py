@@ -24,7 +24,7 @@ from vitrail.config import Preprocessing, from_json
 from vitrail.data.sources.index import Encoded, Packed, Source, Split
 from vitrail.data.sources.labels import check_classes
 from vitrail.errors import ConfigError, DataError, ImageError, shown
-from vitrail.reading import MAX_JSON_BYTES, open_regular, parsed_json, read_json_object, read_regular
+from vitrail.reading import DAMAGE, MAX_JSON_BYTES, open_regular, parsed_json, read_json_object, read_regular
 
 INDEX = "vitrail-pack.json"
 FORMAT_VERSION = 1
@@ -40,7 +40,7 @@ def is_pack(path: Path) -> bool:
 
 def pack_preprocessing(spec: str) -> Preprocessing | None:
     """How the images of a packed set were decoded; None where `spec` is no packed set. Raises DataError."""
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     return _read_index(path)[1] if is_pack(path) else None
 
 
@@ -66,7 +66,9 @@ def open_pack(path: Path, name: str) -> Source:
                 raise _damaged(path / f"{split}.json")
             splits[split] = _open_split(path / f"{split}.pixels", parsed_json(raw), len(classes), preprocessing, hashes)
         listing = hashlib.sha256(read_regular(path / INDEX, MAX_JSON_BYTES)).hexdigest()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        if not splits:
+            raise ValueError("no splits")
+    except DAMAGE as error:
         raise _damaged(path, str(error)) from error
     num_bytes = sum((path / f"{split}.pixels").stat().st_size for split in splits)
     return Source(name, classes, splits, listing, num_bytes, packed_as=preprocessing)
@@ -87,6 +89,7 @@ def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
 def _names(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError("no list of names")
+    "".join(values).encode(errors="surrogateescape")  # raises where JSON had half of a character
     return tuple(values)
 
 
@@ -99,6 +102,8 @@ def _open_split(
     labels = labels.astype(np.int64)
     _names(list(records["errors"].values()))
     errors = {int(place): ImageError(reason, names[int(place)]) for place, reason in records["errors"].items()}
+    if min(errors, default=0) < 0 or len(errors) < len(records["errors"]):
+        raise ValueError(f"{path.name}: an unreadable image without a place of its own")
     kept = np.setdiff1d(np.arange(len(names)), np.array(list(errors), dtype=np.int64), assume_unique=True)
     shape = (len(kept), preprocessing.num_channels, *preprocessing.decode_size)
     with open_regular(path) as file:
@@ -126,7 +131,7 @@ def _read_index(path: Path) -> tuple[dict[str, Any], Preprocessing]:
         if version == FORMAT_VERSION:
             settings = from_json(Preprocessing, index["preprocessing"], "preprocessing", allow_missing=True)
             return index, settings
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (*DAMAGE, ConfigError) as error:
         raise _damaged(path / INDEX, str(error)) from error
     raise DataError(
         f"{path}: packed in another format.",

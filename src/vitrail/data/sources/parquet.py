@@ -6,41 +6,41 @@ the file, or of its folder, tells the split, as train-00000-of-00003 or pets_tes
 """
 
 import contextlib
-import json
+import io
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from vitrail.config.checks import distinct_names
-from vitrail.data.sources.index import Encoded, Source, Split, few, listing_of_paths, nfc
-from vitrail.data.sources.labels import LABEL_COLUMNS, Label, label_indices, labelled, names_of, tidy_labels
+from vitrail.data.sources.columns import Columns, find_columns
+from vitrail.data.sources.index import Encoded, Source, Split, few, listing_of_paths
+from vitrail.data.sources.labels import (
+    Label,
+    check_classes,
+    label_indices,
+    labelled,
+    names_of,
+    tidy_labels,
+)
+from vitrail.data.sources.pages import DICTIONARY_ENCODINGS, Chunk, chunks_of, leaves_of, rows_at_once
 from vitrail.data.sources.split_names import named_splits, splits_of_file
 from vitrail.errors import DataError, install_hint, shown
+from vitrail.reading import DAMAGE, open_regular
 
-_IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixel_values", "jpg", "png")
-_PATH_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "filepath")
-# Rows decoded from a row group at a time; bounds memory where a writer put everything into one group.
-_ROWS = 1024
+# What is decoded from a row group at a time; bounds memory where a writer put everything into one group.
+_ROWS, _BATCH_BYTES = 1024, 128 << 20
+_LABEL_ROWS, _LABEL_BATCH_BYTES = 1 << 16, 16 << 20
 MAX_ROWS = 20_000_000
 """Of one file: more than all public sets of labelled images have in a shard."""
-MAX_LABEL_BYTES = 1 << 30
-"""Of the labels of one file."""
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Where a file keeps images and labels; `names` are those of integer labels, if the file gives them."""
-
-    image: str
-    form: str
-    """What the image column holds: struct, bytes or path."""
-    label: str
-    names: tuple[str, ...] | None
+ROWS_A_BYTE, _ALWAYS_ROWS = {"path": 20}, 10_000
+"""Of a file: as many rows as bytes, or so many of paths; what is below the second number is always read."""
+MAX_EXPANSION, _ALWAYS_BYTES = 20, 256 << 20
+"""The images of a file may have so many times its bytes; what is below the second number is always read."""
+_MAX_COLUMNS = 100_000
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -75,16 +75,16 @@ def open_parquet(files: Sequence[Path], name: str, root: Path) -> Source:
     first = "train" if "train" in tables else next(iter(tables))
     classes = _class_names(tables[first])
     splits: dict[str, Split] = {}
-    for split, paths in groups.items():
+    for split, shards in tables.items():
         parts = [
-            label_indices(values, columns.names, classes, _where(path, columns.label))
-            for path, (columns, values) in zip(paths, tables[split], strict=True)
+            label_indices(shard.values, shard.columns.names, classes, shard.where(), shard.first)[shard.codes]
+            for shard in shards
         ]
-        shards = [
-            (path, columns, len(labels)) for path, (columns, _), labels in zip(paths, tables[split], parts, strict=True)
-        ]
-        names = [f"{path.relative_to(root).as_posix()}:{row}" for path, _, count in shards for row in range(count)]
-        splits[split] = Split(np.concatenate(parts), names, _Reader(shards))
+        prefixes = [shard.path.relative_to(root).as_posix() for shard in shards]
+        counts = [len(shard.codes) for shard in shards]
+        names = [f"{prefix}:{row}" for prefix, count in zip(prefixes, counts, strict=True) for row in range(count)]
+        reader = _Reader([(shard.path, shard.columns, len(shard.codes)) for shard in shards])
+        splits[split] = Split(np.concatenate(parts), names, reader)
     if not any(map(len, splits.values())):
         raise DataError(f"{shown(name)}: the table has no rows.", expected="a row an image")
     splits, notes = labelled(splits, shown(name))
@@ -95,7 +95,7 @@ def open_parquet(files: Sequence[Path], name: str, root: Path) -> Source:
 class _Reader:
     """Yields the encoded images of some rows, one batch of rows in memory at a time."""
 
-    shards: Sequence[tuple[Path, _Columns, int]]
+    shards: Sequence[tuple[Path, Columns, int]]
 
     def __call__(self, positions: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
         start = 0
@@ -105,18 +105,29 @@ class _Reader:
                 yield from self._rows_of(path, columns, rows)
             start += count
 
-    def _rows_of(self, path: Path, columns: _Columns, rows: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
-        with _opened(path) as file:
-            start = 0
+    def _rows_of(self, path: Path, columns: Columns, rows: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
+        with _opened(path) as (raw, file, chunks):
+            metadata, start, size = file.metadata, 0, 0
+            most = _ALWAYS_BYTES + MAX_EXPANSION * os.fstat(raw.fileno()).st_size
+            leaves = [leaf for name in columns.image_parts for leaf in leaves_of(metadata, name)]
             for group in range(file.num_row_groups):
-                stop = start + file.metadata.row_group(group).num_rows
-                if np.any((rows >= start) & (rows < stop)):
-                    for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[columns.image]):
-                        inner = rows[(rows >= start) & (rows < start + batch.num_rows)] - start
-                        column = batch.column(0)
+                stop = start + metadata.row_group(group).num_rows
+                wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+                if len(wanted):
+                    at_once = rows_at_once(raw, metadata, chunks[group], group, leaves, _ROWS, _BATCH_BYTES)
+                    num_read, at = 0, start
+                    for batch in file.iter_batches(at_once, row_groups=[group], columns=list(columns.image_parts)):
+                        column = batch.column(columns.image)
+                        inner = wanted[np.searchsorted(wanted, at) : np.searchsorted(wanted, at + len(column))]
                         for row in inner:
-                            yield _record(column[int(row)].as_py(), path, start + int(row))
-                        start += batch.num_rows
+                            record = _record(column[int(row) - at].as_py(), path, int(row))
+                            size += len(record) if isinstance(record, bytes) else 0
+                            if size > most:
+                                raise ValueError(f"images of more than {most} bytes, unpacked")
+                            yield record
+                        num_read, at = num_read + len(inner), at + len(column)
+                    if num_read < len(wanted):
+                        raise ValueError(f"fewer rows in row group {group} than it says")
                 start = stop
 
 
@@ -176,122 +187,117 @@ def _by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A ParquetFile. Raises DataError when pyarrow is missing, or the file turns out damaged in the `with` block."""
+def _opened(path: Path) -> Iterator[tuple[io.FileIO, Any, list[list[Chunk]]]]:
+    """The file, a ParquetFile of it, and where its columns are. Raises DataError when pyarrow is missing, or the file
+    turns out damaged in the `with` block.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(f"{path}: reading Parquet files needs pyarrow.", do=install_hint("pyarrow")) from error
     try:
-        with parquet.ParquetFile(path) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
+        with open_regular(path) as raw:
+            chunks = chunks_of(raw)
+            with parquet.ParquetFile(path, pre_buffer=False, thrift_container_size_limit=_MAX_COLUMNS) as file:
+                if [len(group) for group in chunks] != [file.metadata.num_columns] * file.num_row_groups:
+                    raise ValueError("row groups of other columns than the file has")
+                yield raw, file, chunks
+    except (pyarrow.ArrowException, *DAMAGE) as error:
+        reason = str(error).splitlines()
         raise DataError(
             f"{path}: not a readable Parquet file.",
-            got=str(error).splitlines()[0],
+            got=reason[0] if reason else type(error).__name__,
             expected="a complete Parquet file",
             do="Fetch or copy the file again.",
         ) from error
 
 
-def _read_labels(path: Path) -> tuple[_Columns, list[Label]]:
-    with _opened(path) as file:
-        columns = _columns(file.schema_arrow, path)
-        if file.metadata.num_rows > MAX_ROWS:
-            raise DataError(
-                f"{shown(path)}: too many rows for one file.",
-                got=file.metadata.num_rows,
-                expected=f"at most {MAX_ROWS}",
-                do="Write it as several files, in the folder of the data set.",
-            )
-        values: list[object] = []
-        size = 0
-        for batch in file.iter_batches(_ROWS, columns=[columns.label]):
-            column = batch.column(0)
-            size += column.nbytes
-            if size > MAX_LABEL_BYTES:
-                raise DataError(
-                    f"{shown(path)}: too many bytes of labels for one file.",
-                    expected=f"at most {MAX_LABEL_BYTES}",
-                    do="Give classes short names, or write several files.",
-                )
-            values += column.to_pylist()
-    return columns, tidy_labels(values, _where(path, columns.label))
+@dataclass(frozen=True)
+class _Labels:
+    """The label column of a file: `codes` say which of the distinct `values` each row has."""
+
+    path: Path
+    columns: Columns
+    values: list[Label]
+    first: list[int]
+    """The first row of each value."""
+    codes: Int64[np.ndarray, "N"]
+
+    def where(self) -> str:
+        return f"{shown(self.path.name)}, column {shown(self.columns.label)!r}"
 
 
-def _where(path: Path, label: str) -> str:
-    return f"{shown(path.name)}, column {shown(label)!r}"
+def _read_labels(path: Path) -> _Labels:
+    with _opened(path) as (raw, file, chunks):
+        columns = find_columns(file.schema_arrow, path)
+        _check_rows(path, columns, file.metadata, os.fstat(raw.fileno()).st_size)
+        table = _Labels(path, columns, [], [], np.empty(0, np.int64))
+        index: dict[Label, int] = {}
+        codes: list[Int64[np.ndarray, "n"]] = []
+        row = 0
+        for column in _label_batches(path, columns.label, raw, file, chunks):
+            distinct = column if hasattr(column, "dictionary") else column.dictionary_encode()
+            # A row without a label, whose place is null, gets the place behind the last one.
+            places = distinct.indices.cast("int64").fill_null(len(distinct.dictionary)).to_numpy(zero_copy_only=False)
+            used, first, inverse = np.unique(places, return_index=True, return_inverse=True)
+            values = distinct.dictionary.take(used[used < len(distinct.dictionary)]).to_pylist()
+            values += [None] * (len(used) - len(values))
+            tidy = tidy_labels(values, table.where(), (first + row).tolist())
+            check_classes(tidy)
+            for value, at in zip(tidy, first, strict=True):
+                if value not in index:
+                    index[value] = len(index)
+                    table.first.append(int(at) + row)
+            check_classes(index)
+            codes.append(np.array([index[value] for value in tidy], np.int64)[inverse])
+            row += len(column)
+    return replace(table, values=list(index), codes=np.concatenate([*codes, table.codes]))
 
 
-def _columns(schema: Any, path: Path) -> _Columns:
-    """Find the image and the label column by the Hub's metadata, else by name and type."""
-    features = _features(schema)
-    fields = {field.name: field.type for field in schema}
-    forms = {name: form for name, kind in fields.items() if (form := _form(kind))}
+def _label_batches(
+    path: Path, label: str, raw: io.FileIO, file: Any, chunks: Sequence[Sequence[Chunk]]
+) -> Iterator[Any]:
+    """The label column, some rows at a time."""
+    from pyarrow import parquet, types
 
-    def kind(column: str) -> object:
-        return features.get(column, {}).get("_type")
+    metadata, kind = file.metadata, file.schema_arrow.field(label).type
+    leaves = leaves_of(metadata, label)
+    groups = [group for group in range(file.num_row_groups) if metadata.row_group(group).num_rows]
+    encodings = {encoding for group in groups for leaf in leaves for encoding in chunks[group][leaf].encodings}
+    is_text = any(is_kind(kind) for is_kind in (types.is_string, types.is_large_string, types.is_binary))
+    # Text is read as it is mostly stored, each value once. The library does this for two of the encodings.
+    if is_text and encodings <= DICTIONARY_ENCODINGS:
+        with parquet.ParquetFile(path, metadata=metadata, read_dictionary=[label], pre_buffer=False) as as_dictionary:
+            for group in groups:
+                rows_at_once(raw, metadata, chunks[group], group, leaves, 1, 1)
+                yield from _column(as_dictionary, group, label, _LABEL_ROWS)
+        return
+    for group in groups:
+        rows = rows_at_once(raw, metadata, chunks[group], group, leaves, _LABEL_ROWS, _LABEL_BATCH_BYTES)
+        yield from _column(file, group, label, rows)
 
-    def is_called(column: str, accepted: Sequence[str]) -> bool:
-        return column.lower() in accepted
 
-    encoded = [name for name, form in forms.items() if form != "path"]
-    images = [name for name in encoded if kind(name) == "Image" or is_called(name, _IMAGE_COLUMNS)] or encoded
-    images = images or [name for name in forms if is_called(name, (*_IMAGE_COLUMNS, *_PATH_COLUMNS))]
-    lower = {name.lower(): name for name in fields}
-    labels = [lower[name] for name in LABEL_COLUMNS if name in lower and lower[name] not in images[:1]]
-    labels = labels or [name for name in fields if kind(name) == "ClassLabel"]
-    if not images or not labels:
+def _column(file: Any, group: int, label: str, rows: int) -> Iterator[Any]:
+    return (batch.column(label) for batch in file.iter_batches(rows, row_groups=[group], columns=[label]))
+
+
+def _check_rows(path: Path, columns: Columns, metadata: Any, num_bytes: int) -> None:
+    """Raise DataError where a file says that it has more rows than an honest one of its size."""
+    rows = sum(max(metadata.row_group(group).num_rows, 0) for group in range(metadata.num_row_groups))
+    most = min(MAX_ROWS, max(_ALWAYS_ROWS, num_bytes * ROWS_A_BYTE.get(columns.form, 1)))
+    if max(rows, metadata.num_rows) > most:
         raise DataError(
-            f"{shown(path)}: no {'label' if images else 'image'} column was found.",
-            got=f"columns {few([f'{name} ({kind})' for name, kind in fields.items()], 12)}",
-            expected=f"a label column, called {', '.join(LABEL_COLUMNS)}"
-            if images
-            else f"an image column of bytes or structs {{bytes, path}}, called {', '.join(_IMAGE_COLUMNS)} or as you "
-            f"like, or one of paths, called {', '.join(_PATH_COLUMNS)}",
-            do="Rename the column.",
+            f"{shown(path)}: too many rows for one file of {num_bytes} bytes.",
+            got=max(rows, metadata.num_rows),
+            expected=f"at most {most}",
+            do="Write it as several files, in the folder of the data set.",
         )
-    for name in (images[0], labels[0]):
-        if schema.names.count(name) > 1:
-            raise DataError(
-                f"{shown(path)}: {schema.names.count(name)} columns are called {shown(name)!r}.",
-                expected="one",
-                do="Rename the others, or leave them out.",
-            )
-    names = features[labels[0]].get("names") if kind(labels[0]) == "ClassLabel" else None
-    own_names = distinct_names(nfc(str(name)) for name in names) if isinstance(names, list) and names else None
-    return _Columns(images[0], forms[images[0]], labels[0], own_names)
 
 
-def _form(kind: Any) -> str | None:
-    """What a column can give as an image: struct, bytes or path; None where it can not."""
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_struct(kind):
-        inside = {kind.field(i).name for i in range(kind.num_fields)}
-        return "struct" if inside & {"bytes", "path"} else None
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
-        return "bytes"
-    if "binary_view" in str(kind):
-        return "bytes"
-    return "path" if types.is_string(kind) or types.is_large_string(kind) or "string_view" in str(kind) else None
-
-
-def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """The Hub's description of each column; empty where the file is not of the Hub: names and types decide then."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return {str(column): feature for column, feature in features.items() if isinstance(feature, dict)}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _class_names(tables: Sequence[tuple[_Columns, list[Label]]]) -> tuple[str, ...]:
+def _class_names(tables: Sequence[_Labels]) -> tuple[str, ...]:
     """The names of the metadata, in its order; without them the values themselves, sorted."""
-    for columns, _ in tables:
-        if columns.names is not None:
-            return columns.names
-    return names_of(value for _, labels in tables for value in labels)
+    for table in tables:
+        if table.columns.names is not None:
+            return table.columns.names
+    return names_of(value for table in tables for value in table.values)
