@@ -14,20 +14,24 @@ import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.support.headers import rehashed
+from tests.support.random_vit import random_vit
 from vitrail import data, weights
 from vitrail.config import DataConfig, Preprocessing
 from vitrail.data import load_image
 from vitrail.data.decode import decode_image, image_header
 from vitrail.data.sources.official import open_cifar
 from vitrail.errors import VitrailError
+from vitrail.predict import Prediction, Predictor
 from vitrail.run import RunDir
 from vitrail.run.checkpoint import damage_of, load_checkpoint, newest_checkpoint
+from vitrail.runtime import EngineOptions
 
 SECONDS = 2.0
 MIB = 256.0
@@ -37,6 +41,9 @@ _BATCH = 250
 _HARD_MIB = 4096
 
 
+SQUARE = Preprocessing(image_size=(16, 16), decode_size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
 def _weights(path: Path) -> Iterator[Callable[[], object]]:
     yield lambda: weights.load_card(path)
     yield lambda: weights.load(path)
@@ -44,9 +51,9 @@ def _weights(path: Path) -> Iterator[Callable[[], object]]:
 
 
 def _image(path: Path) -> Iterator[Callable[[], object]]:
-    fast = Preprocessing(image_size=(32, 32), decode_size=(32, 32), fast_decoding=True, mean=(0.5,) * 3, std=(0.5,) * 3)
     yield lambda: image_header(path)
-    yield lambda: load_image(path, fast)
+    yield lambda: load_image(path, SQUARE)
+    yield lambda: load_image(path, replace(SQUARE, fast_decoding=True))
     yield lambda: decode_image(path)
 
 
@@ -90,6 +97,21 @@ def attempt(target: str, path: str, seconds: float = SECONDS, mib: float = MIB) 
         _try(target, Path(path))
 
 
+def attempt_together(folder: str, mib: float) -> None:
+    """Decode all images of a folder of classes side by side, for training and for a prediction, in so much memory."""
+    torch.set_num_threads(1)
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    model = random_vit(num_labels=2)
+    predictor = Predictor(
+        (model, weights.Card(model.config, ("a", "b"), SQUARE)), options=EngineOptions(engine="torch")
+    )
+    with _bounded(600, mib):
+        loaded = data.load(DataConfig(spec=folder, image_size=16, validation_fraction=0.5), ("train", "validation"))
+        answers = list(predictor.stream(paths, batch_size=len(paths)))
+    assert sum(len(split.images) for split in loaded.values()) == len(paths)
+    assert all(isinstance(answer, Prediction) for answer in answers), answers
+
+
 def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int = _BATCH, changed: str = "") -> None:
     """Damage copies of the entries of `folder`, one after the other, and give each to everything that reads it.
 
@@ -107,6 +129,7 @@ def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int 
     seeds = sorted(Path(folder).iterdir())
     work = Path(folder).parent / f"mutant-{target}-{kind}-{first}"
     failed: list[int] = []
+    told, costs = 0, [(0.0, 0.0)]
     for number in range(first, first + count):
         rng = random.Random(number)
         seed = seeds[number % len(seeds)]
@@ -121,21 +144,28 @@ def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int 
             victim = mutant
         victim.write_bytes(_DAMAGE[kind](victim.read_bytes(), rng))
         try:
-            with _bounded(SECONDS, MIB):
-                _try(target, mutant)
+            with _bounded(SECONDS, MIB) as cost:
+                told += _try(target, mutant)
+            costs += cost
         except Exception:
             failed.append(number)
             sys.stderr.write(f"mutant {number} of {victim.name}: {traceback.format_exc(limit=-3)[-900:]}\n")
     shutil.rmtree(work, ignore_errors=True)
+    seconds, mib = (max(values) for values in zip(*costs, strict=True))
+    sys.stderr.write(f"{count} mutants: {told} errors of ours; at most {seconds:.2f} s and {mib:.0f} MiB\n")
     assert not failed, f"mutants {failed}"
 
 
-def _try(target: str, path: Path) -> None:
+def _try(target: str, path: Path) -> int:
+    """Read a file in each way. Returns how many of them ended with an error of ours."""
+    told = 0
     for read in TARGETS[target](path):
         try:
             read()
         except VitrailError as error:
+            told += 1
             _check_message(str(error), error.exit_status)
+    return told
 
 
 def _check_message(text: str, status: int) -> None:
@@ -146,16 +176,21 @@ def _check_message(text: str, status: int) -> None:
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float, mib: float) -> Iterator[None]:
-    """Raise AssertionError when a `with` block takes more time of the processor, or more memory."""
+def _bounded(seconds: float, mib: float) -> Iterator[list[tuple[float, float]]]:
+    """Raise AssertionError when a `with` block takes more time of the processor, or more memory.
+
+    Yields a list that has both at the end.
+    """
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest use of memory so far
     before, size = _status("VmRSS"), _status("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (int((size + _HARD_MIB) * 2**20), resource.RLIM_INFINITY))
     started = time.process_time()
-    yield
+    cost: list[tuple[float, float]] = []
+    yield cost
     took, grew = time.process_time() - started, _status("VmHWM") - before
     assert took <= seconds, f"{took:.1f} s, more than {seconds} s"
     assert grew <= mib, f"{grew:.0f} MiB, more than {mib} MiB"
+    cost.append((took, grew))
 
 
 def _status(name: str) -> float:

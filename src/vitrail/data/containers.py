@@ -19,7 +19,7 @@ MAX_PROFILE_BYTES = 4 << 20
 """Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB)."""
 
 MAX_CHUNKS = 100_000
-"""Of a PNG file, and blocks of a GIF file before its first frame; a PNG of 256 MB in chunks of 8 KB has 33,000."""
+"""Of a PNG or WebP file, and blocks of a GIF file before its first frame; a PNG of 256 MB in chunks of 8 KB has 33,000."""
 
 MAX_SCANS = 100
 """Of a JPEG file; progressive ones have about ten. Each scan goes over all pixels again."""
@@ -239,7 +239,19 @@ def bare_profile(profile: bytes) -> bytes:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the canvas. Source: the WebP container and bit stream specifications (RFC 9649)."""
+    """Width and height of the canvas. Source: the WebP container and bit stream specifications (RFC 9649).
+
+    Raises:
+        ValueError: the first chunk is unknown.
+        NotRead: absurdly many chunks, of which the frames of an animation are some.
+    """
+    position = 12
+    for _ in range(MAX_CHUNKS):
+        position += 8 + int.from_bytes(data[position + 4 : position + 8], "little") + 1 & ~1
+        if position >= len(data):
+            break
+    else:
+        raise NotRead(f"more than {MAX_CHUNKS} chunks")
     chunk = data[12:16]
     if chunk == b"VP8X":
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
