@@ -41,6 +41,7 @@ _MOST_PIXELS_A_BYTE = 1000
 _room = Room()
 # What cannot be allocated when less than this was asked for is not for want of memory.
 _MUCH = 64 << 20
+_TOO_MANY = "{} x {} pixels, too many for the memory that is free"
 
 # Below it two scales of a JPEG can have the same size.
 _LEAST_SIDE = 8
@@ -199,7 +200,7 @@ def _room_for(image: Image.Image, kind: str, label: str) -> Iterator[None]:
         with _room.taking(_cost(image, kind)):
             yield
     except MemoryError as error:
-        raise ImageError(f"{width} x {height} pixels, too many for the memory that is free", label) from error
+        raise ImageError(_TOO_MANY.format(width, height), label) from error
 
 
 def _cost(image: Image.Image, kind: str) -> int:
@@ -233,6 +234,7 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
     kind = format_of(data)
     if kind is None:
         raise ImageError(f"not an image ({found(data)}; {READ})", label)
+    size = (0, 0)
     try:
         # Pillow allocates the canvas of these two when it opens them, so their size is read before.
         if kind in ("WebP", "GIF"):
@@ -247,6 +249,8 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
     except MemoryError as error:
         raise ImageError(f"{len(data)} bytes, too many for the memory that is free", label) from error
     except Exception as error:
+        if _is_short_of_memory(error, 8 * size[0] * size[1]):
+            raise ImageError(_TOO_MANY.format(*size), label) from error
         raise ImageError(f"damaged {kind} image ({_first_line(error)})", label) from error
     return image, kind, label
 
