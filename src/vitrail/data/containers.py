@@ -19,7 +19,7 @@ MAX_PROFILE_BYTES = 4 << 20
 """Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB)."""
 
 MAX_CHUNKS = 100_000
-"""Of a PNG or WebP file, and blocks of a GIF file before its first frame; a PNG of 256 MB in chunks of 8 KB has 33,000."""
+"""Of a PNG or WebP file, blocks of a GIF file before its first frame; a PNG of 256 MB in chunks of 8 KB has 33,000."""
 
 MAX_SCANS = 100
 """Of a JPEG file; progressive ones have about ten. Each scan goes over all pixels again."""
