@@ -32,6 +32,7 @@ from vitrail.config import Preprocessing
 from vitrail.data import colour, decode, fit, store
 from vitrail.data.colour import BACKGROUND
 from vitrail.data.decode import Limits, decode_image, image_header, load_image
+from vitrail.data.room import Room
 from vitrail.errors import ImageError
 
 JPEG_TOLERANCE = 6  # of 255, at quality 95 without chroma subsampling, smooth content
@@ -365,6 +366,23 @@ def test_an_image_too_large_for_the_memory_is_not_called_damaged(kind: str) -> N
         decode_image(data)
     assert "damaged" not in str(caught.value)
     assert decode_image(data).shape == (4000, 4000, 3)
+
+
+def test_every_way_of_decoding_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    class Recording(Room):
+        def taking(self, num_bytes: int) -> contextlib.AbstractContextManager[None]:
+            taken.append(num_bytes)
+            return super().taking(num_bytes)
+
+    monkeypatch.setattr(decode, "_room", Recording())
+    for data in (encode(smooth(64, 64), "JPEG", progressive=True), encode(noise(64, 64), "PNG")):
+        for fast in (False, True):
+            load_image(data, settings(32, 32, fast_decoding=fast))
+        decode_image(data)
+    assert len(taken) == 6
+    assert min(taken) >= 8 * 32 * 32
 
 
 def test_a_file_too_large_for_the_memory_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
