@@ -383,6 +383,7 @@ def test_every_way_of_decoding_waits_for_room(monkeypatch: pytest.MonkeyPatch) -
         decode_image(data)
     assert len(taken) == 6
     assert min(taken) >= 8 * 32 * 32
+    assert taken[1] == 8 * 32 * 32 + 6 * 64 * 64  # all coefficients, a quarter of the pixels
 
 
 def test_a_file_too_large_for_the_memory_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def decode_image(
         ImageError: no image of a format that is read, truncated, damaged, unreadable or too large.
     """
     image, kind, label = _open(source, name, limits)
-    with _room_for(image, kind, label):
+    with _room_for(image, kind, label, _coefficient_bytes(image)):
         rgb = _upright(image, kind, label, apply_profile)
         return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
 
@@ -133,15 +133,14 @@ def load_image(
     if isinstance(source, Image.Image):
         return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
     image, kind, label = _open(source, name, limits)
-    with _room_for(image, kind, label):
-        if kind == "JPEG" and preprocessing.fast_decoding:
-            width, height = size_needed(preprocessing)
-            turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
-            image.draft(None, (height, width) if turned else (width, height))
-            pixels = _by_simplejpeg(image, apply_profile)
-            if pixels is not None:
-                return fit(pixels, preprocessing)
-        return fit(_upright(image, kind, label, apply_profile), preprocessing)
+    is_reduced, coefficients = kind == "JPEG" and preprocessing.fast_decoding, _coefficient_bytes(image)
+    if is_reduced:
+        width, height = size_needed(preprocessing)
+        turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
+        image.draft(None, (height, width) if turned else (width, height))
+    with _room_for(image, kind, label, coefficients):
+        pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
+        return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
 
 
 def image_header(source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT) -> ImageHeader:
@@ -193,25 +192,27 @@ def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> 
 
 
 @contextlib.contextmanager
-def _room_for(image: Image.Image, kind: str, label: str) -> Iterator[None]:
+def _room_for(image: Image.Image, kind: str, label: str, more: int) -> Iterator[None]:
     """Wait until other threads have left enough memory, and say so where the machine has too little of it."""
     width, height = image.size
     try:
-        with _room.taking(_cost(image, kind)):
+        with _room.taking(_cost(image, kind) + more):
             yield
     except MemoryError as error:
         raise ImageError(_TOO_MANY.format(width, height), label) from error
 
 
 def _cost(image: Image.Image, kind: str) -> int:
-    """About how many bytes decoding takes: Pillow keeps four a pixel of colour, and copies where more is to be done.
+    """About how many bytes decoding takes: Pillow keeps four a pixel of colour, and we a copy.
 
-    libwebp, libavif and libheif keep two canvases beside it, libjpeg all coefficients of a progressive file.
+    libwebp, libavif and libheif keep two canvases beside it.
     """
-    samples = 12 if {"exif", "icc_profile", "transparency"} & image.info.keys() or image.mode not in ("L", "RGB") else 8
-    if kind in ("WebP", "AVIF", "HEIC") or "progressive" in image.info:
-        samples += 8
-    return image.width * image.height * samples
+    return image.width * image.height * (16 if kind in ("WebP", "AVIF", "HEIC") else 8)
+
+
+def _coefficient_bytes(image: Image.Image) -> int:
+    """What libjpeg keeps of a progressive file, of all its pixels even where fewer are asked for."""
+    return 6 * image.width * image.height if "progressive" in image.info else 0
 
 
 def _is_short_of_memory(error: Exception, cost: int) -> bool:

@@ -65,7 +65,7 @@ class ForkServer:
         """End the server; a job that still runs ends by itself."""
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(timeout=10)
+        self._server.wait(timeout=60)
         assert self._server.stdout is not None
         self._server.stdout.close()
 
