@@ -72,7 +72,7 @@ class Limits:
     """Width or height."""
     max_flat_pixels: int = 16_000_000
     """Width times height of a file with more than a thousand pixels a byte: of one colour, or made to fill memory.
-    Three times as many where a pixel is black or white; PNG and BMP cannot be packed so."""
+    9/4 as many where a pixel is black or white: an empty page at 600 dots an inch. PNG and BMP cannot be packed so."""
 
 
 DEFAULT = Limits()
@@ -273,7 +273,7 @@ def _check_pixels(size: tuple[int, int], kind: str, mode: str, num_bytes: int, l
         raise ImageError(f"{width} x {height} pixels, more than the limit of {limits.max_pixels}", label)
     if max(size) > limits.max_side:
         raise ImageError(f"{width} x {height} pixels, a side above the limit of {limits.max_side}", label)
-    flat = limits.max_flat_pixels * (3 if mode == "1" else 1)
+    flat = limits.max_flat_pixels * 9 // 4 if mode == "1" else limits.max_flat_pixels
     if kind not in ("PNG", "BMP") and width * height > max(flat, _MOST_PIXELS_A_BYTE * num_bytes):
         raise ImageError(f"{width} x {height} pixels in {num_bytes} bytes, more than a picture has", label)
 
