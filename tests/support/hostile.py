@@ -103,7 +103,8 @@ def attempt_together(folder: str, mib: float) -> None:
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     model = random_vit(num_labels=2)
     predictor = Predictor(
-        (model, weights.Card(model.config, ("a", "b"), SQUARE)), options=EngineOptions(engine="torch")
+        (model, weights.Card(geometry=model.config, classes=("a", "b"), preprocessing=SQUARE)),
+        options=EngineOptions(engine="torch"),
     )
     with _bounded(600, mib):
         loaded = data.load(DataConfig(spec=folder, image_size=16, validation_fraction=0.5), ("train", "validation"))
