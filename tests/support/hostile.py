@@ -184,7 +184,7 @@ def _bounded(seconds: float, mib: float) -> Iterator[list[tuple[float, float]]]:
     """
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest use of memory so far
     before, size = _status("VmRSS"), _status("VmSize")
-    resource.setrlimit(resource.RLIMIT_AS, (int((size + _HARD_MIB) * 2**20), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (int((size + max(_HARD_MIB, 4 * mib)) * 2**20), resource.RLIM_INFINITY))
     started = time.process_time()
     cost: list[tuple[float, float]] = []
     yield cost
