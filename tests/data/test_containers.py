@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from tests.support import image_bombs
 from tests.support.images import encode, exif, mutants, noise, png, png_chunk, smooth
 from vitrail.config import Preprocessing
 from vitrail.data.decode import Limits, decode_image, image_header, load_image
@@ -314,6 +316,14 @@ BOMBS = {
     "blocks": (many_blocks, "more than 100000 blocks"),
     "steps of a run-length encoding": (lambda: bmp(10000, 10000, 8, b"\0\2\xff\xff", 1, bytes(1024)), "run-length"),
     "ends of lines": (lambda: bmp(10, 10, 8, b"\0\0" * 9000, 1, bytes(1024)), "run-length"),
+    "scans of many pixels": (lambda: image_bombs.many_scans(4000, 60), "more than 62 scans"),
+    "frames": (image_bombs.SMALL["webp, frames"], "more than 100000 chunks"),
+    "strips": (image_bombs.SMALL["tiff, a million strips"], "more than 100000 strips"),
+    "a huge tile": (image_bombs.SMALL["tiff, a claim of a huge tile"], "16000 x 16000 pixels cover"),
+    "wide tiles": (image_bombs.SMALL["tiff, wide tiles"], "cover many times the picture"),
+    "channels": (image_bombs.SMALL["tiff, many channels"], "more than 6 channels"),
+    "strips in one place": (image_bombs.SMALL["tiff, strips in one place"], "10000 x 10000 pixels in .* bytes"),
+    "a long side": (lambda: png(1_000_001, 1, 1, 0, b""), "a side above the limit"),
     "one colour": (lambda: encode(Image.new("RGB", (4100, 4100)), "WEBP"), "4100 x 4100 pixels in .* bytes"),
 }
 
@@ -325,7 +335,15 @@ def test_what_would_take_long_is_refused_and_not_called_damaged(make: Callable[[
     assert "damaged" not in str(caught.value)
 
 
+def test_a_profile_of_many_elements_takes_no_time() -> None:
+    pixels, profile = smooth(9, 9), image_bombs.elements_profile(300_000)
+    started = time.process_time()
+    assert decode_image(encode(pixels, "PNG", icc_profile=profile)).shape == pixels.shape
+    assert time.process_time() - started < 10  # run one by one they take many minutes
+
+
 def test_what_resembles_a_bomb_is_read() -> None:
+    assert decode_image(image_bombs.SMALL["tiff, 33 megapixels of one bit"]()).all()  # an empty page, say
     plain = decode_image(many_scans(1))
     np.testing.assert_array_equal(decode_image(many_scans(1, behind=b"\xff\xda\0\2" * 200)), plain)  # a video, say
     flat = encode(Image.new("RGB", (3900, 3900)), "WEBP")

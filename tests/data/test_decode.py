@@ -29,9 +29,10 @@ from tests.support.images import (
     smooth,
 )
 from vitrail.config import Preprocessing
-from vitrail.data import store
+from vitrail.data import colour, decode, fit, store
 from vitrail.data.colour import BACKGROUND
 from vitrail.data.decode import Limits, decode_image, image_header, load_image
+from vitrail.data.room import Room
 from vitrail.errors import ImageError
 
 JPEG_TOLERANCE = 6  # of 255, at quality 95 without chroma subsampling, smooth content
@@ -354,6 +355,99 @@ def test_bombs_are_refused_before_anything_is_allocated(name: str) -> None:
         started = time.perf_counter()
         decode_image(data, name="bomb")
     assert time.perf_counter() - started < BOMB_SECONDS
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_an_image_too_large_for_the_memory_is_not_called_damaged(kind: str) -> None:
+    options = {"progressive": True} if kind == "JPEG" else {"compression": "tiff_lzw"} if kind == "TIFF" else {}
+    data = encode(Image.new("P" if kind == "GIF" else "RGB", (4000, 4000)), kind, **options)
+    with memory_limit(20 << 20), pytest.raises(ImageError, match="for the memory that is free") as caught:
+        decode_image(data)
+    assert "damaged" not in str(caught.value)
+    assert decode_image(data).shape == (4000, 4000, 3)
+
+
+def test_every_way_of_decoding_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    class Recording(Room):
+        def taking(self, num_bytes: int) -> contextlib.AbstractContextManager[None]:
+            taken.append(num_bytes)
+            return super().taking(num_bytes)
+
+    monkeypatch.setattr(decode, "_room", Recording())
+    for data in (encode(smooth(64, 64), "JPEG", progressive=True), encode(noise(64, 64), "PNG")):
+        for fast in (False, True):
+            load_image(data, settings(32, 32, fast_decoding=fast))
+        decode_image(data)
+    assert len(taken) == 6
+    assert min(taken) >= 8 * 32 * 32
+    assert taken[1] == 8 * 32 * 32 + 6 * 64 * 64  # all coefficients, a quarter of the pixels
+
+
+def test_a_file_too_large_for_the_memory_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "image.png"
+    path.write_bytes(encode(noise(8, 8), "PNG"))
+    for name in ("opened", "read_regular"):
+        with monkeypatch.context() as patched, pytest.raises(ImageError, match="memory that is free"):
+            patched.setattr(decode, name, fail)
+            decode_image(path)
+
+
+LARGE = (4500, 18000)
+"""Height and width of 81 million pixels."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["smooth", "noise"])
+def test_81_megapixels(form: str) -> None:
+    height, width = LARGE
+    row = np.linspace(0, 255, width).astype(np.uint8)
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:] = np.stack([row, row[::-1], row], 1)
+    if form == "noise":
+        pixels ^= np.random.default_rng(0).integers(0, 256, (height, 1, 1), dtype=np.uint8)
+        pixels[:100, :5000] = noise(100, 5000)
+    data = encode(pixels, "PNG", compress_level=1)
+    with memory_limit(200 << 20), pytest.raises(ImageError, match="18000 x 4500 pixels, too many for the memory"):
+        decode_image(data)
+    with memory_limit(800 << 20):
+        assert (decode_image(data) == pixels).all()
+    loaded = load_image(data, settings(64, 64, fast_decoding=True))
+    assert np.abs(loaded.astype(int) - load_image(data, settings(64, 64))).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(241, 240), (1, 61_000), (6100, 7)])
+@pytest.mark.parametrize("form", ["RGBA", "L", "P", "16 bits", "profile"])
+def test_pieces_are_as_the_whole(form: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (colour, decode, fit):
+        monkeypatch.setattr(module, "AT_ONCE_PIXELS", 0)
+    monkeypatch.setattr(colour, "_PIECE_PIXELS", 5_000)
+    monkeypatch.setattr(colour, "_PIECE_SIDE", 50)
+    image = Image.fromarray(noise(*size, channels=4))
+    data = {
+        "RGBA": lambda: encode(image, "PNG", exif=exif(6)),
+        "L": lambda: encode(image.convert("L"), "PNG", transparency=7),
+        "P": lambda: encode(image.convert("RGB").quantize(16), "PNG", transparency=bytes(range(16))),
+        "16 bits": lambda: encode(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG"),
+        "profile": lambda: encode(image.convert("RGB"), "PNG", icc_profile=_wide_profile()),
+    }[form]()
+    in_pieces = decode_image(data)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(in_pieces, decode_image(data))
+
+
+def test_a_photograph_of_12_megapixels_with_a_profile_of_a_megabyte() -> None:
+    pixels = smooth(30, 4000).repeat(100, 0)
+    short, long = (
+        encode(pixels, "JPEG", quality=95, icc_profile=_wide_profile() + bytes(more)) for more in (0, 1 << 20)
+    )
+    assert len(long) > len(short) + (1 << 20)
+    np.testing.assert_array_equal(decode_image(long), decode_image(short))
 
 
 def test_sizes_between_pillows_limit_and_ours_do_not_warn() -> None:

@@ -17,6 +17,7 @@ import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 
 from tests.support.headers import rehashed
 from tests.support.images import encode, noise
+from tests.support.random_vit import random_vit
 from vitrail import data, weights
 from vitrail.cli import main
 from vitrail.config import DataConfig, Preprocessing
@@ -31,6 +33,8 @@ from vitrail.data import load_image
 from vitrail.data.decode import decode_image, image_header
 from vitrail.data.sources.official import open_cifar
 from vitrail.errors import VitrailError
+from vitrail.predict import Prediction, Predictor
+from vitrail.runtime import EngineOptions
 from vitrail.selftest.fork_server import ForkServer
 
 SECONDS = 2.0
@@ -60,10 +64,13 @@ def _model(path: Path) -> Iterator[Callable[[], object]]:
     yield lambda: command("predict", str(path), str(image), "--device", "cpu", "--json")
 
 
+SQUARE = Preprocessing(image_size=(16, 16), decode_size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
 def _image(path: Path) -> Iterator[Callable[[], object]]:
-    fast = Preprocessing(image_size=(32, 32), decode_size=(32, 32), fast_decoding=True, mean=(0.5,) * 3, std=(0.5,) * 3)
     yield lambda: image_header(path)
-    yield lambda: load_image(path, fast)
+    yield lambda: load_image(path, SQUARE)
+    yield lambda: load_image(path, replace(SQUARE, fast_decoding=True))
     yield lambda: decode_image(path)
 
 
@@ -116,6 +123,22 @@ def attempt(target: str, path: str, seconds: float = SECONDS, mib: float = MIB) 
     """Give one file or folder to everything that reads it. Raises what is none of our errors, or AssertionError."""
     torch.set_num_threads(1)
     _try(TARGETS[target](Path(path)), seconds, mib)
+
+
+def attempt_together(folder: str, mib: float) -> None:
+    """Decode all images of a folder of classes side by side, for training and for a prediction, in so much memory."""
+    torch.set_num_threads(1)
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    model = random_vit(num_labels=2)
+    predictor = Predictor(
+        (model, weights.Card(geometry=model.config, classes=("a", "b"), preprocessing=SQUARE)),
+        options=EngineOptions(engine="torch"),
+    )
+    with _bounded(600, mib):
+        loaded = data.load(DataConfig(spec=folder, image_size=16), ("all",))
+        answers = list(predictor.stream(paths, batch_size=len(paths)))
+    assert sum(len(split.images) for split in loaded.values()) == len(paths)
+    assert all(isinstance(answer, Prediction) for answer in answers), answers
 
 
 def attempt_mutants(target: str, folder: str, kind: str, first: int, count: int = BATCH, changed: str = "") -> None:
@@ -230,9 +253,9 @@ def _bounded(seconds: float, mib: float) -> Iterator[dict[str, float]]:
     """Raise AssertionError when a `with` block takes more time of the processor, or more memory; SEEN has both."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest use of memory so far
     before, size = _status("VmRSS"), _status("VmSize")
-    resource.setrlimit(resource.RLIMIT_AS, (int((size + _HARD_MIB) * 2**20), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (int((size + max(_HARD_MIB, 4 * mib)) * 2**20), resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, _hangs)
-    signal.alarm(_HANGS_SECONDS)
+    signal.alarm(max(_HANGS_SECONDS, int(seconds)))
     started, seen = time.process_time(), {"error": 0.0}
     try:
         yield seen
@@ -294,8 +317,8 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
 
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 7, 10**9, -(10**9), 2**31, 2**63, 10**30, 10**400, 0.0, 1e-300, 1e300, -0.5, "", "0",
-    "x" * 5000, "\x1b[31m\n", "\ud800", "../../x", "/etc/passwd", [], {}, [[]],
+    None, True, False, 0, -1, 1, 2, 3, 7, 10**9, -(10**9), 2**31, 2**63, 10**30, 10**400, 0.0, 1e-300, 1e300, -0.5, "",
+    "0", "x" * 5000, "\x1b[31m\n", "\ud800", "../../x", "/etc/passwd", [], {}, [[]],
     [0], [-1, 2**40], [1, 2, 3, 4], {"a": 1},
     {"height": 10**9}, {"0": None}, [None] * 1000, float("nan"), float("inf"),
 )  # fmt: skip

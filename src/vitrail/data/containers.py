@@ -5,6 +5,7 @@ else can be damaged, huge or unknown while the picture is intact. Nothing is dec
 what a header claims.
 """
 
+import math
 import re
 import struct
 import zlib
@@ -18,10 +19,16 @@ MAX_PROFILE_BYTES = 4 << 20
 """Larger than every ICC profile in common use (CMYK press profiles have 0.5 to 2.5 MB)."""
 
 MAX_CHUNKS = 100_000
-"""Of a PNG file, and blocks of a GIF file before its first frame; a PNG of 256 MB in chunks of 8 KB has 33,000."""
+"""Of a PNG or WebP file, blocks of a GIF file before its first frame; a PNG of 256 MB in chunks of 8 KB has 33,000."""
 
 MAX_SCANS = 100
 """Of a JPEG file; progressive ones have about ten. Each scan goes over all pixels again."""
+
+MANY_SCANS, MAX_SCANNED_PIXELS = 20, 10**9
+"""More scans than the first of them go over no more pixels than the second, all together."""
+
+MAX_STRIPS = 100_000
+"""Or tiles, of a TIFF file; each is a step of its own for the decoder."""
 
 MAX_RUN_LENGTH_PIXELS = 1 << 21
 """Of a run-length encoded BMP, which Pillow decodes in Python."""
@@ -54,7 +61,7 @@ def bare_png(data: bytes) -> tuple[bytes, dict[str, bytes]]:
             # A palette whose name is damaged looks like a chunk that does not matter; Pillow would take shades of grey.
             if name == b"IDAT" and data[25] == 3 and not has_palette:
                 raise ValueError("no palette")
-        elif name in (b"eXIf", b"iCCP"):
+        elif name in (b"eXIf", b"iCCP") and length <= MAX_PROFILE_BYTES:
             body = data[position + 8 : end - 4]
             if zlib.crc32(body, zlib.crc32(name)) == int.from_bytes(data[end - 4 : end]):
                 key, value = ("exif", b"Exif\0\0" + body) if name == b"eXIf" else ("icc_profile", _inflated(body))
@@ -90,7 +97,7 @@ def bare_jpeg(data: bytes) -> bytes:
         NotRead: absurdly many scans.
     Source: ITU-T T.81, B.1.1; libjpeg, examine_app0 and 14.
     """
-    parts, position = [data[:2]], 2
+    parts, position, pixels = [data[:2]], 2, 0
     while position + 4 <= len(data):
         marker, length = struct.unpack_from(">HH", data, position)
         end = position + 2 + length
@@ -99,20 +106,23 @@ def bare_jpeg(data: bytes) -> bytes:
             break
         if not (0xFFE0 <= marker <= 0xFFEF or marker == 0xFFFE) or _is_telling(marker, data[position + 4 : end]):
             parts.append(data[position:end])
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC) and length >= 8:
+            pixels = math.prod(struct.unpack_from(">HH", data, position + 5))
         position = end
     # Pictures that follow, and videos, are no scans of this one; a closer look is only worth it where there are many.
-    if data.count(b"\xff\xda", position) > MAX_SCANS and _num_scans(data, position) > MAX_SCANS:
-        raise NotRead(f"more than {MAX_SCANS} scans")
+    most = max(MANY_SCANS, min(MAX_SCANS, MAX_SCANNED_PIXELS // max(pixels, 1)))
+    if data.count(b"\xff\xda", position) > most and _num_scans(data, position, most) > most:
+        raise NotRead(f"more than {most} scans")
     return b"".join([*parts, data[position:]])
 
 
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
-def _num_scans(data: bytes, position: int) -> int:
+def _num_scans(data: bytes, position: int, most: int) -> int:
     """Scans up to the end of the image, no further than one too many."""
     count = 0
-    while count <= MAX_SCANS and (found := _MARKER.search(data, position)) and found[0] != b"\xff\xd9":
+    while count <= most and (found := _MARKER.search(data, position)) and found[0] != b"\xff\xd9":
         count += found[0] == b"\xff\xda"
         position = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
     return count
@@ -135,8 +145,8 @@ def _is_telling(marker: int, body: bytes) -> bool:
 _TIFF_NUMBERS = {256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 531}
 # Bits, strips, palette, tiles, extra samples, kinds of samples, JPEG tables, YCbCr, reference black and white.
 _TIFF_LISTS = {258, 273, 279, 320, 324, 325, 338, 339, 347, 530, 532}
-_MOST_STRIPS = 1 << 20
 _TIFF_PROFILE = 34675
+_MOST_SAMPLES = 6
 _TIFF_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _TIFF_COMPRESSIONS = {
     1: "none",
@@ -173,12 +183,14 @@ def bare_tiff(data: bytes) -> bytes:
                 raise ValueError(f"tag {tag} is not one number")
             numbers.setdefault(tag, struct.unpack_from(order + "HI"[kind - 3], data, entry + 8)[0])
         if tag in (258, 339):
-            if kind != 3 or length > 8:
-                raise NotRead("more than eight channels are not read")
+            if kind != 3 or length > _MOST_SAMPLES:
+                raise NotRead(f"more than {_MOST_SAMPLES} channels are not read")
             lists[tag] = set(struct.unpack_from(f"{order}{length}H", data, entry + 8 if size <= 4 else place))
         if tag in _TIFF_NUMBERS or tag in _TIFF_LISTS or tag == _TIFF_PROFILE:
             total += size
-            if not is_whole or (length > _MOST_STRIPS and tag in (273, 279, 324, 325)) or total > len(data):
+            if length > MAX_STRIPS and tag in (273, 279, 324, 325):
+                raise NotRead(f"more than {MAX_STRIPS} strips or tiles")
+            if not is_whole or total > len(data):
                 raise ValueError(f"tag {tag} lies outside the file or is too long")
             kept[tag] = data[entry : entry + 12]
     _check_tiff(numbers, lists)
@@ -198,13 +210,48 @@ def _check_tiff(numbers: dict[int, int], lists: dict[int, set[int]]) -> None:
         raise NotRead("samples other than whole numbers of 1, 2, 4, 8 or 16 bits are not read")
     if numbers.get(262) == 0 and bits == {16}:
         raise NotRead("16-bit samples with white as zero are not read")
+    if numbers.get(277, 1) > _MOST_SAMPLES:
+        raise NotRead(f"more than {_MOST_SAMPLES} channels are not read")
+    width, height, across, down = (numbers.get(tag, 0) for tag in (256, 257, 322, 323))
+    # Tiles cover the picture, and the last ones go beyond it; each is decoded whole.
+    if across and down and -(-width // across) * across * -(-height // down) * down > 4 * width * height + (1 << 22):
+        raise NotRead(f"tiles of {across} x {down} pixels cover many times the picture of {width} x {height}")
+
+
+# ---- ICC profiles ------------------------------------------------------------------------------------------------
+
+_ELEMENT_TAGS = {b"D2B0", b"D2B1", b"D2B2", b"D2B3", b"B2D0", b"B2D1", b"B2D2", b"B2D3"}
+
+
+def bare_profile(profile: bytes) -> bytes:
+    """An ICC profile without its tags of processing elements, of which there may be any number.
+
+    A profile that has them has the tables that take their place as well. Source: ICC.1:2022, sections 7.3 and 8.3.
+    """
+    bare = bytearray(profile)
+    for at in range(132, min(132 + 12 * int.from_bytes(profile[128:132]), len(profile)), 12):
+        if profile[at : at + 4] in _ELEMENT_TAGS:
+            bare[at : at + 4] = b"none"
+    return bytes(bare)
 
 
 # ---- sizes that are read before Pillow allocates a canvas --------------------------------------------------------
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the canvas. Source: the WebP container and bit stream specifications (RFC 9649)."""
+    """Width and height of the canvas. Source: the WebP container and bit stream specifications (RFC 9649).
+
+    Raises:
+        ValueError: the first chunk is unknown.
+        NotRead: absurdly many chunks, of which the frames of an animation are some.
+    """
+    position = 12
+    for _ in range(MAX_CHUNKS):
+        position += 8 + int.from_bytes(data[position + 4 : position + 8], "little") + 1 & ~1
+        if position >= len(data):
+            break
+    else:
+        raise NotRead(f"more than {MAX_CHUNKS} chunks")
     chunk = data[12:16]
     if chunk == b"VP8X":
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")

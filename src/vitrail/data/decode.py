@@ -6,9 +6,11 @@ Hostile files are expected: the format is told by its first bytes, size limits h
 whatever the decoder raises becomes an `ImageError`.
 """
 
+import contextlib
+import errno
 import io
-import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +23,14 @@ from PIL import (
 )
 
 from vitrail.config import Preprocessing
-from vitrail.data.colour import to_rgb
+from vitrail.data.colour import AT_ONCE_PIXELS, to_rgb
 from vitrail.data.containers import NotRead, gif_size, webp_size
-from vitrail.data.fit import fit, size_needed
-from vitrail.data.readers import opened
+from vitrail.data.fit import array_of, fit, size_needed
+from vitrail.data.formats import READ, format_of, found
+from vitrail.data.readers import load, opened
 from vitrail.data.room import Room
 from vitrail.errors import ImageError
+from vitrail.reading import read_regular
 
 try:  # extra `fast`
     import simplejpeg
@@ -35,6 +39,9 @@ except ImportError:
 
 _MOST_PIXELS_A_BYTE = 1000
 _room = Room()
+# What cannot be allocated when less than this was asked for is not for want of memory.
+_MUCH = 64 << 20
+_TOO_MANY = "{} x {} pixels, too many for the memory that is free"
 
 # Below it two scales of a JPEG can have the same size.
 _LEAST_SIDE = 8
@@ -59,10 +66,13 @@ class Limits:
     max_bytes: int = 256 << 20
     """Size of the file."""
     max_pixels: int = 100_000_000
-    """Width times height, as the file's header states them; 100 Mpx take 300 MB decoded."""
+    """Width times height, as the file's header states them; 100 Mpx take 300 MB decoded, and 400 to 1,600 on the way.
+    Files of at most 16 Mpx are decoded within 256 MiB, whatever they contain."""
+    max_side: int = 1_000_000
+    """Width or height."""
     max_flat_pixels: int = 16_000_000
-    """Width times height of a WebP, AVIF, HEIC, JPEG or GIF file with more than a thousand pixels a byte: of one
-    colour, or made to fill memory. (PNG, TIFF and BMP cannot be packed so.)"""
+    """Width times height of a file with more than a thousand pixels a byte: of one colour, or made to fill memory.
+    9/4 as many where a pixel is black or white: an empty page at 600 dots an inch. PNG and BMP cannot be packed so."""
 
 
 DEFAULT = Limits()
@@ -77,26 +87,6 @@ class ImageHeader:
     """Pillow's name of the pixel format, as RGB, L, P, CMYK, I;16."""
     height: int
     width: int
-
-
-_READ = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC are read"
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_OTHERS = {
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"\x76\x2f\x31\x01": "OpenEXR",
-    b"8BPS": "Photoshop",
-    b"%PDF": "PDF",
-    b"<svg": "SVG",
-    b"<?xml": "XML or SVG",
-    b"II\x2b\0": "BigTIFF",
-    b"MM\0\x2b": "BigTIFF",
-    b"\0\0\1\0": "icon",
-    b"version https://git-lfs": "Git LFS pointer (git lfs pull fetches the image)",
-}
-"""First bytes of what people take for readable images, for the message."""
 
 
 def decode_image(
@@ -116,7 +106,10 @@ def decode_image(
     Raises:
         ImageError: no image of a format that is read, truncated, damaged, unreadable or too large.
     """
-    return np.asarray(_upright(*_open(source, name, limits), apply_profile))
+    image, kind, label = _open(source, name, limits)
+    with _room_for(image, kind, label, _coefficient_bytes(image)):
+        rgb = _upright(image, kind, label, apply_profile)
+        return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
 
 
 def load_image(
@@ -140,14 +133,14 @@ def load_image(
     if isinstance(source, Image.Image):
         return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
     image, kind, label = _open(source, name, limits)
-    if kind == "JPEG" and preprocessing.fast_decoding:
+    is_reduced, coefficients = kind == "JPEG" and preprocessing.fast_decoding, _coefficient_bytes(image)
+    if is_reduced:
         width, height = size_needed(preprocessing)
         turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
         image.draft(None, (height, width) if turned else (width, height))
-        pixels = _by_simplejpeg(image, apply_profile)
-        if pixels is not None:
-            return fit(pixels, preprocessing)
-    return fit(_upright(image, kind, label, apply_profile), preprocessing)
+    with _room_for(image, kind, label, coefficients):
+        pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
+        return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
 
 
 def image_header(source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT) -> ImageHeader:
@@ -179,32 +172,58 @@ def _by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.
 
 
 def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> Image.Image:
-    """The upright 8-bit RGB image."""
+    """The upright 8-bit RGB image. Nothing but that remains of the image of a file."""
     try:
-        with _room.taking(_cost(image, kind)):
-            image.load()
-            rgb = to_rgb(image, apply_profile=apply_profile)
-            upright = _TRANSPOSITIONS.get(_orientation_of(image))
-            return rgb.transpose(upright) if upright is not None else rgb
+        is_file = kind != "Pillow's"
+        load(image) if is_file else image.load()
+        rgb = to_rgb(image, apply_profile=apply_profile)
+        upright = _TRANSPOSITIONS.get(_orientation_of(image))
+        if is_file and rgb is not image:
+            image.close()
+        return rgb.transpose(upright) if upright is not None else rgb
     except NotRead as error:
         raise ImageError(f"{kind} image: {error}", label) from error
-    except MemoryError as error:
-        raise ImageError(
-            f"{image.width} x {image.height} pixels, too many for the memory that is free", label
-        ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+        if _is_short_of_memory(error, _cost(image, kind)):
+            raise MemoryError from error
         raise ImageError(f"damaged or truncated {kind} image ({_first_line(error)})", label) from error
 
 
+@contextlib.contextmanager
+def _room_for(image: Image.Image, kind: str, label: str, more: int) -> Iterator[None]:
+    """Wait until other threads have left enough memory, and say so where the machine has too little of it."""
+    width, height = image.size
+    try:
+        with _room.taking(_cost(image, kind) + more):
+            yield
+    except MemoryError as error:
+        raise ImageError(_TOO_MANY.format(width, height), label) from error
+
+
 def _cost(image: Image.Image, kind: str) -> int:
-    """About how many bytes decoding takes: Pillow keeps four a pixel of colour, and copies where more is to be done.
+    """About how many bytes decoding takes: Pillow keeps four a pixel of colour, and we a copy.
 
     libwebp, libavif and libheif keep two canvases beside it.
     """
-    samples = 12 if "A" in image.getbands() or "transparency" in image.info else 8
-    if image.mode in ("L", "RGB") and not {"exif", "icc_profile", "transparency"} & image.info.keys():
-        samples = 4
-    return image.width * image.height * (samples + (8 if kind in ("WebP", "AVIF", "HEIC") else 0))
+    return image.width * image.height * (16 if kind in ("WebP", "AVIF", "HEIC") else 8)
+
+
+def _coefficient_bytes(image: Image.Image) -> int:
+    """What libjpeg keeps of a progressive file, of all its pixels even where fewer are asked for."""
+    return 6 * image.width * image.height if "progressive" in image.info else 0
+
+
+def _is_short_of_memory(error: Exception, cost: int) -> bool:
+    """Whether a decoder failed for want of memory; most say that something else is wrong."""
+    if cost < _MUCH:
+        return False
+    try:
+        np.empty(cost, np.uint8)
+    except MemoryError:
+        return True
+    return "memory" in str(error).lower()
 
 
 def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[ImageFile.ImageFile, str, str]:
@@ -213,78 +232,49 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
     data = _read(source, label, limits) if isinstance(source, Path) else source
     if len(data) > limits.max_bytes:
         raise ImageError(f"the file has more than {limits.max_bytes} bytes", label)
-    kind = _format(data)
+    kind = format_of(data)
     if kind is None:
-        raise ImageError(f"not an image ({_found(data)}; {_READ})", label)
+        raise ImageError(f"not an image ({found(data)}; {READ})", label)
+    size = (0, 0)
     try:
         # Pillow allocates the canvas of these two when it opens them, so their size is read before.
         if kind in ("WebP", "GIF"):
-            _check_pixels(webp_size(data) if kind == "WebP" else gif_size(data), kind, len(data), limits, label)
+            size = webp_size(data) if kind == "WebP" else gif_size(data)
+            _check_pixels(size, kind, "", len(data), limits, label)
         image = opened(data, kind)
-        _check_pixels(image.size, kind, len(data), limits, label)
+        _check_pixels(image.size, kind, image.mode, len(data), limits, label)
     except ImageError:
         raise
     except NotRead as error:
         raise ImageError(f"{kind} image: {error}", label) from error
+    except MemoryError as error:
+        raise ImageError(f"{len(data)} bytes, too many for the memory that is free", label) from error
     except Exception as error:
+        if _is_short_of_memory(error, 8 * size[0] * size[1]):
+            raise ImageError(_TOO_MANY.format(*size), label) from error
         raise ImageError(f"damaged {kind} image ({_first_line(error)})", label) from error
     return image, kind, label
 
 
 def _read(path: Path, label: str, limits: Limits) -> bytes:
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # opening a named pipe would block, a device might never end
-            raise ImageError("not a regular file", label)
-        # Reading at most n bytes takes memory for n, so the limit is no good n. A file may have more than it said.
-        room, parts = limits.max_bytes + 1, list[bytes]()
-        with path.open("rb", buffering=0) as file:
-            while part := file.read(min(room, max(found.st_size, 4096) + 1)):
-                parts.append(part)
-                room -= len(part)
-        return b"".join(parts)
+        return read_regular(path, limits.max_bytes)
+    except MemoryError as error:
+        raise ImageError("more bytes than the memory that is free", label) from error
     except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror or error})", label) from error
+        reason = str(error.strerror or error)
+        known = {errno.EFBIG: f"the file has {reason}", errno.EINVAL: reason}
+        raise ImageError(known.get(error.errno or 0, f"cannot be read ({reason})"), label) from error
 
 
-def _format(data: bytes) -> str | None:
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith((b"II*\0", b"MM\0*")):
-        return "TIFF"
-    if data[4:8] == b"ftyp":  # ISO base media: the major brand, a version, compatible brands
-        brands = {data[at : at + 4] for at in (8, *range(16, min(int.from_bytes(data[:4]), 64), 4))}
-        return "AVIF" if brands & {b"avif", b"avis"} else "HEIC" if brands & _HEIC_BRANDS else None
-    return "BMP" if data.startswith(b"BM") else None
-
-
-def image_format(head: bytes) -> str | None:
-    """The format of an image file by its first 32 bytes; None for a file of another kind."""
-    kind = _format(head)
-    # Two letters may begin any text; of a bitmap's second header the size is small.
-    return kind if kind != "BMP" or head[15:18] == b"\0\0\0" else None
-
-
-def _found(data: bytes) -> str:
-    """What a file is that is no image, in a few words."""
-    if not data:
-        return "it is empty"
-    other = next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
-    return f"it is a {other} file" if other else f"it starts with {bytes(data[:8])!r}"
-
-
-def _check_pixels(size: tuple[int, int], kind: str, num_bytes: int, limits: Limits, label: str) -> None:
+def _check_pixels(size: tuple[int, int], kind: str, mode: str, num_bytes: int, limits: Limits, label: str) -> None:
     width, height = size
     if width * height > limits.max_pixels:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {limits.max_pixels}", label)
-    can_be_flat = kind in ("WebP", "AVIF", "HEIC", "JPEG", "GIF")
-    if can_be_flat and width * height > max(limits.max_flat_pixels, _MOST_PIXELS_A_BYTE * num_bytes):
+    if max(size) > limits.max_side:
+        raise ImageError(f"{width} x {height} pixels, a side above the limit of {limits.max_side}", label)
+    flat = limits.max_flat_pixels * 9 // 4 if mode == "1" else limits.max_flat_pixels
+    if kind not in ("PNG", "BMP") and width * height > max(flat, _MOST_PIXELS_A_BYTE * num_bytes):
         raise ImageError(f"{width} x {height} pixels in {num_bytes} bytes, more than a picture has", label)
 
 

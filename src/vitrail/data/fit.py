@@ -5,6 +5,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vitrail.config import Preprocessing
+from vitrail.data.colour import AT_ONCE_PIXELS, pieces
 
 # Longest side after resizing, in units of the side that is kept.
 _LONGEST = 64
@@ -45,6 +46,17 @@ def fit(image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preproce
             image = _resized(image, preprocessing)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if pixels.ndim == 3 else pixels[None]
+
+
+def array_of(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of an RGB image; Pillow's own way makes two copies more, which is much where an image is large."""
+    if image.width * image.height <= AT_ONCE_PIXELS:
+        return np.array(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for box in pieces(image.size):
+        left, top, right, bottom = box
+        pixels[top:bottom, left:right] = np.asarray(image.crop(box))
+    return pixels
 
 
 def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
@@ -94,7 +106,7 @@ def _quick_fit(
     import torch.nn.functional as F
 
     # One image is resized by the thread that asks for it, and numpy copies by the same: no pool starts threads.
-    pixels = torch.from_numpy(image if isinstance(image, np.ndarray) else np.array(image)).permute(2, 0, 1).unsqueeze(0)
+    pixels = torch.from_numpy(image if isinstance(image, np.ndarray) else array_of(image)).permute(2, 0, 1).unsqueeze(0)
     resized = F.interpolate(pixels, (new_height, new_width), mode=preprocessing.resize_filter, antialias=True)
     return np.ascontiguousarray(resized[0, :, y : y + height, x : x + width].numpy())
 

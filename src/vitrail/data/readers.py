@@ -35,6 +35,12 @@ def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
     return _READERS[kind](io.BytesIO(data))
 
 
+def load(image: Image.Image) -> None:
+    """Decode the pixels of a file, and let go of what else the decoder keeps: canvases, the pixels in another form."""
+    image.load()
+    vars(image).update(fp=None, _decoder=None)
+
+
 class _JpegFile(JpegImagePlugin.JpegImageFile):
     """Pillow's JPEG reader without its search for a resolution, which warns when the EXIF data is damaged."""
 
@@ -42,9 +48,18 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
         pass
 
 
+class _TiffFile(TiffImagePlugin.TiffImageFile):
+    """Pillow's TIFF reader without its warning about large images, whose size was looked at before."""
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self._tile_size)
+        super().load_prepare()
+
+
 def _tiff_file(file: io.BytesIO) -> ImageFile.ImageFile:
     _silence_libtiff()
-    return TiffImagePlugin.TiffImageFile(file)
+    return _TiffFile(file)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitrail.data.decode import image_format
+from vitrail.data.formats import image_format
 from vitrail.reading import open_regular
 
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
