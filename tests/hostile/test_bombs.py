@@ -39,9 +39,9 @@ def _run(server: ForkServer, job: str, arguments: dict[str, object], log: Path) 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_an_image_costs_little(name: str, server: ForkServer, tmp_path: Path) -> None:
-    """It is decoded three times."""
     (tmp_path / "image").write_bytes(SMALL[name]())
-    _run(server, "attempt", {"target": "image", "path": str(tmp_path / "image"), "seconds": 3 * 2}, tmp_path / "log")
+    bounds = {"mib": 8 * 36e6 / 2**20} if "one bit" in name else {}  # pages of black and white may be larger
+    _run(server, "attempt", {"target": "image", "path": str(tmp_path / "image"), **bounds}, tmp_path / "log")
 
 
 @pytest.mark.timeout(700)
@@ -49,15 +49,14 @@ def test_an_image_costs_little(name: str, server: ForkServer, tmp_path: Path) ->
 def test_a_large_image_costs_what_its_pixels_cost(name: str, server: ForkServer, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(LARGE[name]())
     bytes_a_pixel = 16 if name == "webp" else 8
-    bounds = {"seconds": 30, "mib": bytes_a_pixel * 100e6 / 2**20 + 32}
+    bounds = {"seconds": 10, "mib": bytes_a_pixel * 100e6 / 2**20 + 32}
     _run(server, "attempt", {"target": "image", "path": str(tmp_path / "image"), **bounds}, tmp_path / "log")
 
 
 @pytest.mark.timeout(700)
 def test_large_images_wait_for_each_other(server: ForkServer, tmp_path: Path) -> None:
-    """Two of the four have their canvases while they wait; without waiting they take more than 6 GB."""
     data = LARGE["webp"]()
     for name in ("a/1", "a/2", "b/1", "b/2"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / f"{name}.webp").write_bytes(data)
-    _run(server, "attempt_together", {"folder": str(tmp_path / "images"), "mib": 5 * 1024}, tmp_path / "log")
+    _run(server, "attempt_together", {"folder": str(tmp_path / "images"), "mib": 3 * 1024 + 128}, tmp_path / "log")

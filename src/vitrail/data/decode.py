@@ -39,6 +39,8 @@ except ImportError:
 
 _MOST_PIXELS_A_BYTE = 1000
 _room = Room()
+# Pillow allocates the canvas of these when it opens them, so their size is read and their memory taken before.
+_AT_OPENING = ("WebP", "GIF")
 # What cannot be allocated when less than this was asked for is not for want of memory.
 _MUCH = 64 << 20
 _TOO_MANY = "{} x {} pixels, too many for the memory that is free"
@@ -106,8 +108,9 @@ def decode_image(
     Raises:
         ImageError: no image of a format that is read, truncated, damaged, unreadable or too large.
     """
-    image, kind, label = _open(source, name, limits)
-    with _room_for(image, kind, label, _coefficient_bytes(image)):
+    with contextlib.ExitStack() as held:
+        image, kind, label = _open(source, name, limits, held)
+        held.enter_context(_room_for(image, kind, label, _coefficient_bytes(image)))
         rgb = _upright(image, kind, label, apply_profile)
         return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
 
@@ -132,13 +135,14 @@ def load_image(
     apply_profile = preprocessing.icc == "apply"
     if isinstance(source, Image.Image):
         return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
-    image, kind, label = _open(source, name, limits)
-    is_reduced, coefficients = kind == "JPEG" and preprocessing.fast_decoding, _coefficient_bytes(image)
-    if is_reduced:
-        width, height = size_needed(preprocessing)
-        turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
-        image.draft(None, (height, width) if turned else (width, height))
-    with _room_for(image, kind, label, coefficients):
+    with contextlib.ExitStack() as held:
+        image, kind, label = _open(source, name, limits, held)
+        is_reduced, coefficients = kind == "JPEG" and preprocessing.fast_decoding, _coefficient_bytes(image)
+        if is_reduced:
+            width, height = size_needed(preprocessing)
+            turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
+            image.draft(None, (height, width) if turned else (width, height))
+        held.enter_context(_room_for(image, kind, label, coefficients))
         pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
         return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
 
@@ -149,7 +153,8 @@ def image_header(source: bytes | Path, *, name: str | None = None, limits: Limit
     Raises:
         ImageError: no image of a format that is read, or too large.
     """
-    image, kind, _ = _open(source, name, limits)
+    with contextlib.ExitStack() as held:
+        image, kind, _ = _open(source, name, limits, held)
     return ImageHeader(kind, image.mode, image.height, image.width)
 
 
@@ -186,7 +191,7 @@ def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> 
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        if _is_short_of_memory(error, _cost(image, kind)):
+        if _is_short_of_memory(error, _cost(image.size, kind)):
             raise MemoryError from error
         raise ImageError(f"damaged or truncated {kind} image ({_first_line(error)})", label) from error
 
@@ -196,18 +201,18 @@ def _room_for(image: Image.Image, kind: str, label: str, more: int) -> Iterator[
     """Wait until other threads have left enough memory, and say so where the machine has too little of it."""
     width, height = image.size
     try:
-        with _room.taking(_cost(image, kind) + more):
+        with contextlib.nullcontext() if kind in _AT_OPENING else _room.taking(_cost(image.size, kind) + more):
             yield
     except MemoryError as error:
         raise ImageError(_TOO_MANY.format(width, height), label) from error
 
 
-def _cost(image: Image.Image, kind: str) -> int:
+def _cost(size: tuple[int, int], kind: str) -> int:
     """About how many bytes decoding takes: Pillow keeps four a pixel of colour, and we a copy.
 
-    libwebp, libavif and libheif keep two canvases beside it.
+    libwebp, libavif and libheif keep two canvases beside it, and one more for moments.
     """
-    return image.width * image.height * (16 if kind in ("WebP", "AVIF", "HEIC") else 8)
+    return size[0] * size[1] * (20 if kind in ("WebP", "AVIF", "HEIC") else 8)
 
 
 def _coefficient_bytes(image: Image.Image) -> int:
@@ -226,8 +231,14 @@ def _is_short_of_memory(error: Exception, cost: int) -> bool:
     return "memory" in str(error).lower()
 
 
-def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[ImageFile.ImageFile, str, str]:
-    """Check size and format, and read the header. Returns the lazy image, its format and its name."""
+def _open(
+    source: bytes | Path, name: str | None, limits: Limits, held: contextlib.ExitStack
+) -> tuple[ImageFile.ImageFile, str, str]:
+    """Check size and format, and read the header. Returns the lazy image, its format and its name.
+
+    Args:
+        held: the memory that is taken before the image is opened is given back when it ends.
+    """
     label = name if name is not None else str(source) if isinstance(source, Path) else "image"
     data = _read(source, label, limits) if isinstance(source, Path) else source
     if len(data) > limits.max_bytes:
@@ -237,10 +248,10 @@ def _open(source: bytes | Path, name: str | None, limits: Limits) -> tuple[Image
         raise ImageError(f"not an image ({found(data)}; {READ})", label)
     size = (0, 0)
     try:
-        # Pillow allocates the canvas of these two when it opens them, so their size is read before.
-        if kind in ("WebP", "GIF"):
+        if kind in _AT_OPENING:
             size = webp_size(data) if kind == "WebP" else gif_size(data)
             _check_pixels(size, kind, "", len(data), limits, label)
+            held.enter_context(_room.taking(_cost(size, kind)))
         image = opened(data, kind)
         _check_pixels(image.size, kind, image.mode, len(data), limits, label)
     except ImageError:

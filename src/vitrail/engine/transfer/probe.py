@@ -207,7 +207,7 @@ def _choose_penalty(rows: Rows, labels: Labels, seed: int) -> float:
         rest = np.concatenate(parts[:fold] + parts[fold + 1 :])
         if len(held) and len(np.unique(labels[rest])) > 1:
             fitted = [_regression(rows[rest], labels[rest], p) for p in PENALTIES]
-            correct += [(f.predict(rows[held]) == labels[held]).sum() for f in fitted]
+            correct += [np.count_nonzero(np.asarray(f.predict(rows[held])) == labels[held]) for f in fitted]
     return PENALTIES[int(np.argmax(correct))]
 
 
