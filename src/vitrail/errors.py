@@ -13,6 +13,7 @@ be printed. `VitrailError` applies `shown` to each of its parts, `vitrail.termin
 
 import difflib
 import heapq
+import importlib.util
 import os
 import shlex
 import sys
@@ -56,6 +57,13 @@ def shell_word(text: object) -> str:
 def install_hint(*packages: str) -> str:
     """The command that installs what is missing into the Python that runs, however vitrail itself got there."""
     return f"Install it with: {shell_word(sys.executable)} -m pip install {' '.join(packages)}"
+
+
+def import_hint(package: str) -> str:
+    """What to do about a package that does not import: install it, or mend what it needs."""
+    if importlib.util.find_spec(package) is None:
+        return install_hint(package)
+    return f"{package} is installed; what it needs is not, or of another release (torchvision has to be that of torch)."
 
 
 def nearest(name: object, among: Iterable[str], cutoff: float = 0.6) -> str:

@@ -167,3 +167,34 @@ def test_few_examples_move_the_weights_less(num_examples: int, factor: float) ->
     config = OptimConfig(name="muon", lr=1e-3, muon_lr=0.02, lr_examples=400)
     rates = {g["peak_lr"] for o in build_optimizers(model, config, num_examples) for g in o.param_groups}
     assert rates == {1e-3 * factor, 0.02 * factor}
+
+
+def _sgd_moved(*, fused: bool) -> list[torch.Tensor]:
+    """The weights after a step of some parameters, and one of all of them."""
+    torch.manual_seed(0)
+    model = ViT(TINY)
+    (optimizer,) = build_optimizers(model, OptimConfig(name="sgd", lr=0.1, weight_decay=0.0))
+    if not fused:
+        optimizer = torch.optim.SGD(optimizer.param_groups[0]["params"], lr=0.1, momentum=0.9, fused=False)
+    parameters = list(model.parameters())
+    for joined in (parameters[::2], parameters):
+        for p in joined:
+            p.grad = torch.full_like(p, 0.5)
+        optimizer.step()
+    return [p.detach() for p in parameters]
+
+
+def test_sgd_moves_parameters_that_join_later() -> None:
+    for ours, plain in zip(_sgd_moved(fused=True), _sgd_moved(fused=False), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_sgd_goes_on_where_a_momentum_is_missing() -> None:
+    model = ViT(TINY)
+    optimizers = build_optimizers(model, OptimConfig(name="sgd", lr=0.1))
+    tensors = optimizer_tensors(optimizers)
+    del tensors["0.1.momentum_buffer"]
+    load_optimizer_tensors(optimizers, tensors)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizers[0].step()

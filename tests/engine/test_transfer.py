@@ -28,9 +28,9 @@ from vitrail.engine.transfer import (
     with_image_size,
     with_weights,
 )
-from vitrail.engine.transfer.probe import Features, fit_linear, knn_probabilities
+from vitrail.engine.transfer.probe import Features, features, fit_linear, knn_probabilities
 from vitrail.engine.transfer.trainable import first_layer
-from vitrail.errors import ConfigError, RunError
+from vitrail.errors import ConfigError, RunError, WeightsError
 from vitrail.run import RunDir
 from vitrail.selftest.same_run import differences
 from vitrail.selftest.tiny import tiny_run
@@ -329,3 +329,13 @@ def test_a_slow_moment_does_not_change_the_start(source: Path, tmp_path: Path, m
     slow = train(tuning(source), tmp_path / "slow")
     assert slow.baseline["num_train"] == usual.baseline["num_train"]
     assert slow.best == usual.best
+
+
+def test_features_that_are_not_finite_are_an_error(source: Path) -> None:
+    model, card = weights.load(source)
+    config = tuning(source)
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    digits = data.load(config.data, ("val",))["val"]
+    with pytest.raises(WeightsError, match="not finite"):
+        features(model, digits, card.preprocessing, batch_size=100)

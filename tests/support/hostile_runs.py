@@ -97,6 +97,7 @@ def use_run(path: Path) -> Iterator[Callable[[], object]]:
         ("train", "--resume", "--run", str(path), "--settings"),
         ("train", "--from", str(path / "config.json"), "--run", str(path.parent / "again")),
     ):
+        shutil.rmtree(path.parent / "again", ignore_errors=True)
         yield lambda words=words: _command(*words)
     yield from (run.read_config, run.read_environment, run.read_evaluation, run.read_baseline, run.read_metrics)
     yield lambda: RunDir(path).timing.read()  # noqa: PLW0108  (looks at the folder)

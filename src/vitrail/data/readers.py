@@ -19,6 +19,7 @@ from PIL import (
 )
 
 from vitrail.data.containers import NotRead, bare_jpeg, bare_png, bare_tiff, check_bmp
+from vitrail.errors import install_hint
 
 
 def opened(data: bytes, kind: str) -> ImageFile.ImageFile:
@@ -73,7 +74,7 @@ def _heic_file(file: io.BytesIO) -> ImageFile.ImageFile:
     try:
         from pillow_heif import HeifImageFile  # extra `heif`
     except ImportError as error:
-        raise NotRead('reading it needs the package pillow-heif: pip install "vitrail[heif]"') from error
+        raise NotRead(f"reading it needs the package pillow-heif. {install_hint('pillow-heif')}") from error
     return HeifImageFile(file)
 
 

@@ -135,6 +135,7 @@ def build_optimizers(model: ViT, config: OptimConfig, num_examples: int = 0) -> 
             Muon(hidden, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.muon_weight_decay)
         )
     for optimizer in optimizers:
+        _fill_momentum(optimizer)
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"] * few
     return optimizers
@@ -216,3 +217,14 @@ def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dic
         states[int(i)][int(index)][key] = distributed.scattered(tensor, parameter) if alike else tensor
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
+        _fill_momentum(optimizer)
+
+
+def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """SGD moves parameters that joined later, or whose momentum is missing, only beside others that lack it too: give
+    all of them one. Zeros make the first step that which torch makes without.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            for p in group["params"] if group["momentum"] else ():
+                optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))

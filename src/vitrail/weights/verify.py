@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vitrail.errors import WeightsError, shown
+from vitrail.errors import WeightsError, import_hint, shown
 from vitrail.model import ViT
 from vitrail.schema import ANYTHING
 from vitrail.weights.families import timm
@@ -47,7 +47,7 @@ def max_logit_difference(model: ViT, folder: str | Path, library: Format, *, cal
             f"{called or folder}: cannot be verified, "
             f"{'transformers' if library == 'huggingface' else 'timm'} does not import.",
             got=str(error).splitlines()[0],
-            do="Install it, or leave --verify out.",
+            do=f"{import_hint('transformers' if library == 'huggingface' else 'timm')} Or leave --verify out.",
         ) from error
     except Exception as error:  # whatever the other library raises is its answer
         raise WeightsError(

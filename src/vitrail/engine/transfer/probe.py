@@ -20,6 +20,7 @@ from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.data import ImageSet, batches, epoch_order
 from vitrail.engine.evaluate import TOP, Evaluation
+from vitrail.errors import WeightsError
 from vitrail.model import ViT
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def features(
         model: on its device; its mode is put back afterwards.
         batch_size: examples at a time.
         on_batch: called with the number of images after each batch; may raise to stop.
+    Raises:
+        WeightsError: they are not finite.
     """
     device, was_training = next(model.parameters()).device, model.training
     other_size = preprocessing.image_size != pair(model.config.image_size)
@@ -99,7 +102,12 @@ def features(
         if on_batch:
             on_batch(len(batch.labels))
     model.train(was_training)
-    return Features(np.concatenate(rows), np.asarray(image_set.labels, dtype=np.int64))
+    found = np.concatenate(rows)
+    if not np.isfinite(found).all():
+        raise WeightsError(
+            "What the model makes of the images is not finite: its weights, or its preprocessing, are wrong."
+        )
+    return Features(found, np.asarray(image_set.labels, dtype=np.int64))
 
 
 def fit_linear(train: Features, num_labels: int, seed: int) -> LinearProbe:

@@ -7,7 +7,7 @@ from torch import Tensor
 from vitrail import weights
 from vitrail.config import OptimConfig
 from vitrail.engine.optim import layer_of
-from vitrail.errors import ConfigError, install_hint
+from vitrail.errors import ConfigError, import_hint
 from vitrail.model import ViT
 
 _HEADS = ("head.", "head_dist.")
@@ -78,7 +78,9 @@ def _add_lora(model: ViT, config: OptimConfig) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ConfigError("Low-rank updates need the peft library.", got=error, do=install_hint("peft")) from error
+        raise ConfigError(
+            "Low-rank updates need the peft library.", got=str(error).splitlines()[0], do=import_hint("peft")
+        ) from error
     pattern = rf"blocks\.\d+\..*\b({'|'.join(_LORA_TARGETS)})"
     inject_adapter_in_model(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=pattern), model)
     for name, parameter in model.named_parameters():
