@@ -91,7 +91,7 @@ def hostile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=(NAME, CLASS, "c"),
         preprocessing=card.preprocessing.resized((8, 8)),
         metrics={NAME: 1.0, QUITE_LONG: QUITE_LONG},
-        provenance={"source": QUITE_LONG, "commit": NAME, "notes": [NAME, QUITE_LONG], "defaulted": [NAME]},
+        provenance={"source": QUITE_LONG, "commit": NAME, "notes": [NAME, CLASS], "defaulted": [NAME]},
     )
     model = vitrail.ViT(config)
     vitrail.save(path, model, card)
