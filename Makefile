@@ -35,7 +35,7 @@ check: setup  ## format, lint, types, import ladder, sizes, forbidden calls
 	$(BIN)/python scripts/check_sizes.py && $(BIN)/python scripts/check_calls.py
 
 test: setup  ## the suite under a type checker; then, without it, what it would stop
-	$(BIN)/pytest -q -m "$(FAST) and not unchecked"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile -m "$(FAST) and not unchecked"
 	JAXTYPING_DISABLE=1 $(BIN)/pytest -q -m "$(FAST) and unchecked"
 
 slow: setup  ## what takes minutes, or a GPU

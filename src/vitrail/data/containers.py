@@ -47,6 +47,9 @@ def bare_png(data: bytes) -> tuple[bytes, dict[str, bytes]]:
         NotRead: there are absurdly many chunks.
     Source: PNG specification, third edition, sections 5 (chunks) and 11 (iCCP, eXIf).
     """
+    # Nothing but a header, pixels in one chunk and an end, as millions of small images have, is bare already.
+    if data[37:41] == b"IDAT" and data[25] != 3 and data[45 + int.from_bytes(data[33:37]) :][4:8] == b"IEND":
+        return data, {}
     parts, info, position, has_palette = [data[:8]], dict[str, bytes](), 8, False
     for _ in range(MAX_CHUNKS):
         if position + 12 > len(data):

@@ -41,6 +41,8 @@ _MOST_PIXELS_A_BYTE = 1000
 _room = Room()
 # Pillow allocates the canvas of these when it opens them, so their size is read and their memory taken before.
 _AT_OPENING = ("WebP", "GIF")
+# Those of all threads together are little beside the room.
+_SMALL_PIXELS = 1 << 16
 # What cannot be allocated when less than this was asked for is not for want of memory.
 _MUCH = 64 << 20
 _TOO_MANY = "{} x {} pixels, too many for the memory that is free"
@@ -110,7 +112,8 @@ def decode_image(
     """
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
-        held.enter_context(_room_for(image, kind, label, _coefficient_bytes(image)))
+        if image.width * image.height > _SMALL_PIXELS:
+            held.enter_context(_room_for(image, kind, label, _coefficient_bytes(image)))
         rgb = _upright(image, kind, label, apply_profile)
         return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
 
@@ -137,12 +140,17 @@ def load_image(
         return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
-        is_reduced, coefficients = kind == "JPEG" and preprocessing.fast_decoding, _coefficient_bytes(image)
+        is_reduced, is_small = (
+            kind == "JPEG" and preprocessing.fast_decoding,
+            image.width * image.height <= _SMALL_PIXELS,
+        )
+        coefficients = 0 if is_small else _coefficient_bytes(image)
         if is_reduced:
             width, height = size_needed(preprocessing)
             turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
             image.draft(None, (height, width) if turned else (width, height))
-        held.enter_context(_room_for(image, kind, label, coefficients))
+        if not is_small:
+            held.enter_context(_room_for(image, kind, label, coefficients))
         pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
         return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
 
@@ -200,8 +208,9 @@ def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> 
 def _room_for(image: Image.Image, kind: str, label: str, more: int) -> Iterator[None]:
     """Wait until other threads have left enough memory, and say so where the machine has too little of it."""
     width, height = image.size
+    waits = kind not in _AT_OPENING
     try:
-        with contextlib.nullcontext() if kind in _AT_OPENING else _room.taking(_cost(image.size, kind) + more):
+        with _room.taking(_cost(image.size, kind) + more) if waits else contextlib.nullcontext():
             yield
     except MemoryError as error:
         raise ImageError(_TOO_MANY.format(width, height), label) from error
@@ -251,7 +260,8 @@ def _open(
         if kind in _AT_OPENING:
             size = webp_size(data) if kind == "WebP" else gif_size(data)
             _check_pixels(size, kind, "", len(data), limits, label)
-            held.enter_context(_room.taking(_cost(size, kind)))
+            if size[0] * size[1] > _SMALL_PIXELS:
+                held.enter_context(_room.taking(_cost(size, kind)))
         image = opened(data, kind)
         _check_pixels(image.size, kind, image.mode, len(data), limits, label)
     except ImageError:

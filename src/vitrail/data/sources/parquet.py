@@ -8,7 +8,7 @@ the file, or of its folder, tells the split, as train-00000-of-00003 or pets_tes
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -119,8 +119,10 @@ class _Reader:
                     for batch in file.iter_batches(at_once, row_groups=[group], columns=list(columns.image_parts)):
                         column = batch.column(columns.image)
                         inner = wanted[np.searchsorted(wanted, at) : np.searchsorted(wanted, at + len(column))]
-                        for row in inner:
-                            record = _record(column[int(row) - at].as_py(), path, int(row))
+                        whole = len(inner) == len(column)
+                        values = _values(column if whole else column.take(inner - at))
+                        for row, (content, place) in zip(inner.tolist(), values, strict=True):
+                            record = _record(content, place, path, row)
                             size += len(record) if isinstance(record, bytes) else 0
                             if size > most:
                                 raise ValueError(f"images of more than {most} bytes, unpacked")
@@ -131,9 +133,20 @@ class _Reader:
                 start = stop
 
 
-def _record(value: Any, path: Path, row: int) -> Encoded:
+def _values(column: Any) -> Iterable[tuple[Any, Any]]:
+    """The bytes and the path of each image, None where a row has none."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(column.type):
+        return ((value, None) for value in column.to_pylist())
+    fields = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
+    nothing = [None] * len(column)
+    content, place = (fields[name].to_pylist() if name in fields else nothing for name in ("bytes", "path"))
+    return zip(content, place, strict=True)
+
+
+def _record(content: Any, file: Any, path: Path, row: int) -> Encoded:
     """The bytes of an image, or its file; without either it is an unreadable image, not an error of the whole set."""
-    content, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if isinstance(content, str):
         content, file = None, content
     if isinstance(content, bytes) or not isinstance(file, str) or not file or "\0" in file:
