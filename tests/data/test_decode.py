@@ -386,13 +386,13 @@ def test_every_way_of_decoding_waits_for_room(monkeypatch: pytest.MonkeyPatch) -
             return super().taking(num_bytes)
 
     monkeypatch.setattr(decode, "_room", Recording())
-    for data in (encode(smooth(64, 64), "JPEG", progressive=True), encode(noise(64, 64), "PNG")):
+    for data in (encode(smooth(320, 320), "JPEG", progressive=True), encode(noise(320, 320), "PNG")):
         for fast in (False, True):
             load_image(data, settings(32, 32, fast_decoding=fast))
         decode_image(data)
     assert len(taken) == 6
-    assert min(taken) >= 8 * 32 * 32
-    assert taken[1] == 8 * 32 * 32 + 6 * 64 * 64  # all coefficients, a quarter of the pixels
+    assert min(taken) >= 8 * 40 * 40
+    assert taken[1] == 8 * 40 * 40 + 6 * 320 * 320  # all coefficients, a part of the pixels
 
 
 def test_a_file_too_large_for_the_memory_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,10 +111,13 @@ def decode_image(
     """
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
-        if image.width * image.height > _SMALL_PIXELS:
-            held.enter_context(_room_for(image, kind, label, _coefficient_bytes(image)))
-        rgb = _upright(image, kind, label, apply_profile)
-        return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
+        try:
+            if image.width * image.height > _SMALL_PIXELS:
+                _take_room(held, image, kind, _coefficient_bytes(image))
+            rgb = _upright(image, kind, label, apply_profile)
+            return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
+        except MemoryError as error:
+            raise ImageError(_TOO_MANY.format(*image.size), label) from error
 
 
 def load_image(
@@ -137,22 +139,26 @@ def load_image(
     """
     apply_profile = preprocessing.icc == "apply"
     if isinstance(source, Image.Image):
-        return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
+        try:
+            return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
+        except MemoryError as error:
+            raise ImageError(_TOO_MANY.format(*source.size), name or "image") from error
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
-        is_reduced, is_small = (
-            kind == "JPEG" and preprocessing.fast_decoding,
-            image.width * image.height <= _SMALL_PIXELS,
-        )
-        coefficients = 0 if is_small else _coefficient_bytes(image)
-        if is_reduced:
-            width, height = size_needed(preprocessing)
-            turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
-            image.draft(None, (height, width) if turned else (width, height))
-        if not is_small:
-            held.enter_context(_room_for(image, kind, label, coefficients))
-        pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
-        return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
+        is_reduced = kind == "JPEG" and preprocessing.fast_decoding
+        is_small = image.width * image.height <= _SMALL_PIXELS
+        try:
+            coefficients = 0 if is_small else _coefficient_bytes(image)
+            if is_reduced:
+                width, height = size_needed(preprocessing)
+                turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
+                image.draft(None, (height, width) if turned else (width, height))
+            if not is_small:
+                _take_room(held, image, kind, coefficients)
+            pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
+            return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
+        except MemoryError as error:
+            raise ImageError(_TOO_MANY.format(*image.size), label) from error
 
 
 def image_header(source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT) -> ImageHeader:
@@ -204,16 +210,10 @@ def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> 
         raise ImageError(f"damaged or truncated {kind} image ({_first_line(error)})", label) from error
 
 
-@contextlib.contextmanager
-def _room_for(image: Image.Image, kind: str, label: str, more: int) -> Iterator[None]:
-    """Wait until other threads have left enough memory, and say so where the machine has too little of it."""
-    width, height = image.size
-    waits = kind not in _AT_OPENING
-    try:
-        with _room.taking(_cost(image.size, kind) + more) if waits else contextlib.nullcontext():
-            yield
-    except MemoryError as error:
-        raise ImageError(_TOO_MANY.format(width, height), label) from error
+def _take_room(held: contextlib.ExitStack, image: Image.Image, kind: str, more: int) -> None:
+    """Wait until other threads have left enough memory."""
+    if kind not in _AT_OPENING:
+        held.enter_context(_room.taking(_cost(image.size, kind) + more))
 
 
 def _cost(size: tuple[int, int], kind: str) -> int:
