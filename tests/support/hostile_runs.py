@@ -221,7 +221,8 @@ def _damage_layout(run: Path, rng: random.Random) -> str:
         victim.rename(victim.with_name(rng.choice(names)))
         return f"{victim.name} renamed"
     if action == 1 and victim.is_dir():
-        shutil.copytree(victim, victim.with_name(f"step-{rng.randrange(100):07d}"), dirs_exist_ok=True)
+        with contextlib.suppress(shutil.Error):  # the number may be its own
+            shutil.copytree(victim, victim.with_name(f"step-{rng.randrange(100):07d}"), dirs_exist_ok=True)
         return f"{victim.name} copied"
     if action == 2 and victim.is_file():
         other = rng.choice([f for f in entries if f.is_file()])
