@@ -191,6 +191,7 @@ class Saving:
                 all(score.keys() == {"epoch", "accuracy", "loss"} for score in scores)
                 and min(*counts, checked.step, checked.num_examples_seen, checked.train_seconds) >= 0
                 and max(checked.evaluated_step, checked.best_step) <= checked.step
+                and (bool(checked.best) or (not checked.final and checked.evaluated_step <= 0))
                 and isinstance(scaler, dict)
                 and (not scaler or not mine or scaler.keys() == mine.keys())  # fp16 on another device has none
                 and all(type(value) in (int, float) and 0 <= value < 1e38 for value in scaler.values())
