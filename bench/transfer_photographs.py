@@ -18,6 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from vitrail import recipes
+from vitrail.run import environment
+from vitrail.run.device import pick_device
+
 GROUPS_FILE = Path(__file__).parent / "photograph_groups.json"
 RECIPES = ("finetune", "linear-probe", "knn")
 
@@ -67,6 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     groups = {name: photographs(args.photographs, numbers) for name, numbers in all_groups[args.group].items()}
+    known = environment(recipes.get("finetune"), pick_device("cpu"))
     rows: list[dict[str, float]] = []
     for split in range(args.splits):
         with tempfile.TemporaryDirectory() as temporary:
@@ -78,6 +83,7 @@ def main() -> None:
             "group": args.group,
             "num_photographs": {name: len(files) for name, files in groups.items()},
             "splits": rows,
+            **{name: known[name] for name in ("versions", "commit", "cpu")},
             **{name: told([row[name] for row in rows]) for name in RECIPES},
             "finetune_minus_linear_probe": told([row["finetune"] - row["linear-probe"] for row in rows]),
             "finetune_minus_knn": told([row["finetune"] - row["knn"] for row in rows]),

@@ -5,12 +5,10 @@ VITRAIL_FUZZ_RUNS ask for fewer in each test. Mutant number N is the same on eve
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ import safetensors.torch
 import torch
 
 from tests.support.headers import parts_of
+from tests.support.hostile import run_mutants
 from tests.support.hostile_runs import make_runs, use_run
 from tests.support.random_vit import random_vit
 from vitrail import weights
@@ -29,7 +28,6 @@ from vitrail.weights.families import dinov2, google, reference
 pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
 
 GEOMETRY = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8}
-BATCH = 250
 
 
 def _save(folder: Path, to: str) -> Path:
@@ -121,7 +119,7 @@ def test_mutants(
 ) -> None:
     make(tmp_path / "seeds")
     job = {"target": target, "folder": str(tmp_path / "seeds"), "kind": kind, "changed": changed}
-    _attempt(server, "tests.support.hostile:attempt_mutants", job, variable, most, tmp_path / "log")
+    run_mutants(server, "tests.support.hostile:attempt_mutants", job, variable, most, tmp_path / "log")
 
 
 def test_honest_runs_are_used_without_an_error(tmp_path: Path) -> None:
@@ -136,16 +134,4 @@ def test_runs(server: ForkServer, tmp_path: Path) -> None:
     made = server.run("tests.support.hostile_runs:make_runs", {"folder": str(tmp_path / "seeds")}, log=tmp_path / "log")
     assert made.statuses == [0], (tmp_path / "log").read_text()
     job = {"folder": str(tmp_path / "seeds")}
-    _attempt(server, "tests.support.hostile_runs:attempt_runs", job, "VITRAIL_FUZZ_RUNS", 10_000, tmp_path / "log")
-
-
-def _attempt(server: ForkServer, job: str, arguments: dict[str, Any], variable: str, most: int, log: Path) -> None:
-    """Run the job for every mutant, a process for each batch of them."""
-    count = min(most, int(os.environ.get(variable, str(most))))
-    failures: list[str] = []
-    for first in range(0, count, BATCH):
-        batch = {**arguments, "first": first, "count": min(BATCH, count - first)}
-        ended = server.run(job, batch, log=log, timeout=600)
-        if ended.statuses != [0]:
-            failures.append(f"{ended}: {log.read_text()[-1500:]}")
-    assert not failures, f"{len(failures)} of {count / BATCH:.0f} batches\n" + "\n".join(failures[:5])
+    run_mutants(server, "tests.support.hostile_runs:attempt_runs", job, "VITRAIL_FUZZ_RUNS", 10_000, tmp_path / "log")
