@@ -60,6 +60,7 @@ def _wider(name: str) -> Change:
         ("fine-tuned", "optim", lambda t: t.update({"0.0.step": torch.zeros(())}), "tensor 0.0.step of the optim"),
         ("interrupted", "state", lambda s: s.update(step=3), "disagree"),
         ("interrupted", "state", lambda s: s.update(best_step=9), "contradict"),
+        ("interrupted", "state", lambda s: s.update(best={}), "contradict"),
         ("interrupted", "state", lambda s: s.update(num_examples_seen=-1), "contradict"),
         ("interrupted", "state", lambda s: s.update(final={"accuracy": 0.5}), "contradict"),
         ("interrupted", "state", lambda s: s.update(best=[]), "is not that of a run"),
