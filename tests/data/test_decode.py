@@ -535,6 +535,26 @@ def test_an_image_of_the_right_size_is_untouched(resize_filter: str) -> None:
     assert loaded.flags.c_contiguous
 
 
+def test_small_webp_files_are_decoded_as_pillow_does() -> None:
+    """Whole and damaged ones, with nothing but pixels and with more: the short way gives the same, or nothing."""
+    opaque, alpha = noise(12, 13), np.dstack([noise(12, 13), noise(12, 13, 1)[..., :1]])
+    whole = [
+        encode(opaque, "WEBP"),
+        encode(opaque, "WEBP", lossless=False, quality=80),
+        encode(smooth(300, 200), "WEBP"),
+    ]
+    other = [encode(alpha, "WEBP"), encode(opaque, "WEBP", exif=exif(8)), encode(noise(40, 400), "WEBP"), b"RIFF"]
+    assert all(decode._small_webp(data) is not None for data in whole)
+    assert all(decode._small_webp(data) is None for data in (*other[:2], other[3], encode(smooth(300, 300), "WEBP")))
+    short = 0
+    for data in (*whole, *other, *mutants(whole[:2], 1200)):
+        pixels = decode._small_webp(data)
+        if pixels is not None:
+            short += 1
+            np.testing.assert_array_equal(pixels, decode_image(data))
+    assert short > 100
+
+
 def test_grey_channel_is_luminance() -> None:
     pixels = noise(8, 8)
     grey = settings(8, 8, channels="L", mean=(0.5,), std=(0.5,))

@@ -35,6 +35,10 @@ try:  # extra `fast`
     import simplejpeg
 except ImportError:
     simplejpeg = None
+try:  # Pillow's own decoder, which it may be built without
+    from PIL._webp import WebPAnimDecoder
+except ImportError:
+    WebPAnimDecoder = None
 
 _MOST_PIXELS_A_BYTE = 1000
 _room = Room()
@@ -42,6 +46,7 @@ _room = Room()
 _AT_OPENING = ("WebP", "GIF")
 # Those of all threads together are little beside the room.
 _SMALL_PIXELS = 1 << 16
+_SMALL_BYTES = 1 << 16
 # What cannot be allocated when less than this was asked for is not for want of memory.
 _MUCH = 64 << 20
 _TOO_MANY = "{} x {} pixels, too many for the memory that is free"
@@ -143,6 +148,9 @@ def load_image(
             return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
         except MemoryError as error:
             raise ImageError(_TOO_MANY.format(*source.size), name or "image") from error
+    small = _small_webp(source) if isinstance(source, bytes) and limits is DEFAULT else None
+    if small is not None:
+        return fit(small, preprocessing)
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
         is_reduced = kind == "JPEG" and preprocessing.fast_decoding
@@ -188,6 +196,26 @@ def _by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.
     except (ValueError, MemoryError):
         return None
     return pixels if pixels.shape == (image.height, image.width, 3) else None
+
+
+def _small_webp(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
+    """The pixels of a small file with one opaque image and nothing else in it, as those of CIFAR's Parquet files.
+
+    Pillow decodes the same with as much Python around it as there is decoding, for which threads wait for each other.
+    None: another file, or a damaged one, of which Pillow says what is wrong.
+    """
+    if WebPAnimDecoder is None or data[12:16] not in (b"VP8 ", b"VP8L") or not 30 <= len(data) <= _SMALL_BYTES:
+        return None
+    width, height = webp_size(data)
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or width * height > _SMALL_PIXELS:
+        return None
+    try:
+        decoder = WebPAnimDecoder(data)
+        canvas, *_, mode = decoder.get_info()
+        frame = decoder.get_next() if (canvas, mode) == ((width, height), "RGBX") else None
+    except (OSError, ValueError, RuntimeError, MemoryError, SyntaxError):
+        return None
+    return None if frame is None else np.frombuffer(frame[0], np.uint8).reshape(height, width, 4)[:, :, :3]
 
 
 def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> Image.Image:

@@ -37,6 +37,9 @@ def fit(image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preproce
         if quick is not None:
             return quick
     if isinstance(image, np.ndarray):
+        is_as_kept = image.shape[:2] == preprocessing.decode_size and preprocessing.resize_size is None
+        if is_as_kept and preprocessing.channels == "RGB":
+            return np.ascontiguousarray(image.transpose(2, 0, 1))
         image = Image.fromarray(image).convert(preprocessing.channels)
     height, width = preprocessing.decode_size
     if (image.width, image.height) != (width, height) or preprocessing.resize_size is not None:

@@ -6,7 +6,6 @@ the listing of the source files and the preprocessing.
 """
 
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -44,7 +43,6 @@ _CACHE_VERSION = 1
 _TASK_RECORDS = (8, 64)
 _TASK_BYTES = 1 << 20
 _MAX_THREADS = 32
-_TINY_BYTES = 1 << 13
 # Bytes of encoded images that one task has, and that wait for all threads: what a table holds may be large.
 _RECORDS_BYTES, _WAITING_BYTES = 8 << 20, 48 << 20
 DECODING = tuple(
@@ -134,37 +132,30 @@ def _decoded_chunks(
     """Decode in order, in threads, a bounded number of records waiting, each `into` its row where that is given.
 
     Pillow decodes and resizes without the interpreter lock, so photographs use all cores. Of tiny images one core
-    does more than 10,000 a second; worker processes would not have started before CIFAR is done. Around tiny images
-    there is so much Python that threads would only wait for each other, so there is one (docs/LOG.md).
+    does more than 10,000 a second; worker processes would not have started before CIFAR is done.
     """
     bar = Bar(len(split), title=title or "", enabled=title is not None)
-    waiting = _tasks(split, preprocessing)
-    first = list(itertools.islice(waiting, 1))
-    tiny = all(isinstance(record, bytes) and len(record) < _TINY_BYTES for _, records in first for record in records)
 
     def tasks() -> Iterator[tuple[Callable[[], _Chunk], int]]:
-        for start, records in itertools.chain(first, waiting):
+        for start, records in _tasks(split, preprocessing):
             rows = slice(start, start + len(records))
             names, place = split.names[rows], None if into is None else into[rows]
             yield partial(_decode_records, records, names, start, preprocessing, place), sum(map(num_bytes, records))
 
     with bar:
-        for chunk in in_threads(tasks(), workers=1 if tiny else num_threads()):
+        for chunk in in_threads(tasks()):
             bar.advance(len(chunk.kept) + len(chunk.errors))
             yield chunk
 
 
-def in_threads(
-    tasks: Iterable[tuple[Callable[[], T], int]], most: int = 2, *, workers: int | None = None
-) -> Iterator[T]:
-    """Results of tasks in their order, run in threads; few wait, and these hold few bytes.
+def in_threads(tasks: Iterable[tuple[Callable[[], T], int]], most: int = 2) -> Iterator[T]:
+    """Results of tasks in their order, run in threads, one a core; few wait, and these hold few bytes.
 
     Args:
         tasks: each with the bytes that it keeps in memory until it is done.
         most: that wait for each thread.
-        workers: threads; None: one a core.
     """
-    workers, held = workers or num_threads(), 0
+    workers, held = num_threads(), 0
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[tuple[Future[T], int]] = deque()
         for task, size in tasks:
