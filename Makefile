@@ -32,7 +32,7 @@ fmt: setup  ## format, and mend what a linter can mend
 check: setup  ## format, lint, types, import ladder, sizes, forbidden calls
 	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/pyright -p .
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/check_sizes.py && $(BIN)/python scripts/check_calls.py
+	$(BIN)/python scripts/check_names.py && $(BIN)/python scripts/check_sizes.py && $(BIN)/python scripts/check_calls.py
 
 test: setup  ## the suite under a type checker; then, without it, what it would stop
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile -m "$(FAST) and not unchecked"

@@ -25,13 +25,12 @@ from reference.plain import PlainTraining
 
 from vitrail import data, recipes
 from vitrail.augment import Augment
-from vitrail.config import RunConfig
+from vitrail.config import RunConfig, ViTConfig
 from vitrail.model import ViT
-from vitrail.run.environment import environment
+from vitrail.run.environment import describe_environment
 from vitrail.runtime.device import pick_device
 from vitrail.training.linear_kernels import choose_linear_kernels
 from vitrail.training.optim import build_optimizers
-from vitrail.training.setup import model_config
 from vitrail.training.step import TrainStep
 
 RESULTS = Path(__file__).with_name("results")
@@ -46,7 +45,18 @@ class OurTraining:
         self.images, self.device, self.batch_size = images, device, batch_size
         self.epoch, self.num_steps, self.batches = 0, 0, self.one_epoch(0)
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
-        model = ViT(model_config(config.model, preprocessing, images.classes)).to(device).train()
+        model = (
+            ViT(
+                ViTConfig.of(
+                    config.model,
+                    preprocessing.image_size,
+                    num_channels=preprocessing.num_channels,
+                    num_labels=len(images.classes),
+                )
+            )
+            .to(device)
+            .train()
+        )
         optimizers, linear = (
             build_optimizers(model, config.optim),
             choose_linear_kernels(config.compute, model, batch_size).by,
@@ -158,7 +168,7 @@ def main() -> None:
         "seconds": args.seconds,
         "batch_size": args.batch_size,
         "precision": "fp16" if device.type == "cuda" else "fp32",
-        "environment": environment(config, device),
+        "environment": describe_environment(config, device).to_json(),
     }
 
     def write(rates: dict[str, list[float]]) -> None:

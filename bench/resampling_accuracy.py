@@ -25,12 +25,11 @@ from torch import Tensor
 
 from vitrail import data, recipes
 from vitrail.augment import Augment, prepare
-from vitrail.config import AugmentConfig, Preprocessing, RunConfig
+from vitrail.config import AugmentConfig, Preprocessing, RunConfig, ViTConfig
 from vitrail.model import ViT
 from vitrail.training.evaluate import evaluate
 from vitrail.training.optim import build_optimizers
 from vitrail.training.schedule import lr_factor
-from vitrail.training.setup import model_config
 from vitrail.training.step import TrainStep
 
 SIZE, PATCH = 48, 6
@@ -75,7 +74,14 @@ def train(config: RunConfig, splits: dict[str, data.ImageSet], way: str, seed: i
     """Train once and measure the final weights on the held-out images."""
     preprocessing, train_set, cpu = data.preprocessing_for(config.data), splits["train"], torch.device("cpu")
     torch.manual_seed(seed)
-    model = ViT(model_config(config.model, preprocessing, train_set.classes)).train()
+    model = ViT(
+        ViTConfig.of(
+            config.model,
+            preprocessing.image_size,
+            num_channels=preprocessing.num_channels,
+            num_labels=len(train_set.classes),
+        )
+    ).train()
     step = TrainStep(model, build_optimizers(model, config.optim), config.optim, config.compute, seed)
     composed: AugmentLike = Augment(config.augment, preprocessing, seed=seed)
     augment = composed if way == "composed" else OneAfterTheOther(preprocessing, seed)

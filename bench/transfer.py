@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from vitrail import recipes
 from vitrail.config import InitConfig, ProbeConfig, RunConfig
-from vitrail.run import environment
+from vitrail.run import describe_environment
 from vitrail.runtime.device import pick_device
 from vitrail.training import train
 from vitrail.training.transfer import with_weights
@@ -137,7 +137,7 @@ def main() -> None:
             "epochs": results[0].epochs,
         }
 
-    known = environment(measured_once(recipes.get("finetune"), spec, 0), pick_device("cpu"))
+    known = describe_environment(measured_once(recipes.get("finetune"), spec, 0), pick_device("cpu")).to_json()
     answer = {
         "weights": args.weights,
         "recipe": args.recipe,

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from vitrail import recipes
-from vitrail.run import environment
+from vitrail.run import describe_environment
 from vitrail.runtime.device import pick_device
 
 GROUPS_FILE = Path(__file__).parent / "photograph_groups.json"
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     groups = {name: photographs(args.photographs, numbers) for name, numbers in all_groups[args.group].items()}
-    known = environment(recipes.get("finetune"), pick_device("cpu"))
+    known = describe_environment(recipes.get("finetune"), pick_device("cpu")).to_json()
     rows: list[dict[str, float]] = []
     for split in range(args.splits):
         with tempfile.TemporaryDirectory() as temporary:

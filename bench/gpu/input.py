@@ -23,8 +23,8 @@ from vitrail import data, recipes
 from vitrail.augment import Augment
 from vitrail.bench import rate_of
 from vitrail.bench.phases import Training, random_images
+from vitrail.config import ViTConfig
 from vitrail.model import ViT
-from vitrail.training.setup import model_config
 
 
 def main() -> None:
@@ -52,7 +52,14 @@ def main() -> None:
         work()
         rate = rate_of(work, 0.0 if args.smoke else args.seconds)
         config = replace(config, data=replace(config.data, batch_size=min(size, len(image_set))))
-        model = ViT(model_config(config.model, preprocessing, image_set.classes)).to(device)
+        model = ViT(
+            ViTConfig.of(
+                config.model,
+                preprocessing.image_size,
+                num_channels=preprocessing.num_channels,
+                num_labels=len(image_set.classes),
+            )
+        ).to(device)
         training = Training(config, model, image_set, preprocessing)
         for _ in range(1 if args.smoke else 5):
             training.step()

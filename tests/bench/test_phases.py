@@ -12,7 +12,6 @@ from vitrail.bench.phases import PHASES, Training, random_images
 from vitrail.bench.report import measure
 from vitrail.config import ViTConfig
 from vitrail.model import ViT
-from vitrail.training.setup import model_config
 
 SMALL = ViTConfig(image_size=16, patch_size=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_labels=5)
 CPU = torch.device("cpu")
@@ -32,7 +31,14 @@ def test_phases_are_of_whole_steps_and_sum_to_one() -> None:
     config = recipes.get("cifar10-cpu")
     preprocessing = data.preprocessing_for(config.data)
     images = random_images(300, 10, preprocessing)
-    model = ViT(model_config(config.model, preprocessing, images.classes))
+    model = ViT(
+        ViTConfig.of(
+            config.model,
+            preprocessing.image_size,
+            num_channels=preprocessing.num_channels,
+            num_labels=len(images.classes),
+        )
+    )
     training = Training(config, model, images, preprocessing)
     assert [training.step() for _ in range(3)] == [128, 128, 128]
     assert training.epoch == 1, "the third batch is of the next epoch: the rest of 44 is no whole batch"

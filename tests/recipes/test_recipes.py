@@ -7,12 +7,11 @@ import torch
 
 from vitrail import recipes
 from vitrail.augment import Augment
-from vitrail.config import Preprocessing, RunConfig
+from vitrail.config import Preprocessing, RunConfig, ViTConfig
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
 from vitrail.training.optim import build_optimizers
-from vitrail.training.setup import model_config
 from vitrail.training.step import TrainStep
 
 
@@ -37,7 +36,14 @@ def test_every_recipe_takes_a_step(name: str) -> None:
         image_size=size, decode_size=(8, 8) if name == "digits" else (32, 32), channels=config.data.channels,
         mean=config.data.mean, std=config.data.std,
     )  # fmt: skip
-    model = ViT(model_config(config.model, preprocessing, tuple("abc")))
+    model = ViT(
+        ViTConfig.of(
+            config.model,
+            preprocessing.image_size,
+            num_channels=preprocessing.num_channels,
+            num_labels=len(tuple("abc")),
+        )
+    )
     compute = dataclasses.replace(config.compute, compile=False)
     step = TrainStep(model, build_optimizers(model, config.optim), config.optim, compute, seed=0)
     images = torch.randint(256, (4, preprocessing.num_channels, *preprocessing.decode_size), dtype=torch.uint8)

@@ -24,8 +24,7 @@ from vitrail.reading import DAMAGE, read_regular
 from vitrail.run import RunDir
 from vitrail.tensor_file import tensor_file
 from vitrail.tensor_header import HEADER_SHA256, read_header
-from vitrail.training import train
-from vitrail.training.loop import Loop
+from vitrail.training import loop, train
 from vitrail.training.transfer import with_weights
 
 _TINY = ArchitectureConfig(patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2.0)
@@ -106,16 +105,19 @@ def use_run(path: Path) -> Iterator[Callable[[], object]]:
 
 
 def _command(*words: str) -> None:
-    with mock.patch.object(Loop, "_train_until_due", _once(Loop._train_until_due)), contextlib.suppress(_Enough):
+    with mock.patch.object(loop, "train_until_due", _once(loop.train_until_due)), contextlib.suppress(_Enough):
         command(*words)
 
 
 def _once(train_until_due: Callable[..., int]) -> Callable[..., int]:
-    def once(loop: Loop, *arguments: Any) -> int:
-        if getattr(loop, "went_on", False):
+    calls = 0
+
+    def once(*arguments: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
             raise _Enough
-        loop.went_on = True  # type: ignore[attr-defined]
-        return train_until_due(loop, *arguments)
+        return train_until_due(*arguments)
 
     return once
 

@@ -18,43 +18,44 @@ from vitrail.run import lock
 from vitrail.selftest.faulty_files import Dying
 from vitrail.selftest.jobs import train_and_die, train_tiny
 from vitrail.training import evaluate
+from vitrail.training.run import Run, State
 
 __all__ = ["train_and_die", "train_tiny"]  # jobs of the package that tests name beside those here
 
 
 def train_and_stop(run: str, at_step: int, resume: bool, sections: dict[str, dict[str, Any]]) -> None:
     """The same, asked to stop by a signal in one of its steps."""
-    from vitrail.training.loop import Loop
+    from vitrail.training import loop
 
-    step = Loop._step
+    step = loop.take_step
 
-    def signalled(self: Loop, *args: Any) -> torch.Tensor:
-        if self.state.step + 1 == at_step:
+    def signalled(run: Run, state: State, batch: data.Batch) -> loop.Done:
+        if state.step + 1 == at_step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *args)
+        return step(run, state, batch)
 
-    Loop._step = signalled  # type: ignore[method-assign]
+    loop.take_step = signalled
     train_tiny(run, resume=resume, sections=sections)
 
 
 def log_batches(run: str, sections: dict[str, dict[str, Any]], log: str) -> None:
     """Train, and write down which images each rank had in which step, and what became of them."""
-    from vitrail.training.loop import Loop
+    from vitrail.training import loop
 
     torch.set_num_threads(1)
-    step = Loop._step
+    step = loop.take_step
 
-    def noted(self: Loop, batch: data.Batch, epoch: int, number: int, size: int) -> torch.Tensor:
-        own = self.world.share_of(size)
+    def noted(run: Run, state: State, batch: data.Batch) -> loop.Done:
+        done = step(run, state, batch)
+        own = run.world.share_of(done.size)
         count = own.stop - own.start
-        total = step(self, batch, epoch, number, size)
-        record = {"step": self.state.step, "rank": self.world.rank, "ids": batch.ids[:count].tolist()}
-        images = self._last_input[0][:count].double().flatten(1).sum(1).tolist()
-        with open(f"{log}.{self.world.rank}", "a") as file:
+        record = {"step": state.step, "rank": run.world.rank, "ids": batch.ids[:count].tolist()}
+        images = done.images[:count].double().flatten(1).sum(1).tolist()
+        with open(f"{log}.{run.world.rank}", "a") as file:
             file.write(json.dumps({**record, "images": images}) + "\n")
-        return total
+        return done
 
-    Loop._step = noted  # type: ignore[method-assign]
+    loop.take_step = noted
     train_tiny(run, sections=sections)
 
 
@@ -159,13 +160,13 @@ def train_with_nan(
     run: str, rank: int, layer: str, step: int, backward: bool, sections: dict[str, dict[str, Any]]
 ) -> None:
     """The same; on one rank a layer's output, or its gradient, is NaN in one step."""
-    from vitrail.training.loop import Loop
+    from vitrail.training import loop
 
-    call = Loop._step
+    call, spoilers = loop.take_step, []
 
-    def spoilt(self: Loop, *args: Any) -> torch.Tensor:
-        if self.world.rank != rank or self.state.step + 1 != step:
-            return call(self, *args)
+    def spoilt(run: Run, state: State, batch: data.Batch) -> loop.Done:
+        if run.world.rank != rank or state.step + 1 != step:
+            return call(run, state, batch)
 
         def hook(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
             if not backward:
@@ -173,19 +174,14 @@ def train_with_nan(
             output.register_hook(lambda grad: grad * torch.nan)
             return None
 
-        handle = dict(self.train_step.model.named_modules())[layer].register_forward_hook(hook)
-        try:
-            return call(self, *args)
-        finally:
-            if not hasattr(self, "_spoilt"):
-                self._spoilt = handle  # stays for the second computation, which names the layer
+        # Stays for the second computation, which names the layer.
+        spoilers.append(dict(run.train_step.model.named_modules())[layer].register_forward_hook(hook))
+        return call(run, state, batch)
 
-    note = Loop._note_skipped
+    def mended(*_: object) -> None:
+        while spoilers:
+            spoilers.pop().remove()
 
-    def noted(self: Loop, *args: Any) -> None:
-        note(self, *args)
-        if handle := self.__dict__.pop("_spoilt", None):
-            handle.remove()
-
-    Loop._step, Loop._note_skipped = spoilt, noted  # type: ignore[method-assign]
+    loop.take_step = spoilt
+    loop.AFTER_EACH_STEP = (*loop.AFTER_EACH_STEP, mended)
     train_tiny(run, sections=sections)

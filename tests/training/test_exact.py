@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import vitrail
-from vitrail import fsio
+from vitrail import data, fsio
 from vitrail.errors import RunError, SaveError
 from vitrail.run import RunDir
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
 from vitrail.selftest.tiny import tiny_run
-from vitrail.training.loop import Loop
+from vitrail.training import loop
+from vitrail.training.run import Run, State
 from vitrail.training.step import TrainStep
 
 # 12 steps in two epochs, with everything that has a state: average, Muon, dropout, mixing, sizes, accumulation.
@@ -292,21 +293,21 @@ def test_a_step_that_is_not_finite_is_skipped_and_named(
 def test_a_weight_that_is_not_finite_stops_the_run_with_the_last_checkpoint_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Loop._step
+    step = loop.take_step
 
-    def spoilt(self: Loop, *args: Any) -> torch.Tensor:
-        if self.state.step == 7:
+    def spoilt(run: Run, state: State, batch: data.Batch) -> loop.Done:
+        if state.step == 7:
             with torch.no_grad():
-                self.train_step.model.blocks[1].mlp.fc1.weight[3, 2] = torch.inf
-        return step(self, *args)
+                run.train_step.model.blocks[1].mlp.fc1.weight[3, 2] = torch.inf
+        return step(run, state, batch)
 
-    monkeypatch.setattr(Loop, "_step", spoilt)
+    monkeypatch.setattr(loop, "take_step", spoilt)
     config = tiny_run(checkpoint={"every_steps": 3})
     with pytest.raises(RunError, match=r"3 steps in a row.*step 10\.\n.*the weight blocks.1.mlp.fc1.weight"):
         vitrail.train(config, tmp_path / "run")
     kept = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert kept == ["step-0000006"]
-    monkeypatch.setattr(Loop, "_step", step)
+    monkeypatch.setattr(loop, "take_step", step)
     vitrail.train(config, tmp_path / "run", resume=True)
     vitrail.train(config, tmp_path / "whole")
     assert differences(tmp_path / "whole", tmp_path / "run") == []

@@ -12,7 +12,13 @@ from vitrail.config import RunConfig, ScheduleConfig
 from vitrail.selftest.tiny import tiny_run
 from vitrail.training import reporting
 from vitrail.training.reporting import Estimate, evaluated_steps, pass_seconds, stages
-from vitrail.training.schedule import input_scale
+from vitrail.training.schedule import Timetable, input_scale
+
+
+def _times(total: int, stop: int) -> Timetable:
+    return Timetable(
+        num_examples=1, batch_size=1, passes_per_epoch=1, schedule_steps=total, total_steps=stop, warmup_steps=0
+    )
 
 
 def _schedule(*, scales: tuple[float, ...] = (0.5, 0.75), until: tuple[float, ...] = (0.35, 0.7)) -> RunConfig:
@@ -25,11 +31,11 @@ def test_stages_are_those_of_the_schedule(total: int, part: float) -> None:
     config, stop = _schedule(), max(1, round(part * total))
     expected = [input_scale(step, total, config.schedule) for step in range(stop)]
     found, begins = list[float](), 0
-    for end, scale in stages(config, total, stop):
+    for end, scale in stages(config, _times(total, stop)):
         found += [scale] * (end - begins)
         begins = end
     assert found == expected
-    assert stages(RunConfig(), total, stop) == [(stop, 1.0)]
+    assert stages(RunConfig(), _times(total, stop)) == [(stop, 1.0)]
 
 
 @pytest.mark.parametrize("measured", [True, False])

@@ -50,12 +50,12 @@ def test_a_run_leaves_everything_the_interface_promises(tmp_path: Path) -> None:
     evaluations = [record for record in _metrics(tmp_path / "run") if "accuracy" in record]
     assert [record["epoch"] for record in evaluations] == [1, 2, 3]
     best = max(evaluations, key=lambda record: (record["accuracy"], -record["loss"]))
-    assert result.best == {key: best[key] for key in ("epoch", "accuracy", "loss")}
+    assert vars(result.best) == {key: best[key] for key in ("epoch", "accuracy", "loss")}
     assert result.final == {key: evaluations[-1][key] for key in ("epoch", "accuracy", "loss")}
-    assert result.evaluation["accuracy"] == result.best["accuracy"]
+    assert result.evaluation["accuracy"] == result.best.accuracy
     _, card = vitrail.load(result.model)
     assert card.classes == tuple(map(str, range(10)))
-    assert card.metrics["accuracy"] == result.best["accuracy"]
+    assert card.metrics["accuracy"] == result.best.accuracy
     assert card.provenance["kind"] == "plain ViT"
     assert json.loads(json.dumps(result.to_json()))["model"].endswith("best.safetensors")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())

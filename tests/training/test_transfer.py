@@ -93,7 +93,7 @@ def test_a_size_that_is_resized_to_follows_the_input(tmp_path: Path) -> None:
 def test_fine_tuning_starts_at_the_probe_and_says_where_it_came_from(source: Path, tmp_path: Path) -> None:
     result = train(replace(tuning(source), seed=3), tmp_path / "run")
     assert set(result.baseline) == {"knn", "linear", "num_train", "num_examples", "split", "seconds"}
-    assert result.best["accuracy"] > 0.9 * result.baseline["linear"]
+    assert result.best.accuracy > 0.9 * result.baseline.linear
     _, card = weights.load(result.model)
     assert card.provenance["source"] == "fine-tuned"
     assert card.provenance["init"]["weights"] == str(source)
@@ -106,7 +106,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(source: Path, tmp_path:
     half = replace(config, schedule=replace(config.schedule, max_steps=7))
     train(half, tmp_path / "parts")
     parts = train(config, tmp_path / "parts", resume=True)
-    assert parts.baseline["linear"] == whole.baseline["linear"]
+    assert parts.baseline.linear == whole.baseline.linear
     left, right = (safetensors.torch.load_file(r.run / "last.safetensors") for r in (whole, parts))
     assert all(torch.equal(tensor, right[name]) for name, tensor in left.items())
 
@@ -176,14 +176,14 @@ def test_a_linear_probe_is_a_model_file(source: Path, tmp_path: Path) -> None:
     model, card = weights.load(result.model)
     split = data.load(tuning(source).data, ("val",))["val"]
     assert evaluate(model, split, card.preprocessing, batch_size=7).num_correct == result.evaluation["num_correct"]
-    assert result.best["accuracy"] > 0.8
+    assert result.best.accuracy > 0.8
     before, after = trunk(source / "best.safetensors"), trunk(result.model)
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_nearest_neighbours_leave_a_trunk_without_classes(source: Path, tmp_path: Path) -> None:
     result = train(tuning(source, "knn"), tmp_path / "run")
-    assert result.best["accuracy"] > 0.8
+    assert result.best.accuracy > 0.8
     assert weights.read_card(result.model).classes == ()
 
 
@@ -231,19 +231,19 @@ def test_early_stopping_waits_for_patience(source: Path, tmp_path: Path) -> None
         augment=type(config.augment)(),
     )
     result = train(config, tmp_path / "run")
-    assert result.best["epoch"] == 0
-    assert result.final["epoch"] == 6  # the second without a gain after the middle of the schedule
+    assert result.best.epoch == 0
+    assert result.final.epoch == 6  # the second without a gain after the middle of the schedule
 
 
 def test_what_training_makes_worse_is_not_kept(source: Path, tmp_path: Path) -> None:
     config = tuning(source, lr=0.3, layer_decay=1.0, ema_decay=0.0)
     config = replace(config, init=replace(config.init, head="reset"))
     result = train(config, tmp_path / "run")
-    assert result.final["accuracy"] < result.best["accuracy"] == result.baseline["linear"]
-    assert result.best["epoch"] == 0
+    assert result.final.accuracy < result.best.accuracy == result.baseline.linear
+    assert result.best.epoch == 0
     model, card = weights.load(result.model)
     split = data.load(config.data, ("val",))["val"]
-    assert evaluate(model, split, card.preprocessing, batch_size=100).accuracy == result.baseline["linear"]
+    assert evaluate(model, split, card.preprocessing, batch_size=100).accuracy == result.baseline.linear
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights_again(source: Path, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights_again(
         shutil.rmtree(folder)
     again = train(tuning(source), tmp_path / "killed", resume=True)
     assert again.final == whole.final
-    assert again.baseline["linear"] == whole.baseline["linear"]
+    assert again.baseline.linear == whole.baseline.linear
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
 
@@ -310,7 +310,7 @@ def test_a_classifier_of_which_some_classes_are_known_starts_at_the_probe(source
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     first = next(line for line in lines if "accuracy" in line)
     assert "2 of 10 classes kept by name" in str(RunDir(result.run).read_environment()["init"])
-    assert (first["step"], first["accuracy"]) == (0, result.baseline["linear"])
+    assert (first["step"], first["accuracy"]) == (0, result.baseline.linear)
 
 
 def test_how_many_images_a_baseline_sees_follows_from_the_run_alone() -> None:
@@ -327,7 +327,7 @@ def test_a_slow_moment_does_not_change_the_start(source: Path, tmp_path: Path, m
     clock = time.perf_counter
     monkeypatch.setattr(time, "perf_counter", lambda: 1000 * clock())
     slow = train(tuning(source), tmp_path / "slow")
-    assert slow.baseline["num_train"] == usual.baseline["num_train"]
+    assert slow.baseline.num_train == usual.baseline.num_train
     assert slow.best == usual.best
 
 

@@ -20,7 +20,6 @@ from vitrail.training.linear_kernels import choose_linear_kernels
 from vitrail.training.machine import check_can_compile, keep_freed_memory
 from vitrail.training.optim import build_optimizers
 from vitrail.training.precision import autocast_dtype
-from vitrail.training.setup import model_config
 from vitrail.training.step import TrainStep
 
 ROUNDS = 3
@@ -46,7 +45,12 @@ def measure(config: RunConfig, *, num_labels: int, seconds: float, with_peers: b
     torch.manual_seed(0)
     preprocessing = data.preprocessing_for(config.data)
     image_set = random_images(2 * config.data.batch_size, num_labels, preprocessing)
-    geometry = model_config(config.model, preprocessing, image_set.classes)
+    geometry = ViTConfig.of(
+        config.model,
+        preprocessing.image_size,
+        num_channels=preprocessing.num_channels,
+        num_labels=len(image_set.classes),
+    )
     model = ViT(geometry).to(device)
     training = Training(config, model, image_set, preprocessing)
     training.step()

@@ -74,10 +74,10 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         lines.append(f"test       {_accuracy(evaluation['test'], ', which chose nothing')}")
     lines += verdict(result)
     if result.epochs:
-        where = f"epoch {best['epoch']:g} of {result.epochs}" if best["epoch"] else "the start, before any training"
-        lines.append(f"best       {where}, loss {best['loss']:.4f}")
+        where = f"epoch {best.epoch:g} of {result.epochs}" if best.epoch else "the start, before any training"
+        lines.append(f"best       {where}, loss {best.loss:.4f}")
     known = result.deterministic
-    repeats = "exactly, on " + known["same"] if known["weights"] else "not exactly: " + "; ".join(known["reasons"])
+    repeats = "exactly, on " + known.same if known.weights else "not exactly: " + "; ".join(known.reasons)
     lines += [
         f"training   {result.train_seconds:.1f} s, {result.num_examples_seen} images, "
         f"{result.images_per_second:.0f} images/s",
@@ -175,17 +175,17 @@ def verdict(result: "RunResult") -> list[str]:
 
     if not (probes := result.baseline):
         return []
-    count, split, reached = probes["num_examples"], probes["split"], result.evaluation["accuracy"]
+    count, split, reached = probes.num_examples, probes.split, result.evaluation["accuracy"]
     lines = [
-        f"baseline   linear probe {probes['linear']:.4f}, k-NN {probes['knn']:.4f} on the frozen features, "
+        f"baseline   linear probe {probes.linear:.4f}, k-NN {probes.knn:.4f} on the frozen features, "
         f"{count} examples of the {split} split"
     ]
-    best, name = max((probes["linear"], "the linear probe"), (probes["knn"], "k-NN"))
+    best, name = max((probes.linear, "the linear probe"), (probes.knn, "k-NN"))
     if reached > best:
         return lines
     _, high = wilson(result.evaluation["num_correct"], result.evaluation["num_examples"])
     doubt = f", a difference that {count} images cannot tell from chance" if best < high and reached < best else ""
-    kept = "the start is kept as the model; " if not result.best["epoch"] else ""
+    kept = "the start is kept as the model; " if not result.best.epoch else ""
     votes = "; votes of training images are no model file" if name == "k-NN" else ""
     advice = (
         f"fine-tuning did not beat {name} ({reached:.4f} against {best:.4f}{doubt}){votes}: {kept}try more images, "

@@ -247,6 +247,28 @@ class ViTConfig(ArchitectureConfig):
         require(tokens <= most, "data.image_size", f"{tokens} patches", f"at most {most}")
 
     @classmethod
+    def of(
+        cls,
+        architecture: ArchitectureConfig,
+        image_size: int | tuple[int, int],
+        *,
+        num_channels: int = 3,
+        num_labels: int = 1000,
+    ) -> "ViTConfig":
+        """What a recipe chose about the model, and what the data decide.
+
+        Args:
+            image_size: side of the input in pixels, or (height, width).
+        """
+        chosen = {name: getattr(architecture, name) for name in ArchitectureConfig.__dataclass_fields__}
+        return cls(**chosen, image_size=image_size, num_channels=num_channels, num_labels=num_labels)
+
+    @property
+    def architecture(self) -> ArchitectureConfig:
+        """The part that a recipe chooses."""
+        return ArchitectureConfig(**{name: getattr(self, name) for name in ArchitectureConfig.__dataclass_fields__})
+
+    @classmethod
     def named(cls, name: str, **changes: object) -> "ViTConfig":
         """A size of the field by its name, as "B/16" or "So400m/14".
 

@@ -23,8 +23,10 @@ from vitrail.config import RunConfig, from_json, to_json
 from vitrail.config.checks import require_name
 from vitrail.errors import ConfigError, RunError, nearest, shown
 from vitrail.reading import read_json_object
+from vitrail.run.environment import Environment
 from vitrail.run.lock import is_lock_file
 from vitrail.run.metrics import LineLog
+from vitrail.run.result import Baseline
 from vitrail.schema import ANYTHING, TEXT, Schema, by_name, checked, many, number, record, whole
 
 # A resumed run may change these: they say where, how fast and how long it runs, not what a step computes.
@@ -151,15 +153,15 @@ class RunDir:
         except OSError as error:
             raise RunError(f"{self.path}: cannot be read.", got=error.strerror) from error
 
-    def start(self, config: RunConfig, environment: dict[str, Any]) -> None:
+    def start(self, config: RunConfig, environment: Environment) -> None:
         """Begin a new run here. Raises RunError as `check_free` does."""
         self.check_free()
-        json.dumps([to_json(config), environment], allow_nan=False)
+        json.dumps([to_json(config), environment.to_json()], allow_nan=False)
         for file in self.path.glob(".*"):
             if _UNFINISHED.match(file.name):  # of a start that was killed
                 fsio.remove(file)
         fsio.make_dir(self.checkpoints_dir)
-        fsio.write_json(self.path / "environment.json", environment)
+        fsio.write_json(self.path / "environment.json", environment.to_json())
         fsio.write_json(self.config_path, to_json(config))
 
     def read_config(self) -> RunConfig:
@@ -194,15 +196,19 @@ class RunDir:
         self.metrics.cut(step)
         self.timing.cut(step)
 
-    def read_baseline(self) -> dict[str, Any]:
-        """What the probes reached before training; empty where they were not measured."""
+    def read_baseline(self) -> Baseline | None:
+        """What the probes reached before training; None where they were not measured."""
         found = next((line["baseline"] for line in self.read_metrics() if "baseline" in line), {})
         if not found:
-            return {}
+            return None
         checked(found, _BASELINE, f"{self.metrics_path}: baseline", RunError, needed=True)
         times = (line["baseline_seconds"] for line in self.timing.read() if "baseline_seconds" in line)
         took = {"seconds": next(times, 0.0)}
-        return {**found, **checked(took, {"seconds": _FINITE}, f"{self.timing.path}: baseline", RunError)}
+        took = checked(took, {"seconds": _FINITE}, f"{self.timing.path}: baseline", RunError)
+        try:
+            return from_json(Baseline, {**found, **took})
+        except ConfigError as error:
+            raise RunError(f"{self.metrics_path}: baseline: is not that of a run.", got=error) from error
 
     def read_evaluation(self) -> dict[str, Any]:
         """What evaluation.json holds. Raises RunError when it is missing or damaged."""

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,120 @@ _MOST_DIFFERENCES = 20
 _LIBRARIES = ("vitrail", "torch", "numpy", "pillow", "safetensors")
 
 
-def environment(
-    config: RunConfig, device: torch.device, *, processes: int = 1, local_batch_norm: bool = False
-) -> dict[str, Any]:
-    """Describe the machine and the program, as JSON values.
+@dataclass(frozen=True, kw_only=True)
+class Determinism:
+    """What of a run a repetition repeats, and why the rest may not.
+
+    Args:
+        weights: whether they repeat to the last bit.
+        same: what has to be the same for that.
+        reasons: why they may not.
+        other_number_of_processes: what changes when another number of processes computes the same run.
+    """
+
+    order_and_augmentation: bool
+    weights: bool
+    same: str
+    reasons: list[str]
+    other_number_of_processes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The pretrained weights that a run starts from.
+
+    Args:
+        weights: as the user named them.
+        provenance: what their card says about where they come from, and what became of every tensor.
+    """
+
+    weights: str
+    provenance: dict[str, Any]
+
+    @property
+    def audit_lines(self) -> list[str]:
+        """What became of the tensors, for people."""
+        return self.provenance.get("audit_lines", [])
+
+    @property
+    def has_new_classifier(self) -> bool:
+        """Whether rows of the classifier start at random."""
+        audit = self.provenance.get("audit", {})
+        names = [entry["name"] for entry in audit.get("reinitialised", ())]
+        # Where some classes only have a row of their name, the others would start at random beside them.
+        kept = [str(entry) for entry in audit.get("adapted", ()) if entry["name"] == "head.weight"]
+        return "head.weight" in names or any("classes kept by name" in k and ", 0 new" not in k for k in kept)
+
+    def to_json(self) -> dict[str, Any]:
+        """As environment.json and model files hold it."""
+        return {"weights": self.weights, **self.provenance}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Origin | None":
+        """What `to_json` gave; None for an empty object: the run started from new weights."""
+        rest = {name: value for name, value in values.items() if name != "weights"}
+        return cls(weights=str(values.get("weights", "")), provenance=rest) if values else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a run ran on, on which data, and from which weights; environment.json.
 
     Args:
         processes: that share the run.
-        local_batch_norm: whether each of them normalises with statistics of its own images.
+        linear: whose matrix products train the linear layers, and why; None for a probe.
+        data: fingerprint, count and unreadable files of each split.
+        init: None: new weights.
     """
-    return {
-        "versions": {"python": platform.python_version(), **versions_of(_LIBRARIES)},
-        "commit": commit(),
-        "command": sys.argv[1:],
-        "platform": platform.platform(),
-        "cpu": {"name": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": processes,
-        "deterministic": _determinism(config, device, processes, local_batch_norm),
-    }
+
+    versions: dict[str, str | None]
+    commit: str | None
+    command: list[str]
+    platform: str
+    cpu: dict[str, str | int | None]
+    device: str
+    processes: int
+    deterministic: Determinism
+    linear: dict[str, Any] | None
+    data: dict[str, dict[str, Any]]
+    init: Origin | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of environment.json."""
+        values = {**vars(self), "deterministic": vars(self.deterministic)}
+        if self.linear is None:
+            del values["linear"]
+        return {**values, "init": self.init.to_json() if self.init else {}}
+
+
+def describe_environment(
+    config: RunConfig,
+    device: torch.device,
+    *,
+    data: dict[str, dict[str, Any]] | None = None,
+    init: Origin | None = None,
+    linear: dict[str, Any] | None = None,
+    processes: int = 1,
+    local_batch_norm: bool = False,
+) -> Environment:
+    """Describe the machine and the program.
+
+    Args:
+        local_batch_norm: whether each process normalises with statistics of its own images.
+    """
+    return Environment(
+        versions={"python": platform.python_version(), **versions_of(_LIBRARIES)},
+        commit=commit(),
+        command=sys.argv[1:],
+        platform=platform.platform(),
+        cpu={"name": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        processes=processes,
+        deterministic=_determinism(config, device, local_batch_norm),
+        linear=linear,
+        data=data or {},
+        init=init,
+    )
 
 
 def describe_numerics(config: RunConfig, device: torch.device, processes: int, linear: str) -> dict[str, Any]:
@@ -100,20 +196,20 @@ def cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _determinism(config: RunConfig, device: torch.device, processes: int, local_batch_norm: bool) -> dict[str, Any]:
+def _determinism(config: RunConfig, device: torch.device, local_batch_norm: bool) -> Determinism:
     """Which parts repeat exactly, and why the others may not."""
     reasons: list[str] = []
     if device.type != "cpu":
         reasons.append(f"{device.type} kernels may add in another order")
     if config.compute.compile:
         reasons.append("torch.compile chooses kernels per machine")
-    return {
-        "order_and_augmentation": True,
-        "weights": not reasons,
-        "same": "the same device, torch version, number of threads and of processes, and kernels of the linear layers",
-        "reasons": reasons,
-        "other_number_of_processes": _other_number(config, local_batch_norm),
-    }
+    return Determinism(
+        order_and_augmentation=True,
+        weights=not reasons,
+        same="the same device, torch version, number of threads and of processes, and kernels of the linear layers",
+        reasons=reasons,
+        other_number_of_processes=_other_number(config, local_batch_norm),
+    )
 
 
 def _other_number(config: RunConfig, local_batch_norm: bool) -> list[str]:

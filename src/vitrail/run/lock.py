@@ -27,7 +27,7 @@ _LOCK_FILE = re.compile(r"\.lock-(\d{1,18})$")
 
 
 class RunLock:
-    """The right to write a run directory. Use `held`.
+    """The right to write a run directory. Use `hold_lock`.
 
     Args:
         directory: of the run.
@@ -41,14 +41,8 @@ class RunLock:
         self._heart.start()
 
     def check(self) -> None:
-        """Raise RunError when another process has taken over, as after this one slept for longer than the lease."""
-        if (highest := _highest(self.directory)) is None or highest != self.path:
-            raise RunError(
-                f"{self.directory}: another process has taken this run over.",
-                got="none" if highest is None else f"{highest.name}: {_who(_content(highest))}",
-                expected=f"{self.path.name}, of this process",
-                do="Let the other one finish, or stop it and resume.",
-            )
+        """Raise RunError as `check_lock` does."""
+        check_lock(self.path)
 
     def release(self) -> None:
         """Let others write; saves nothing else."""
@@ -77,6 +71,22 @@ def hold_lock(directory: Path) -> Iterator[RunLock]:
         yield lock
     finally:
         lock.release()
+
+
+def check_lock(path: Path) -> None:
+    """Raise RunError when another process has taken over, as after this one slept for longer than the lease.
+
+    Args:
+        path: the lock file that this process, or the first of its run, made.
+    """
+    directory = path.parent
+    if (highest := _highest(directory)) is None or highest != path:
+        raise RunError(
+            f"{directory}: another process has taken this run over.",
+            got="none" if highest is None else f"{highest.name}: {_who(_content(highest))}",
+            expected=f"{path.name}, of this process",
+            do="Let the other one finish, or stop it and resume.",
+        )
 
 
 def is_lock_file(name: str) -> bool:

@@ -4,6 +4,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrail.run.environment import Determinism
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation during a run found.
+
+    Args:
+        epoch: the epoch that ended, or was under way; 0: before the first step.
+        accuracy: right answers over all examples, in [0, 1].
+        loss: mean cross-entropy in nats.
+    """
+
+    epoch: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Accuracies in [0, 1] of classifiers on the frozen pretrained features, before any fine-tuning.
+
+    Args:
+        knn: of the nearest neighbours' vote.
+        linear: of logistic regression.
+        num_train: images they were fitted to.
+        num_examples: images they were measured on.
+        split: from which these are.
+        seconds: that it took.
+    """
+
+    knn: float
+    linear: float
+    num_train: int
+    num_examples: int
+    split: str
+    seconds: float = 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -13,12 +51,13 @@ class RunResult:
         run: its directory.
         model: the best model file.
         epochs: passes over the training set that the run was made for; 0 for a probe.
-        steps: optimiser steps; num_examples_seen: training images, repeats counted.
+        steps: optimiser steps.
+        num_examples_seen: training images, repeats counted.
         train_seconds: inside the training steps and their input; evaluation and saving not counted.
-        final, best: {epoch, accuracy, loss} on evaluation["split"].
+        final, best: on evaluation["split"].
         evaluation: of the best model, as `vitrail eval --json`.
         deterministic: what repeats exactly, and why the rest may not; as in environment.json.
-        baseline: accuracies of the probes on the pretrained features, where they were measured.
+        baseline: accuracies of the probes on the pretrained features; None where they were not measured.
     """
 
     run: Path
@@ -28,12 +67,14 @@ class RunResult:
     num_examples_seen: int
     train_seconds: float
     images_per_second: float
-    final: dict[str, float]
-    best: dict[str, float]
+    final: Score
+    best: Score
     evaluation: dict[str, Any]
-    baseline: dict[str, Any]
-    deterministic: dict[str, Any]
+    baseline: Baseline | None
+    deterministic: Determinism
 
     def to_json(self) -> dict[str, Any]:
         """The object of `vitrail train --json`."""
-        return {**vars(self), "run": str(self.run), "model": str(self.model)}
+        parts = {name: vars(getattr(self, name)) for name in ("final", "best", "deterministic")}
+        baseline = vars(self.baseline) if self.baseline else {}
+        return {**vars(self), "run": str(self.run), "model": str(self.model), **parts, "baseline": baseline}

@@ -2,18 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from vitrail import distributed, fsio
-from vitrail.config import RunConfig, from_json
-from vitrail.distributed import World
+from vitrail.config import RunConfig, ViTConfig, from_json
 from vitrail.errors import ConfigError, RunError, SaveError, shown
+from vitrail.model import ViT
 from vitrail.run import (
     Checkpoint,
-    RunDir,
     RunResult,
     describe_numerics,
     differences,
@@ -22,56 +20,31 @@ from vitrail.run import (
     remove_unfinished,
     save_checkpoint,
 )
-from vitrail.run.lock import RunLock
+from vitrail.run.lock import check_lock
 from vitrail.run.saver import Saver, copy_tensors
 from vitrail.terminal import say
-from vitrail.training.linear_kernels import LINEAR, LinearBy
+from vitrail.training.linear_kernels import LINEAR
 from vitrail.training.optim import load_optimizer_tensors, optimizer_tensors, wrong_optimizer_tensor
-from vitrail.training.step import TrainStep
-
-
-@dataclass
-class State:
-    """What changes during a run besides tensors; all of it is saved with a checkpoint."""
-
-    step: int = 0
-    num_examples_seen: int = 0
-    train_seconds: float = 0.0
-    evaluated_step: int = -1
-    best_step: int = 0
-    stale: int = 0
-    skipped_in_a_row: int = 0
-    final: dict[str, float] = field(default_factory=dict[str, float])
-    best: dict[str, float] = field(default_factory=dict[str, float])
+from vitrail.training.run import Run, State
 
 
 class Checkpointer:
     """Saves the state of a run and takes it up again.
 
     Args:
-        config: of the run.
-        run_dir: where.
-        world: the processes of the run; the first one writes.
-        lock: the right to write there; None on the others.
-        linear: whose products train the linear layers.
+        run: the first of its processes writes.
+        lock_file: of the run directory, which the first process holds.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        run_dir: RunDir,
-        world: World,
-        lock: RunLock | None,
-        device: torch.device,
-        linear: LinearBy = "",
-    ) -> None:
-        self.config, self.run_dir, self.world, self.lock = config, run_dir, world, lock
-        self.about = describe_numerics(config, device, world.size, linear)
-        self.saver = Saver(asynchronous=config.checkpoint.asynchronous)
+    def __init__(self, run: Run, lock_file: Path) -> None:
+        self.config, self.run_dir, self.world, self.lock_file = run.config, run.run_dir, run.world, lock_file
+        self.train_step = run.train_step
+        self.about = describe_numerics(run.config, run.device, run.world.size, run.train_step.linear)
+        self.saver = Saver(asynchronous=run.config.checkpoint.asynchronous)
         self._saved = (-1, -1)
         self._failed: Callable[[], None] | None = None
 
-    def save(self, train_step: TrainStep, state: State, *, wait: bool = False) -> None:
+    def save(self, state: State, *, wait: bool = False) -> None:
         """Save the state, unless it was saved already. All processes must call it.
 
         Args:
@@ -82,11 +55,12 @@ class Checkpointer:
             RunError: another process has taken the run over, or weights are not finite.
         """
         if self._saved != (state.step, state.evaluated_step):
-            self._submit(train_step, state)
+            self._submit(state)
         if wait:
             self._wait()
 
-    def _submit(self, train_step: TrainStep, state: State) -> None:
+    def _submit(self, state: State) -> None:
+        train_step = self.train_step
         tensors = {
             "model": distributed.gathered(train_step.model.state_dict()),
             "optim": distributed.gathered(optimizer_tensors(train_step.optimizers)),
@@ -94,10 +68,11 @@ class Checkpointer:
         if train_step.average:
             tensors["ema"] = distributed.gathered(train_step.average.tensors)
         self._saved = state.step, state.evaluated_step  # on all processes, which have to agree on when to gather
-        if self.lock is None:
+        if not self.world.is_first:
             return
-        self.lock.check()
-        values = {**vars(state), "scaler": train_step.scaler.state_dict()}
+        check_lock(self.lock_file)
+        scores = {name: vars(score) if score else {} for name, score in (("final", state.final), ("best", state.best))}
+        values = {**vars(state), **scores, "scaler": train_step.scaler.state_dict()}
         step, kept = state.step, copy_tensors(tensors)
         best_step = state.best_step if self.config.checkpoint.keep_best else None
 
@@ -141,7 +116,7 @@ class Checkpointer:
             say(error)
             say(then)
 
-    def restore(self, train_step: TrainStep) -> tuple[State | None, list[str]]:
+    def restore(self) -> tuple[State | None, list[str]]:
         """Take up the newest whole checkpoint of the run directory. All processes must call it.
 
         Returns:
@@ -165,33 +140,32 @@ class Checkpointer:
             self._cut_logs(-1)  # what was measured before the first step is measured again
             return None, [*lines, "no checkpoint yet: the run starts again from its first step"]
         checkpoint = load_checkpoint(directory / name)
-        self._put_back(train_step, checkpoint)
-        state = self._state(train_step, checkpoint)
+        self._put_back(checkpoint)
+        state = self._state(checkpoint)
         self._saved = state.step, state.evaluated_step
-        self._repeat_products(train_step, checkpoint)
+        self._repeat_linear_kernels(checkpoint)
         reasons = [*differences(checkpoint.about, self.about)]
         if self.config.compute.compile:
             reasons.append("torch.compile may choose other kernels")
         exact = "exactly as if it had not been interrupted" if not reasons else f"not bit-exact: {'; '.join(reasons)}"
         lines += [f"{name} verified (SHA-256): the run goes on from step {state.step}, {exact}"]
         self._cut_logs(state.step)
-        if self.lock is not None:
+        if self.world.is_first:
             self.run_dir.note_resumed({"step": state.step, "exact": not reasons, "reasons": reasons, **self.about})
         return state, lines
 
-    def _state(self, train_step: TrainStep, checkpoint: Checkpoint) -> State:
+    def _state(self, checkpoint: Checkpoint) -> State:
         """What the state holds besides tensors. Raises RunError where it is not what a run of this kind writes."""
         values = dict(checkpoint.state)
-        scaler, mine = values.pop("scaler", {}), train_step.scaler.state_dict()
+        scaler, mine = values.pop("scaler", {}), self.train_step.scaler.state_dict()
+        values |= {name: values[name] or None for name in ("final", "best") if name in values}
         try:
-            checked = from_json(State, values, allow_missing=True)
-            scores = [score for score in (checked.final, checked.best) if score]
-            counts = (checked.evaluated_step + 1, checked.best_step, checked.stale, checked.skipped_in_a_row)
+            state = from_json(State, values, allow_missing=True)
+            counts = (state.evaluated_step + 1, state.best_step, state.stale, state.skipped_in_a_row)
             right = (
-                all(score.keys() == {"epoch", "accuracy", "loss"} for score in scores)
-                and min(*counts, checked.step, checked.num_examples_seen, checked.train_seconds) >= 0
-                and max(checked.evaluated_step, checked.best_step) <= checked.step
-                and (bool(checked.best) or (not checked.final and checked.evaluated_step <= 0))
+                min(*counts, state.step, state.num_examples_seen, state.train_seconds) >= 0
+                and max(state.evaluated_step, state.best_step) <= state.step
+                and (bool(state.best) or (not state.final and state.evaluated_step <= 0))
                 and isinstance(scaler, dict)
                 and (not scaler or not mine or scaler.keys() == mine.keys())  # fp16 on another device has none
                 and all(type(value) in (int, float) and 0 <= value < 1e38 for value in scaler.values())
@@ -201,20 +175,21 @@ class Checkpointer:
         if not right:
             raise RunError(f"{checkpoint.path / 'state.json'}: its numbers contradict each other.")
         if scaler and mine:
-            train_step.scaler.load_state_dict(scaler)
-        return State(**values)
+            self.train_step.scaler.load_state_dict(scaler)
+        return state
 
-    def _repeat_products(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
+    def _repeat_linear_kernels(self, checkpoint: Checkpoint) -> None:
         """Multiply as before the interruption where nothing but that choice differs."""
         if self.config.compute.cpu_linear != "auto":
             return
         for before in LINEAR:
             about = {**self.about, "linear": before}
             if before == checkpoint.about.get("linear") and not differences(checkpoint.about, about):
-                self.about, train_step.linear = about, before
+                self.about, self.train_step.linear = about, before
 
-    def _put_back(self, train_step: TrainStep, checkpoint: Checkpoint) -> None:
+    def _put_back(self, checkpoint: Checkpoint) -> None:
         """Check every tensor, then copy; a checkpoint that is not of this run changes nothing."""
+        train_step = self.train_step
         tensors, mine = checkpoint.tensors, {"model": train_step.model.state_dict()}
         if train_step.average:
             mine["ema"] = train_step.average.tensors
@@ -231,7 +206,7 @@ class Checkpointer:
         load_optimizer_tensors(train_step.optimizers, tensors["optim"])
 
     def _cut_logs(self, step: int) -> None:
-        if self.lock is not None:
+        if self.world.is_first:
             self.run_dir.cut_metrics(step)
 
     def close(self) -> None:
@@ -239,22 +214,34 @@ class Checkpointer:
         self.saver.close()
 
 
-def run_result(run_dir: RunDir, state: State, epochs: int, deterministic: dict[str, Any]) -> RunResult:
+def run_result(run: Run, state: State) -> RunResult:
     """What a run came to that has reached its end."""
+    assert state.final
+    assert state.best
     return RunResult(
-        run=run_dir.path,
-        model=run_dir.best_path,
-        epochs=epochs,
+        run=run.run_dir.path,
+        model=run.run_dir.best_path,
+        epochs=run.timetable.epochs,
         steps=state.step,
         num_examples_seen=state.num_examples_seen,
         train_seconds=state.train_seconds,
         images_per_second=state.num_examples_seen / state.train_seconds if state.train_seconds else 0.0,
         final=state.final,
         best=state.best,
-        evaluation=run_dir.read_evaluation(),
-        baseline=run_dir.read_baseline(),
-        deterministic=deterministic,
+        evaluation=run.run_dir.read_evaluation(),
+        baseline=run.run_dir.read_baseline(),
+        deterministic=run.environment.deterministic,
     )
+
+
+def needed_bytes(config: RunConfig, path: Path) -> int:
+    """Room for two model files and all checkpoints of weights, two moments and an average, less what is there."""
+    with torch.device("meta"):
+        model = ViT(ViTConfig.of(config.model, config.data.image_size))
+    weights_bytes = 4 * sum(p.numel() for p in model.parameters())
+    there = sum(f.lstat().st_size for f in path.rglob("*.safetensors")) if path.is_dir() else 0
+    checkpoints = config.checkpoint.keep + config.checkpoint.keep_best + 1
+    return max(weights_bytes * (2 + 4 * checkpoints) - there, weights_bytes)
 
 
 def _check_alike(

@@ -13,12 +13,12 @@ from vitrail import distributed
 from vitrail.config import RunConfig
 from vitrail.config.checks import pair
 from vitrail.config.vit import token_stride
-from vitrail.distributed import World
 from vitrail.model import ViT
 from vitrail.progress import duration
 from vitrail.training.onednn_linear import onednn_linear
 from vitrail.training.progress import Progress
-from vitrail.training.schedule import scaled_size
+from vitrail.training.run import Run, State
+from vitrail.training.schedule import Timetable, scaled_size
 from vitrail.training.transfer import seconds_per_image
 
 BACKWARD = 2
@@ -29,9 +29,9 @@ _MEMORY = 0.05
 _TIMED_IMAGES = 64
 
 
-def stages(config: RunConfig, schedule_steps: int, total_steps: int) -> list[tuple[int, float]]:
+def stages(config: RunConfig, times: Timetable) -> list[tuple[int, float]]:
     """Which step ends each size of the training images, and its scale; the last one ends the run."""
-    schedule = config.schedule
+    schedule, schedule_steps, total_steps = config.schedule, times.schedule_steps, times.total_steps
     until = [-int(-end * schedule_steps // 1) for end in schedule.progressive_until]
     found = [(min(end, total_steps), s) for end, s in zip(until, schedule.progressive_scales, strict=True)]
     kept = [(end, s) for (end, s), before in zip(found, [0, *(e for e, _ in found)], strict=False) if end > before]
@@ -119,47 +119,33 @@ class Estimate:
         return training, each * sum(end > step for end in self.evaluations)
 
 
-def estimate_of(
-    config: RunConfig,
-    model: ViT,
-    num_held_out: int,
-    schedule_steps: int,
-    total_steps: int,
-    every: int,
-    *,
-    linear: str | None,
-) -> Estimate:
-    """The estimate of a run; where its images grow, forward passes at each size are timed now.
-
-    Args:
-        num_held_out: images of an evaluation.
-        every: steps from one evaluation to the next; 0: at the end alone.
-        linear: whose products train the linear layers; None: nobody looks, nothing is timed.
-    """
-    grows = stages(config, schedule_steps, total_steps)
-    timed = len(grows) > 1 and linear is not None and not distributed.is_spread(model.state_dict())
-    passes = pass_seconds(config, model, grows, linear or "") if timed else {}
-    share = num_held_out / config.data.batch_size / costs(config)
-    return Estimate(grows, passes, evaluated_steps(every, total_steps), share)
+def estimate_of(run: Run) -> Estimate:
+    """The estimate of a run; where its images grow and somebody looks, forward passes at each size are timed now."""
+    config, times, model = run.config, run.timetable, run.train_step.model
+    grows = stages(config, times)
+    timed = len(grows) > 1 and run.progress and not distributed.is_spread(model.state_dict())
+    passes = pass_seconds(config, model, grows, run.train_step.linear) if timed else {}
+    every = config.evaluation.every_epochs * times.passes_per_epoch * times.steps_per_epoch
+    share = len(run.sets.held_out) / config.data.batch_size / costs(config)
+    return Estimate(grows, passes, evaluated_steps(every, times.total_steps), share)
 
 
 class Reporter:
-    """Tells it.
+    """Shows a run while it goes on: a bar over its images, and lines above it.
 
     Args:
-        bar: over the images of the run.
-        estimate: of the rest.
-        epochs: of the run, for its lines.
-        world: the processes of the run.
-        step: that is done already.
+        run: what is shown.
+        state: where it stands.
     """
 
-    def __init__(self, bar: Progress, estimate: Estimate, epochs: int, world: World, step: int) -> None:
-        self.bar, self.estimate, self.epochs, self.world, self.step = bar, estimate, epochs, world, step
+    def __init__(self, run: Run, state: State) -> None:
+        times = run.timetable
+        self.bar = Progress(times.num_images(times.total_steps), done=state.num_examples_seen, enabled=run.progress)
+        self.estimate, self.epochs, self.world, self.step = estimate_of(run), times.epochs, run.world, state.step
         self._began, self._has_told = time.monotonic(), False
         self._images, self._with_loss, self._seconds = 0, 0, 0.0
         self._loss: Tensor | None = None
-        bar.left = self._left
+        self.bar.left = self._left
 
     def stepped(self, step: int, scale: float, size: int, seconds: float, loss: Tensor | None) -> None:
         """A step of `size` images is done; `loss`: this process's addend of its mean loss; None: it was skipped."""

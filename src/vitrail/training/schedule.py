@@ -1,8 +1,9 @@
 """The learning rate over a run, as a factor of its peak: a pure function of the step."""
 
 import math
+from dataclasses import dataclass
 
-from vitrail.config import ScheduleConfig
+from vitrail.config import RunConfig, ScheduleConfig
 
 
 def lr_factor(step: int, total_steps: int, warmup_steps: int, config: ScheduleConfig) -> float:
@@ -26,11 +27,60 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, config: ScheduleCo
     return config.final_fraction + (1 - config.final_fraction) * falling
 
 
-def run_length(config: ScheduleConfig, steps_per_epoch: int) -> tuple[int, int]:
-    """How often a small training set is passed over for each epoch that was asked for, and the steps of the run."""
-    asked = config.epochs * steps_per_epoch
-    stretch = max(1, math.ceil(config.min_steps / asked))
-    return stretch, config.steps or asked * stretch
+@dataclass(frozen=True, kw_only=True)
+class Timetable:
+    """How many steps a run has, and what a step is of them.
+
+    Args:
+        num_examples: images of the training set.
+        batch_size: images of a step over all processes; the last batch of an epoch can be smaller.
+        passes_per_epoch: how often a small training set is passed over for each epoch that was asked for, so that
+            there are enough steps (schedule.min-steps).
+        schedule_steps: that the learning rate is made for.
+        total_steps: after which the run ends, as schedule.max-steps may say.
+    """
+
+    num_examples: int
+    batch_size: int
+    passes_per_epoch: int
+    schedule_steps: int
+    total_steps: int
+    warmup_steps: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a pass over the training set."""
+        return math.ceil(self.num_examples / self.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training set."""
+        return math.ceil(self.schedule_steps / self.steps_per_epoch)
+
+    def num_images(self, steps: int) -> int:
+        """How many images so many steps see."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs * self.num_examples + rest * self.batch_size
+
+    def size_of(self, step: int) -> int:
+        """Images of the batch that comes after so many steps."""
+        return min(self.batch_size, self.num_examples - step % self.steps_per_epoch * self.batch_size)
+
+
+def timetable(config: RunConfig, num_examples: int) -> Timetable:
+    """How many steps a run has on a training set of so many images."""
+    schedule, batch_size = config.schedule, config.data.batch_size
+    asked = schedule.epochs * math.ceil(num_examples / batch_size)
+    passes = max(1, math.ceil(schedule.min_steps / asked))
+    schedule_steps = schedule.steps or asked * passes
+    return Timetable(
+        num_examples=num_examples,
+        batch_size=batch_size,
+        passes_per_epoch=passes,
+        schedule_steps=schedule_steps,
+        total_steps=min(schedule_steps, schedule.max_steps or schedule_steps),
+        warmup_steps=round(schedule.warmup_fraction * schedule_steps),
+    )
 
 
 def input_scale(step: int, total_steps: int, config: ScheduleConfig) -> float:

@@ -5,14 +5,16 @@ import copy
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from vitrail import distributed, weights
 from vitrail.config import ComputeConfig, OptimConfig
 from vitrail.config.checks import pair
+from vitrail.data import ImageSet
 from vitrail.distributed import World
 from vitrail.model import ViT
 from vitrail.training import nonfinite
@@ -194,6 +196,15 @@ class TrainStep:
         bad = self.world.total(torch.tensor(int(not bool(loss.isfinite()))))
         overflow = self.scaler.is_enabled() and not int(bad) and self.scaler.get_scale() >= 1
         return "overflow" if overflow else "not finite"
+
+
+def class_weights(config: OptimConfig, train_set: ImageSet, device: torch.device) -> Float32[Tensor, "L"] | None:
+    """How much an example of each class counts in the loss, 1 in the mean over the examples; None: all the same."""
+    if config.class_weights == "none":
+        return None
+    counts = np.bincount(train_set.labels, minlength=len(train_set.classes))
+    values = len(train_set) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(values.astype(np.float32)).to(device)
 
 
 def _average(model: ViT, config: OptimConfig) -> "WeightAverage | None":

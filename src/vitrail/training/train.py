@@ -2,25 +2,33 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from vitrail import data, distributed, fsio
+from vitrail import distributed, fsio
 from vitrail.config import RunConfig
-from vitrail.data import ImageSet
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, RunError
-from vitrail.run import RunDir, RunResult, check_resumable, next_free_run
-from vitrail.run.lock import RunLock, hold_lock
+from vitrail.model import ViT
+from vitrail.run import Origin, RunDir, RunResult, check_resumable, describe_environment, next_free_run
+from vitrail.run.lock import hold_lock
 from vitrail.runtime.device import pick_device
 from vitrail.terminal import say
 from vitrail.training import transfer
-from vitrail.training.checkpointing import Checkpointer
-from vitrail.training.loop import Loop
+from vitrail.training.checkpointing import Checkpointer, needed_bytes, run_result
+from vitrail.training.inputs import Inputs
+from vitrail.training.linear_kernels import choose_linear_kernels
+from vitrail.training.loop import run_loop, stop_if_asked
 from vitrail.training.machine import check_can_compile, keep_freed_memory
+from vitrail.training.optim import build_optimizers
+from vitrail.training.plan import plan, probe_plan
 from vitrail.training.precision import to_fp8
-from vitrail.training.setup import check_has_features, needed_bytes, plan, skipped
+from vitrail.training.progress import StopRequest, stop_on_signal
+from vitrail.training.reporting import Reporter
+from vitrail.training.resuming import take_up
+from vitrail.training.run import Run, Sets, State, fingerprints, load_sets
+from vitrail.training.schedule import timetable
+from vitrail.training.step import TrainStep, class_weights
 
 
 def train(
@@ -56,55 +64,152 @@ def _train(
     config: RunConfig, run_dir: RunDir, world: World, stack: contextlib.ExitStack, resume: bool, progress: bool
 ) -> RunResult:
     """Train on one of the processes of a run."""
-    locks: list[RunLock] = []
     device = _device(config, world)
     check_can_compile(config.compute, device)
+    transfer.check_has_features(config)
     if device.type == "cpu":
         keep_freed_memory()
+    world.on_first(lambda: _check_directory(config, run_dir, resume=resume))
 
-    def check() -> None:
-        if resume:
-            run_dir.check_own()
-            check_resumable(config, run_dir.read_config())
-            locks.append(stack.enter_context(hold_lock(run_dir.path)))
-        else:
-            run_dir.check_free()
-        fsio.check_writable(run_dir.path, needed_bytes(config, run_dir.path))
+    def lock() -> Path:
+        return stack.enter_context(hold_lock(run_dir.path)).path
 
-    def start(described: dict[str, Any]) -> None:
-        locks.append(stack.enter_context(hold_lock(run_dir.path)))
-        run_dir.start(config, described)
-
-    check_has_features(config)
-    world.on_first(check)
-    splits = _load(config, world, progress)
-    train_set, held_out = splits["train"], splits[config.evaluation.split]
-    preprocessing = data.preprocessing_for(config.data)
-    sets, test_set = (train_set, held_out, preprocessing), splits["test"] if config.evaluation.test_best else None
+    lock_file = world.on_first(lock) if resume else None
+    sets = load_sets(config, world, progress=progress)
     torch.manual_seed(config.seed)
     # A run that was killed before its first checkpoint has nothing else to start from either.
-    taken_up = resume and world.on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
-    model, origin = transfer.initial_model(config, preprocessing, train_set.classes, resume=taken_up)
+    has_checkpoint = resume and world.on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
+    model, origin = transfer.initial_model(config, sets.preprocessing, sets.train.classes, resume=has_checkpoint)
     transfer.prepare(model, config.optim)
     model.to(device)
     model.checkpoint_activations = config.compute.checkpoint_activations
     to_fp8(model, config.compute, device)
     if config.probe.method != "none":
-        if world.size > 1:
-            raise ConfigError("Probes are fitted by one process.", got=f"{world.size} processes", expected=1)
-        if resume:
-            raise RunError(f"{run_dir.path}: is finished: a probe is fitted in one go.", do="Start a new run.")
-        told = plan(config, model, train_set, held_out, test_set, 0, device, run_dir.path, world)
-        for line in (*told, *train_set.notes, *skipped(train_set.errors)) if progress else ():
+        _check_can_probe(run_dir, world, resume=resume)
+        for line in probe_plan(config, sets, model, device, run_dir.path) if progress else ():
             say(line, prefix="")
         with hold_lock(run_dir.path):
-            return transfer.probe_run(config, run_dir, *sets, model, origin, progress, test_set)
-    loop = Loop(config, run_dir, world, device, *sets, model, origin, progress, test_set)
-    if not resume:
-        world.on_first(lambda: start(loop.environment))
-    saving = Checkpointer(config, run_dir, world, locks[0] if locks else None, device, loop.train_step.linear)
-    stack.callback(saving.close)
-    return loop.run(saving, resume=resume)
+            return transfer.fit_probe(config, run_dir, sets, model, origin, progress=progress)
+    run = build_run(config, run_dir, world, device, sets, model, origin, progress=progress)
+    state, lines = State(), list[str]()
+    if lock_file is None:
+        lock_file = world.on_first(lock)
+        world.on_first(lambda: run_dir.start(config, run.environment))
+    checkpointer = Checkpointer(run, lock_file)
+    stack.callback(checkpointer.close)
+    if resume:
+        run, state, lines = take_up(run, checkpointer)
+    reporter = Reporter(run, state)
+    for line in (*plan(run), *lines):
+        reporter.bar.line(line)
+    try:
+        with stop_on_signal() as stop:
+            if run.environment.init and state.step < run.timetable.total_steps:
+                start_from_pretrained(run, state, checkpointer, reporter, stop)
+            run_loop(run, state, checkpointer, reporter, stop)
+    finally:
+        reporter.bar.close()
+    return world.on_first(lambda: run_result(run, state))
+
+
+def build_run(
+    config: RunConfig,
+    run_dir: RunDir,
+    world: World,
+    device: torch.device,
+    sets: Sets,
+    model: ViT,
+    origin: Origin | None,
+    *,
+    progress: bool,
+) -> Run:
+    """Put together what a run consists of; nothing is written.
+
+    Args:
+        model: on its device, with what never trains frozen.
+        origin: of its weights.
+    """
+    if config.optim.name == "muon" and config.parallel.strategy == "fsdp" and world.size > 1:
+        raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
+    batch_size = world.share_size(config.data.batch_size, world.size - 1)
+    kernels = world.on_first(lambda: choose_linear_kernels(config.compute, model, batch_size))
+    forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
+    train_step = TrainStep(
+        model, build_optimizers(model, config.optim, len(sets.train)), config.optim, config.compute, config.seed,
+        world=world, forward=forward, linear=kernels.by,
+    )  # fmt: skip
+    train_step.class_weights = class_weights(config.optim, sets.train, device)
+    return Run(
+        config=config,
+        run_dir=run_dir,
+        world=world,
+        device=device,
+        sets=sets,
+        train_step=train_step,
+        inputs=Inputs(config, sets.preprocessing, len(sets.train.classes), world),
+        timetable=timetable(config, len(sets.train)),
+        environment=describe_environment(
+            config,
+            device,
+            data=fingerprints(sets),
+            init=origin,
+            linear=vars(kernels),
+            processes=world.size,
+            local_batch_norm=distributed.batch_norm_is_local(model, world),
+        ),
+        progress=progress,
+    )
+
+
+def start_from_pretrained(
+    run: Run, state: State, checkpointer: Checkpointer, reporter: Reporter, stop: StopRequest
+) -> None:
+    """Say what is about to be trained; once in a run, measure what the frozen pretrained features give."""
+    model, origin = run.train_step.model, run.environment.init
+    assert origin
+    spread = distributed.is_spread(model.state_dict())
+    for line in transfer.start_lines(run.config, model, run.train_step.optimizers, origin):
+        reporter.bar.line(line)
+    if (
+        spread
+        or not run.config.probe.baseline
+        or state.step
+        or run.world.on_first(run.run_dir.read_baseline) is not None
+    ):
+        return
+
+    def measure() -> None:
+        found, line = transfer.measure_baseline(
+            run, lambda _: stop_if_asked(run, state, checkpointer, stop.signal_number)
+        )
+        reporter.bar.line(line)
+        if found:
+            values = dict(vars(found))
+            seconds = values.pop("seconds")
+            run.run_dir.log({"step": 0, "baseline": values})
+            run.run_dir.log_time({"step": 0, "baseline_seconds": seconds})
+
+    run.world.on_first(measure)
+    run.world.same_weights(model)
+    if average := run.train_step.average:
+        average.model.load_state_dict(model.state_dict())
+
+
+def _check_directory(config: RunConfig, run_dir: RunDir, *, resume: bool) -> None:
+    """Raise RunError, ConfigError or SaveError when the run cannot be there."""
+    if resume:
+        run_dir.check_own()
+        check_resumable(config, run_dir.read_config())
+    else:
+        run_dir.check_free()
+    fsio.check_writable(run_dir.path, needed_bytes(config, run_dir.path))
+
+
+def _check_can_probe(run_dir: RunDir, world: World, *, resume: bool) -> None:
+    if world.size > 1:
+        raise ConfigError("Probes are fitted by one process.", got=f"{world.size} processes", expected=1)
+    if resume:
+        raise RunError(f"{run_dir.path}: is finished: a probe is fitted in one go.", do="Start a new run.")
 
 
 def _device(config: RunConfig, world: World) -> torch.device:
@@ -112,14 +217,3 @@ def _device(config: RunConfig, world: World) -> torch.device:
     if world.size > 1 and device.type == "cuda":
         return torch.device("cuda", world.local_rank % torch.cuda.device_count())
     return device
-
-
-def _load(config: RunConfig, world: World, progress: bool) -> dict[str, ImageSet]:
-    """The data; where several processes share a machine the first loads before the others, who find what it left."""
-    splits: dict[str, ImageSet] = {}
-    for turn in (True, False):
-        if (world.local_rank == 0) == turn:
-            wanted = ("train", config.evaluation.split, *(("test",) if config.evaluation.test_best else ()))
-            splits = data.load(config.data, wanted, progress=progress)
-        world.gather(None)
-    return splits

@@ -7,17 +7,33 @@ from typing import Any
 import torch
 
 from vitrail import weights
-from vitrail.config import ArchitectureConfig, InitConfig, Preprocessing, RunConfig
+from vitrail.config import InitConfig, Preprocessing, RunConfig, ViTConfig
 from vitrail.config.checks import pair
-from vitrail.errors import RunError
+from vitrail.errors import ConfigError, RunError
 from vitrail.model import ViT
-from vitrail.training.setup import model_config
+from vitrail.run import Origin
+
+
+def check_has_features(config: RunConfig) -> None:
+    """Raise ConfigError when only a classifier, or little beside it, would move over a trunk of random weights."""
+    means = {
+        "probe.method": config.probe.method if config.probe.method != "none" else "",
+        "optim.freeze": "trunk" if config.optim.freeze == "trunk" else "",
+        "optim.lora-rank": config.optim.lora_rank,
+    }
+    found = next((f"{name} {value}" for name, value in means.items() if value), "")
+    if found and not config.init.weights:
+        raise ConfigError(
+            "There are no pretrained weights whose features this run could use.",
+            got=f"{found} on random weights",
+            do=f"vitrail finetune WEIGHTS --data SPEC --recipe {config.recipe or 'linear-probe'}",
+        )
 
 
 def initial_model(
     config: RunConfig, preprocessing: Preprocessing, classes: tuple[str, ...], *, resume: bool
-) -> tuple[ViT, dict[str, Any]]:
-    """The model that a run starts from, and where its weights come from: empty when they are new.
+) -> tuple[ViT, Origin | None]:
+    """The model that a run starts from, and where its weights come from: None when they are new.
 
     Args:
         resume: the weights come from a checkpoint; a new model of the same geometry serves.
@@ -25,14 +41,15 @@ def initial_model(
         WeightsError: the weights cannot be read.
         ConfigError, RunError: they are of another geometry than the run's.
     """
-    geometry = model_config(config.model, preprocessing, classes)
+    channels = preprocessing.num_channels
+    geometry = ViTConfig.of(config.model, preprocessing.image_size, num_channels=channels, num_labels=len(classes))
     if not config.init.weights or resume:
-        return ViT(geometry), {}
+        return ViT(geometry), None
     loaded, card = weights.load(
         config.init.weights,
         classes=classes,
         image_size=preprocessing.image_size,
-        num_channels=preprocessing.num_channels,
+        num_channels=channels,
         head=config.init.head,
     )
     with torch.device("meta"):
@@ -47,7 +64,7 @@ def initial_model(
             do="Start with vitrail finetune, which takes the geometry from the weights.",
         )
     model = weights.build_model(geometry, found, "cpu")
-    return model, {"weights": config.init.weights, **card.provenance}
+    return model, Origin(weights=config.init.weights, provenance=card.provenance)
 
 
 def with_weights(
@@ -63,9 +80,8 @@ def with_weights(
         WeightsError: the weights cannot be read.
     """
     card = card or weights.load_card(source)
-    chosen = {name: getattr(card.geometry, name) for name in ArchitectureConfig.__dataclass_fields__}
     random = ("embedding_dropout", "attention_dropout", "projection_dropout", "stochastic_depth")
-    chosen |= {name: getattr(config.model, name) for name in random}
+    model = dataclasses.replace(card.geometry.architecture, **{name: getattr(config.model, name) for name in random})
     steps = card.preprocessing
     data: dict[str, Any] = {
         "image_size": steps.image_size,
@@ -84,7 +100,7 @@ def with_weights(
         config,
         optim=dataclasses.replace(config.optim, lr=config.optim.lr * ratio),
         init=InitConfig(weights=source, head=head),
-        model=ArchitectureConfig(**chosen),
+        model=model,
         data=dataclasses.replace(config.data, **data),
     )
 
@@ -109,7 +125,7 @@ def start_lines(
     config: RunConfig,
     model: ViT,
     optimizers: list[torch.optim.Optimizer],
-    origin: dict[str, Any],
+    origin: Origin,
 ) -> list[str]:
     """What a fine-tuning run is about to do: weights, head, learning rates, memory.
 
@@ -128,7 +144,7 @@ def start_lines(
     activations = 4 * micro * tokens * depth * (10 * geometry.hidden_size + 3 * geometry.intermediate_size)
     stem = ["exports        none to transformers or timm: a ViT + conv stays a vitrail file"]
     return [
-        *origin.get("audit_lines", ()),
+        *origin.audit_lines,
         *(stem if geometry.stem_channels else []),
         f"moves          {moved / 1e6:.2f} of {total / 1e6:.2f} M parameters, {config.optim.name}, learning rates "
         f"{min(rates):.2g} to {max(rates):.2g}, effective batch {config.data.batch_size}",

@@ -21,6 +21,7 @@ from vitrail.config.checks import pair
 from vitrail.data import ImageSet, batches, epoch_order
 from vitrail.errors import WeightsError
 from vitrail.model import ViT
+from vitrail.run import Baseline
 from vitrail.training.evaluate import TOP, Evaluation
 
 if TYPE_CHECKING:
@@ -165,11 +166,11 @@ def baseline(
     batch_size: int,
     num_neighbors: int = 20,
     on_batch: Callable[[int], None] | None = None,
-) -> tuple[dict[str, Any], LinearProbe]:
+) -> tuple[Baseline, LinearProbe]:
     """What both probes reach with at most `count` images of each split.
 
     Returns:
-        {knn, linear, num_train, num_examples, split, seconds}, knn and linear accuracies; and the linear probe.
+        The accuracies, and the linear probe.
     """
     started, num_labels = time.perf_counter(), len(train_set.classes)
     few, measured = sample(train_set, count, seed), sample(held_out, count, seed)
@@ -179,14 +180,14 @@ def baseline(
     linear = fit_linear(train, num_labels, seed)
     right_linear = (test.rows @ linear.weight.T + linear.bias).argmax(1) == test.labels
     right_knn = knn_probabilities(train, test.rows, num_labels, num_neighbors).argmax(1) == test.labels
-    found = {
-        "knn": float(right_knn.mean()),
-        "linear": float(right_linear.mean()),
-        "num_train": len(train.labels),
-        "num_examples": len(test.labels),
-        "split": held_out.split,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    found = Baseline(
+        knn=float(right_knn.mean()),
+        linear=float(right_linear.mean()),
+        num_train=len(train.labels),
+        num_examples=len(test.labels),
+        split=held_out.split,
+        seconds=round(time.perf_counter() - started, 3),
+    )
     return found, linear
 
 

@@ -10,7 +10,8 @@ from vitrail import data
 from vitrail.config import DataConfig, OptimConfig, RunConfig
 from vitrail.data import ImageSet
 from vitrail.selftest.tiny import tiny_run
-from vitrail.training.setup import class_weights, imbalance
+from vitrail.training.plan import imbalance
+from vitrail.training.step import class_weights
 
 
 def _with_labels(labels: list[int], classes: tuple[str, ...]) -> ImageSet:

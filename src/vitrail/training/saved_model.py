@@ -1,0 +1,36 @@
+"""The model files that a run leaves: what they say about themselves."""
+
+from vitrail import weights
+from vitrail.config import Preprocessing, RunConfig, to_json
+from vitrail.model import ViT
+from vitrail.run import Environment
+from vitrail.training.evaluate import Evaluation
+
+
+def model_card(
+    config: RunConfig,
+    model: ViT,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    evaluation: Evaluation,
+    step: int,
+    environment: Environment,
+) -> weights.Card:
+    """What a model file of a run says about itself."""
+    init, measured = environment.init, evaluation
+    score = {"split": measured.split, "num_examples": measured.num_examples, "num_correct": measured.num_correct}
+    return weights.Card(
+        geometry=model.config,
+        classes=classes,
+        preprocessing=preprocessing,
+        recipe=to_json(config),
+        metrics={**score, "accuracy": measured.accuracy, "loss": measured.loss, "step": step},
+        provenance={
+            "source": "fine-tuned" if init else "trained from scratch",
+            **({"init": init.to_json()} if init else {}),
+            "kind": model.config.kind,
+            "versions": environment.versions,
+            "commit": environment.commit,
+            "data": environment.data,
+        },
+    )
