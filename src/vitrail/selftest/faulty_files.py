@@ -49,9 +49,9 @@ class Counting(fsio.FileSystem):
     def after(self, name: str) -> None:
         pass
 
-    def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+    def open(self, path: Path, mode: str) -> IO[Any]:
         self.before("open")
-        file = super().open(path, mode, buffering)
+        file = super().open(path, mode)
         self.after("open")
         return _File(file, self.before, self.after)  # type: ignore[return-value]
 
