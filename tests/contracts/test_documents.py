@@ -151,7 +151,9 @@ def test_the_python_of_the_documents_runs(
     monkeypatch.chdir(tmp_path)
     _tutorial_checkpoint()
     found: dict[str, dict[str, Any]] = {}
-    for name, code in {ast.dump(ast.parse(code)): (name, code) for name, code in reversed(blocks)}.values():  # once each
+    for name, code in {
+        ast.dump(ast.parse(code)): (name, code) for name, code in reversed(blocks)
+    }.values():  # once each
         variables: dict[str, Any] = {}
         exec(compile(code, name, "exec"), variables)
         found[name] = {**found.get(name, {}), **variables}
