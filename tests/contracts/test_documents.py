@@ -114,9 +114,23 @@ def test_every_option_and_setting_in_the_prose_is_there() -> None:
 
 
 def test_files_that_the_documents_link_to_are_there() -> None:
-    for path in DOCUMENTS:
+    for path in [*DOCUMENTS, *ROOT.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_modules_that_the_documents_name_are_there() -> None:
+    folders = (ROOT, ROOT / "src" / "vitrail")
+    documents = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCUMENTS]
+    named = {
+        (path.name, code)
+        for path in documents
+        if path.name != "LOG.md"
+        for code in INLINE.findall(path.read_text(encoding="utf-8"))
+        if re.fullmatch(r"[a-z_/]+\.py", code)
+    }
+    assert len(named) > 50
+    assert sorted((name, code) for name, code in named if not any((folder / code).exists() for folder in folders)) == []
 
 
 def test_what_the_documents_install_is_what_the_extras_hold() -> None:

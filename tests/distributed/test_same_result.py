@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.support.jobs import tiny_evaluation
 from vitrail.distributed import World
-from vitrail.engine import evaluate
 from vitrail.run import RunDir
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
+from vitrail.training import evaluate
 
 # Without dropout, which draws for each process: then everything else has to agree.
 SECTIONS: dict[str, dict[str, Any]] = {

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> Answer:
 
     from vitrail import weights
     from vitrail.distributed import inside_launch
-    from vitrail.engine import transfer
+    from vitrail.training import transfer
 
     card = weights.load_card(args.weights)
     count = weights.num_parameters(card.geometry)

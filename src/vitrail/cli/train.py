@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Answer:
 
 def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     """Train as a configuration says, and tell what came of it."""
-    from vitrail.engine import train
+    from vitrail.training import train
 
     if not args.resume and (args.data or _is_set("--data.spec", args)):
         config = _with_splits_it_has(config, args)
@@ -171,7 +171,7 @@ def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfi
 
 def verdict(result: "RunResult") -> list[str]:
     """The probes beside the result, and what to do where training was not better than both."""
-    from vitrail.engine.evaluate import wilson
+    from vitrail.training.evaluate import wilson
 
     if not (probes := result.baseline):
         return []
@@ -196,7 +196,7 @@ def verdict(result: "RunResult") -> list[str]:
 
 def _accuracy(evaluation: dict[str, Any], remark: str) -> str:
     """An accuracy in words, with its interval where few images decide."""
-    from vitrail.engine.evaluate import wilson
+    from vitrail.training.evaluate import wilson
 
     right, count = evaluation["num_correct"], evaluation["num_examples"]
     text = f"{evaluation['accuracy']:.4f} on the {evaluation['split']} split{remark}: {right} of {count} right"
