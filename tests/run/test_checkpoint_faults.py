@@ -14,11 +14,12 @@ import torch
 
 import vitrail
 from tests.support.checkpoints import STATE, model_and_card, tensors
+from tests.support.faulty_files import FailingAt
 from vitrail import fsio, weights
 from vitrail.errors import RunError, SaveError, WeightsError
 from vitrail.run import load_checkpoint, newest_checkpoint, remove_unfinished, save_checkpoint
 from vitrail.run.checkpoint import damage_of
-from vitrail.selftest.faulty_files import Counting, FailingAt
+from vitrail.selftest.faulty_files import Counting
 from vitrail.selftest.fork_server import ForkServer
 
 

@@ -7,7 +7,7 @@ from tests.support.random_vit import random_vit
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
-from vitrail.runtime import merged_logits, start, torch_runtime
+from vitrail.runtime import start, torch_runtime
 from vitrail.runtime.graph import onnx_bytes
 
 pytest.importorskip("onnx")
@@ -116,4 +116,4 @@ def test_too_large_for_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_merging_is_the_model_itself() -> None:
     model, images = a_model(), images_for(a_model(), 2)
     with torch.inference_mode():
-        assert torch.equal(merged_logits(model, images, 0), model(images)["logits"])
+        assert torch.equal(torch_runtime(model, (32, 32), 0)(images), model(images)["logits"])

@@ -17,6 +17,7 @@ import vitrail
 from vitrail import data, fsio
 from vitrail.errors import RunError, SaveError
 from vitrail.run import RunDir
+from vitrail.selftest.checks import EVERYTHING
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
 from vitrail.selftest.tiny import tiny_run
@@ -24,16 +25,8 @@ from vitrail.training import loop
 from vitrail.training.run import Run, State
 from vitrail.training.step import TrainStep
 
-# 12 steps in two epochs, with everything that has a state: average, Muon, dropout, mixing, sizes, accumulation.
-SECTIONS: dict[str, dict[str, Any]] = {
-    "data": {"batch_size": 256},
-    "optim": {"name": "muon", "ema_decay": 0.9},
-    "augment": {"mixup": 0.2, "cutmix": 1.0, "erasing": 0.2},
-    "schedule": {"epochs": 2, "progressive_scales": (0.5,), "progressive_until": (0.4,)},
-    "evaluation": {"every_epochs": 1},
-    "checkpoint": {"every_steps": 2},
-    "compute": {"accumulation_steps": 2},
-}
+# 12 steps in two epochs, with everything that has a state.
+SECTIONS = EVERYTHING | {"checkpoint": {"every_steps": 2}}
 JOBS = "tests.support.jobs"
 
 

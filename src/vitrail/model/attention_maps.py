@@ -25,8 +25,7 @@ def record_attention(model: ViT) -> Iterator[list[Float[Tensor, "B A N N"]]]:
 
     def record(module: torch.nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         assert isinstance(module, Attention)
-        q, k, _ = module.qkv(inputs[0]).unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = module.q_norm(q), module.k_norm(k)
+        q, k, _ = module.split(inputs[0])
         scale = q.shape[-1] ** -0.5 if module.scale is None else module.scale
         maps.append((q @ k.transpose(-2, -1) * scale).softmax(dim=-1))
 

@@ -66,9 +66,13 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.proj_dropout = _dropout(config.projection_dropout)
 
+    def split(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [B, A, N, K], as they go into the attention."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.q_norm(q), self.k_norm(k), v
+
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # [B, A, N, K]
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = self.split(x)
         dropout = self.dropout if self.training else 0.0
         # The same as attention_written_out, with dropout of the weights after the softmax.
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)

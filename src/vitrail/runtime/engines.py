@@ -49,6 +49,8 @@ def torch_runtime(model: ViT, image_size: tuple[int, int], merge: int = 0) -> Ru
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
+        if not merge:
+            return model(images, interpolate_pos_encoding=interpolate)["logits"].float()
         return merged_logits(model, images, merge, interpolate=interpolate).float()
 
     return run

@@ -24,7 +24,7 @@ from vitrail.model.vit import Attention, Block
 def merged_logits(
     model: ViT, images: Float[Tensor, "B C H W"], count: int, *, interpolate: bool = False
 ) -> Float[Tensor, "B L"]:
-    """Classify with `count` tokens fewer after each layer, as long as there are pairs; 0 is the model itself, exactly.
+    """Classify with `count` tokens fewer after each layer, as long as there are pairs.
 
     Args:
         model: in evaluation mode.
@@ -32,8 +32,6 @@ def merged_logits(
         count: r of the paper; at most half of the patches that are left are merged.
         interpolate: as interpolate_pos_encoding of the model.
     """
-    if count == 0:
-        return model(images, interpolate_pos_encoding=interpolate)["logits"]
     x = model._embed(images, None, interpolate)
     num_prefix = model.config.num_prefix_tokens
     sizes = x.new_ones(x.shape[:2])  # patches that a token stands for
@@ -100,8 +98,7 @@ def merge(
 
 def _attend(layer: Attention, x: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """The model's attention, with tokens that count by their size; and the keys [B, N, K], averaged over the heads."""
-    q, k, v = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = layer.q_norm(q), layer.k_norm(k)
+    q, k, v = layer.split(x)
     weight = sizes.log()[:, None, None, :].to(q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=weight, scale=layer.scale)
     return layer.proj(out.transpose(1, 2).flatten(2)), k.mean(1)

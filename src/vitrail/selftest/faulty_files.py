@@ -1,4 +1,4 @@
-"""File systems that fail, or kill the process, at one operation; and one that remembers all of them."""
+"""File systems that count their operations, or kill the process at one of them."""
 
 import os
 from collections.abc import Callable
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from vitrail import fsio
-
-OPERATIONS = ("open", "fsync", "replace", "fsync_dir", "link", "truncate", "touch", "mkdir", "unlink", "rmtree")
 
 
 class _File:
@@ -105,19 +103,3 @@ class Dying(Counting):
     def after(self, name: str) -> None:
         if self.count - 1 == self.at and self.dies_after:
             os._exit(9)
-
-
-class FailingAt(Counting):
-    """Operation number `at` fails with an errno, once; a write half done when `short`."""
-
-    def __init__(self, at: int, code: int, *, short: bool = False) -> None:
-        super().__init__()
-        self.at, self.code, self.short, self.failed = at, code, short, ""
-
-    def before(self, name: str, file: Any = None, data: Any = None) -> None:
-        super().before(name)
-        if self.count - 1 == self.at:
-            self.failed = name
-            if self.short and file is not None:
-                file._file.write(data[: len(data) // 2])
-            raise OSError(self.code, os.strerror(self.code))
