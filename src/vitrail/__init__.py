@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from vitrail.config import Preprocessing, RunConfig, ViTConfig
     from vitrail.errors import VitrailError
     from vitrail.model import ViT
-    from vitrail.predict import Predictor
+    from vitrail.predictor import Predictor
     from vitrail.training import evaluate, train
     from vitrail.weights import Card, load, save
 
 _ROOMS = {
     "Card": "vitrail.weights",
-    "Predictor": "vitrail.predict",
+    "Predictor": "vitrail.predictor",
     "Preprocessing": "vitrail.config",
     "RunConfig": "vitrail.config",
     "ViT": "vitrail.model",

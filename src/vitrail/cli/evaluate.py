@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Answer:
 def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     """Evaluate on one of the processes that share the work."""
     from vitrail import data
-    from vitrail.predict import Predictor
+    from vitrail.predictor import Predictor
     from vitrail.training import evaluate
 
     predictor = Predictor(

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> Answer:
 
     from vitrail.config import ParallelConfig
     from vitrail.distributed import joined
-    from vitrail.predict import Prediction, Predictor
+    from vitrail.predictor import Prediction, Predictor
 
     with joined(ParallelConfig(), args.device) as world:
         predictor = Predictor(
