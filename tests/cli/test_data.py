@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.folders import image_folder, write_images
 from vitrail.cli import main
+from vitrail.data import files_at
 from vitrail.errors import DataError
 
 

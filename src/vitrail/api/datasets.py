@@ -29,7 +29,7 @@ def load_data(
         data: a folder, a named set, a manifest, hf:OWNER/NAME, or settings that say size and channels as well.
         splits: some of train, val, test, all; None: every split of the data's own. "val" is held out of "train" where
             there is none, if both are asked for together.
-        card: of the model that the images are for: its classes and its preprocessing are used.
+        card: of the model that the images are for: its classes, if they have names, and its preprocessing are used.
         data_root: where named data sets are.
         progress: show bars on standard error.
     Returns:
@@ -43,5 +43,5 @@ def load_data(
     if splits is None:
         own = datasets.available_splits(replace(config, validation_fraction=0.0))
         splits = [name for name in ("train", "val", "test") if name in own] or ["all"]
-    classes, preprocessing = (card.classes, card.preprocessing) if card else (None, None)
+    classes, preprocessing = (card.classes or None, card.preprocessing) if card else (None, None)
     return datasets.load(config, splits, classes=classes, preprocessing=preprocessing, progress=progress)
