@@ -49,8 +49,7 @@ def evaluate(
     Args:
         model: a run directory, a model file or other weights, a (model, card) pair, or a `Predictor`.
         data: the images, with the model's classes; None: the data that the model was trained on.
-        split: train, val, test or all; None: test, or val, as held out in training, where the training data have no
-            test split.
+        split: None: test; or val, as held out in training, where the training data have no test split.
         data_root: where named data sets are.
         image_size: another input side in pixels, or (height, width); None: the model's own. Not with a `Predictor`.
         batch_size: images at a time; 0: measured where there is much to do, else 500.
@@ -73,9 +72,8 @@ def evaluate(
     config, wanted = _what_to_measure(
         card, None if data is None else str(data), None if data_root is None else str(data_root), split
     )
-    splits = datasets.load(
-        config, wanted, classes=card.classes, preprocessing=predictor.preprocessing, progress=progress
-    )
+    steps = predictor.preprocessing
+    splits = datasets.load(config, wanted, classes=card.classes, preprocessing=steps, progress=progress)
     image_set = splits[wanted[0]]  # of train without what the run held out
     for note in image_set.notes:
         on_note(note)
@@ -84,7 +82,7 @@ def evaluate(
     return training.evaluate(
         predictor.model,
         image_set,
-        predictor.preprocessing,
+        steps,
         batch_size=chosen.batch_size,
         runtime=chosen.runtime,
         progress=progress,
