@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from vitrail.api import evaluate, features, finetune, load_data, predict, train
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
-    from vitrail.training import Evaluation, RunResult
     from vitrail.errors import (
         ConfigError,
         DataError,
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
     from vitrail.model import ViT, record_attention
     from vitrail.predictor import Prediction, Predictor, Ranked
     from vitrail.runtime import EngineOptions
+    from vitrail.training import Evaluation, RunResult
     from vitrail.weights import Card, load, save
 
 _HOMES = {

@@ -14,12 +14,12 @@ from vitrail.api.datasets import Split
 from vitrail.config import DataConfig, Preprocessing, from_json
 from vitrail.data import ImageSet
 from vitrail.distributed import World
-from vitrail.training import Evaluation, pick_device
-from vitrail.training.transfer.probe import features as features_of
 from vitrail.errors import ConfigError, InputError
 from vitrail.model import ViT
 from vitrail.predictor import ImageLike, Prediction, Predictor, decode, listed, preprocessing_at
 from vitrail.runtime import EngineOptions
+from vitrail.training import Evaluation, pick_device
+from vitrail.training.transfer.probe import features as features_of
 from vitrail.weights import Card
 
 Model = str | Path | tuple[ViT, Card] | Predictor

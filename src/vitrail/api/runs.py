@@ -10,10 +10,10 @@ from vitrail.config import RunConfig
 from vitrail.config.settings import full_name, with_data, with_settings
 from vitrail.data import available_splits
 from vitrail.distributed import inside_launch
-from vitrail.training import RunResult, transfer
 from vitrail.errors import ConfigError, shown
 from vitrail.run import RunDir
 from vitrail.terminal import say
+from vitrail.training import RunResult, transfer
 from vitrail.weights import Head, load_card, num_parameters
 
 OnNote = Callable[[str], object]
