@@ -1,6 +1,18 @@
-"""vitrail: from images to a Vision Transformer you can trust and ship.
+"""From images to a Vision Transformer you can trust and ship.
 
-The public names load on first use, so that `import vitrail` and `vitrail --help` do without torch.
+    import vitrail
+
+    vitrail.train("digits", "runs/digits")                                   # from scratch, by the name of a recipe
+    vitrail.finetune("builtin:cifar100-conv", "photos/", "runs/mine")        # pretrained weights, images of your own
+    vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
+    vitrail.predict("runs/mine", "photos/new/")[0].label                     # images to ranked classes
+    vitrail.features("runs/mine", "photos/new/")                             # images to embeddings, [images, width]
+
+    model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
+    vitrail.save("model.safetensors", model, card)
+
+Every error that a user can cause is a `VitrailError`, whose message says what to do. The names load on first use, so
+that `import vitrail` and `vitrail --help` do without torch.
 """
 
 import importlib
@@ -8,39 +20,39 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "train",
+    "finetune",
+    "evaluate",
+    "predict",
+    "features",
+    "load_data",
+    "load",
+    "save",
     "Card",
-    "ConfigError",
-    "DataConfig",
-    "DataError",
-    "EngineOptions",
-    "Evaluation",
-    "ImageError",
-    "ImageSet",
-    "InputError",
-    "Interrupted",
-    "Prediction",
-    "Predictor",
-    "Preprocessing",
-    "RankLost",
-    "Ranked",
-    "RunConfig",
-    "RunError",
-    "RunResult",
-    "SaveError",
     "ViT",
     "ViTConfig",
-    "VitrailError",
-    "WeightsError",
-    "evaluate",
-    "features",
-    "finetune",
-    "load",
-    "load_data",
-    "predict",
-    "recipes",
     "record_attention",
-    "save",
-    "train",
+    "Predictor",
+    "Prediction",
+    "Ranked",
+    "EngineOptions",
+    "recipes",
+    "RunConfig",
+    "RunResult",
+    "Evaluation",
+    "DataConfig",
+    "ImageSet",
+    "Preprocessing",
+    "VitrailError",
+    "ConfigError",
+    "DataError",
+    "ImageError",
+    "InputError",
+    "WeightsError",
+    "RunError",
+    "SaveError",
+    "RankLost",
+    "Interrupted",
 ]
 
 if TYPE_CHECKING:

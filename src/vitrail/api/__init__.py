@@ -1,12 +1,7 @@
-"""What a program needs, one function each: train, finetune, evaluate, predict, features, load_data.
+"""The public functions: train, finetune, evaluate, predict, features, load_data.
 
-    vitrail.train("digits", "runs/digits")
-    vitrail.finetune("builtin:cifar100-conv", "photos/", "runs/mine")
-    vitrail.evaluate("runs/mine", "photos/").accuracy
-    vitrail.predict("runs/mine", "photos/new/")[0].label
-    vitrail.features("runs/mine", "photos/new/")                 # [images, width]
-
-The commands of these names call the same functions. Nothing is printed unless `progress=True`.
+The commands of the same names call them, so that a program and the command line do the same. Nothing is printed unless
+`progress=True`.
 """
 
 from vitrail.api.datasets import Split, load_data
