@@ -14,7 +14,7 @@ Try next:
 endef
 export NEXT
 
-.PHONY: help demo setup fmt check test slow bench
+.PHONY: help demo setup fmt check test slow bench docs
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 
@@ -44,6 +44,10 @@ slow: setup  ## what takes minutes, or a GPU
 
 bench: setup  ## side-by-side measurements; keep the machine quiet
 	$(BIN)/python bench/reference_scratch.py
+
+docs: setup  ## the architecture picture, the tutorial's notebook, and the API reference in site/
+	$(BIN)/python scripts/draw_architecture.py && $(BIN)/python scripts/tutorial.py
+	$(BIN)/python scripts/build_reference.py site
 
 # torch comes first and pinned: an unconstrained torch can pull several GB of GPU libraries.
 .venv/torch.stamp: constraints.txt

@@ -1,6 +1,18 @@
-"""vitrail: from images to a Vision Transformer you can trust and ship.
+"""From images to a Vision Transformer you can trust and ship.
 
-The public names load on first use, so that `import vitrail` and `vitrail --help` do without torch.
+    import vitrail
+
+    vitrail.train("digits", "runs/digits")                                   # from scratch, by the name of a recipe
+    vitrail.finetune("builtin:cifar100-conv", "photos/", "runs/mine")        # pretrained weights, images of your own
+    vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
+    vitrail.predict("runs/mine", "photos/new/")[0].label                     # images to ranked classes
+    vitrail.features("runs/mine", "photos/new/")                             # images to embeddings, [images, width]
+
+    model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
+    vitrail.save("model.safetensors", model, card)
+
+Every error that a user can cause is a `VitrailError`, whose message says what to do. The names load on first use, so
+that `import vitrail` and `vitrail --help` do without torch.
 """
 
 import importlib
@@ -8,49 +20,94 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "train",
+    "finetune",
+    "evaluate",
+    "predict",
+    "features",
+    "load_data",
+    "load",
+    "save",
     "Card",
-    "Predictor",
-    "Preprocessing",
-    "RunConfig",
     "ViT",
     "ViTConfig",
-    "VitrailError",
-    "evaluate",
-    "load",
+    "record_attention",
+    "Predictor",
+    "Prediction",
+    "Ranked",
+    "EngineOptions",
     "recipes",
-    "save",
-    "train",
+    "RunConfig",
+    "RunResult",
+    "Evaluation",
+    "DataConfig",
+    "ImageSet",
+    "Preprocessing",
+    "VitrailError",
+    "ConfigError",
+    "DataError",
+    "ImageError",
+    "InputError",
+    "WeightsError",
+    "RunError",
+    "SaveError",
+    "RankLost",
+    "Interrupted",
 ]
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.config import Preprocessing, RunConfig, ViTConfig
-    from vitrail.errors import VitrailError
-    from vitrail.model import ViT
-    from vitrail.predict import Predictor
-    from vitrail.training import evaluate, train
+    from vitrail.api import evaluate, features, finetune, load_data, predict, train
+    from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
+    from vitrail.data import ImageSet
+    from vitrail.errors import (
+        ConfigError,
+        DataError,
+        ImageError,
+        InputError,
+        Interrupted,
+        RankLost,
+        RunError,
+        SaveError,
+        VitrailError,
+        WeightsError,
+    )
+    from vitrail.model import ViT, record_attention
+    from vitrail.predictor import Prediction, Predictor, Ranked
+    from vitrail.runtime import EngineOptions
+    from vitrail.training import Evaluation, RunResult
     from vitrail.weights import Card, load, save
 
-_ROOMS = {
-    "Card": "vitrail.weights",
-    "Predictor": "vitrail.predict",
-    "Preprocessing": "vitrail.config",
-    "RunConfig": "vitrail.config",
-    "ViT": "vitrail.model",
-    "ViTConfig": "vitrail.config",
-    "VitrailError": "vitrail.errors",
-    "evaluate": "vitrail.training",
-    "load": "vitrail.weights",
-    "save": "vitrail.weights",
-    "train": "vitrail.training",
+_HOMES = {
+    "vitrail.api": ("evaluate", "features", "finetune", "load_data", "predict", "train"),
+    "vitrail.config": ("DataConfig", "Preprocessing", "RunConfig", "ViTConfig"),
+    "vitrail.data": ("ImageSet",),
+    "vitrail.training": ("Evaluation", "RunResult"),
+    "vitrail.errors": (
+        "ConfigError",
+        "DataError",
+        "ImageError",
+        "InputError",
+        "Interrupted",
+        "RankLost",
+        "RunError",
+        "SaveError",
+        "VitrailError",
+        "WeightsError",
+    ),
+    "vitrail.model": ("ViT", "record_attention"),
+    "vitrail.predictor": ("Prediction", "Predictor", "Ranked"),
+    "vitrail.runtime": ("EngineOptions",),
+    "vitrail.weights": ("Card", "load", "save"),
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name == "recipes":
         return importlib.import_module("vitrail.recipes")
-    if name in _ROOMS:
-        return getattr(importlib.import_module(_ROOMS[name]), name)
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
 
 

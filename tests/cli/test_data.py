@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.folders import image_folder, write_images
 from vitrail.cli import main
-from vitrail.cli.predict import _files  # pyright: ignore[reportPrivateUsage]
+from vitrail.data import files_at
 from vitrail.errors import DataError
 
 
@@ -51,10 +51,10 @@ def test_predict_follows_links_and_lists_those_to_nowhere(tmp_path: Path) -> Non
     (folder / "linked" / "up").symlink_to(folder)
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
     names = ["gone.png", "img0.png", "linked/img0.png"]
-    assert _files([str(folder)]) == [folder / name for name in names]
-    assert _files([str(folder / "gone.png")]) == [folder / "gone.png"]
+    assert files_at([str(folder)]) == [folder / name for name in names]
+    assert files_at([str(folder / "gone.png")]) == [folder / "gone.png"]
     with pytest.raises(DataError, match="no such file"):
-        _files([str(tmp_path / "nowhere")])
+        files_at([str(tmp_path / "nowhere")])
 
 
 def test_splits_stand_in_the_order_of_their_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ from vitrail.data import load_image
 from vitrail.data.decode import decode_image, image_header
 from vitrail.data.sources.official import open_cifar
 from vitrail.errors import VitrailError
-from vitrail.predict import Prediction, Predictor
+from vitrail.predictor import Prediction, Predictor
 from vitrail.runtime import EngineOptions
 from vitrail.selftest.fork_server import ForkServer
 

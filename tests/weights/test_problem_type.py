@@ -14,7 +14,7 @@ from vitrail import weights
 from vitrail.cli import main
 from vitrail.config import Preprocessing
 from vitrail.errors import InputError, WeightsError
-from vitrail.predict import Predictor
+from vitrail.predictor import Predictor
 from vitrail.weights import Card
 
 GEOMETRY: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 1, "layer_norm_eps": 1e-6}

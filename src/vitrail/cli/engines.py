@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vitrail.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vitrail.runtime import Chosen, EngineOptions
+    from vitrail.runtime import EngineOptions
 
 
 def add_engine_options(parser: argparse.ArgumentParser, default_batch_size: str) -> None:
@@ -49,9 +49,3 @@ def engine_options(args: argparse.Namespace) -> "EngineOptions":
     from vitrail.runtime import EngineOptions
 
     return EngineOptions(engine=args.engine, precision=args.precision, merge=args.merge)
-
-
-def engine_line(chosen: "Chosen") -> str:
-    """One line: what runs the model, and why."""
-    merged = f", {chosen.merge} tokens merged a layer" if chosen.merge else ""
-    return f"engine: {chosen.engine} {chosen.precision}{merged}, {chosen.batch_size} images at a time ({chosen.reason})"

@@ -5,16 +5,12 @@ that cannot be read counts as a wrong answer and is named.
 """
 
 import argparse
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
-from vitrail.config import DataConfig, from_json
-from vitrail.errors import ConfigError, InputError
 from vitrail.terminal import say
 
 if TYPE_CHECKING:
@@ -54,77 +50,33 @@ def run(args: argparse.Namespace) -> Answer:
 
 def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     """Evaluate on one of the processes that share the work."""
-    from vitrail import data
-    from vitrail.predict import Predictor
-    from vitrail.training import evaluate
+    from vitrail import api
+    from vitrail.predictor import Predictor
+
+    def on_note(line: str) -> None:
+        if world.is_first:
+            say(line)
 
     predictor = Predictor(
         args.model,
         device=args.device,
         image_size=size_option(args.image_size),
         options=engine_options(args),
-        on_wait=say if world.is_first else lambda _: None,
+        on_wait=on_note,
     )
-    card, preprocessing = predictor.card, predictor.preprocessing
-    if card.is_yes_or_no:
-        raise InputError(
-            f"{args.model}: answers yes or no for each class, so accuracy is not defined for it.",
-            got=card.problem_type if card.geometry.num_labels > 1 else "a single logit",
-            expected="a model with one class for each image",
-        )
-    if not card.classes:
-        raise InputError(
-            f"{args.model}: its classes have no names, so they cannot be matched with those of the data.",
-            got=f"{card.geometry.num_labels} unnamed classes",
-            do='Name them: vitrail.load(..., classes=[...], head="keep"), then vitrail.save.',
-        )
-    config = _trained_on(card.recipe)
-    own_data = args.data is None or Path(args.data).absolute() == Path(config.spec).absolute()
-    if args.data is not None:
-        config = replace(config, spec=args.data)
-    if not config.spec:
-        raise ConfigError("This model does not say what it was trained on.", do="Add --data SPEC.")
-    if args.data_root is not None or not Path(config.root).is_dir():  # a model travels, the folder of its training not
-        config = replace(config, root=args.data_root or "")
-    split = args.split or (_measured_split(card.recipe, config) if own_data else "test")
-    held_out = own_data and split == "train" and card.recipe.get("evaluation", {}).get("split") == "val"
-    wanted = (split, "val") if held_out else (split,)
-    splits = data.load(config, wanted, classes=card.classes, preprocessing=preprocessing, progress=world.is_first)
-    image_set = splits[split]  # of train without what the run held out
-    for note in image_set.notes if world.is_first else ():
-        say(note)
-    chosen = predictor.chosen(len(image_set), batch_size=args.batch_size, default_batch_size=500, alone=world.size == 1)
-    if world.is_first:
-        say(engine_line(chosen))
-    result = evaluate(
-        predictor.model,
-        image_set,
-        preprocessing,
-        batch_size=chosen.batch_size,
-        runtime=chosen.runtime,
+    result = api.evaluate(
+        predictor,
+        args.data,
+        split=args.split,
+        data_root=args.data_root,
+        batch_size=args.batch_size,
         progress=world.is_first,
-        on_batch=lambda: world.at("evaluate", 0),
+        on_note=on_note,
         world=world,
     ).to_json()
-    return Answer(_text(result), {"model": args.model, "data": config.spec, **result, "engine": chosen.to_json()})
-
-
-def _trained_on(recipe: dict[str, Any]) -> DataConfig:
-    """Settings of the training data, so that what was held out is held out again; an empty spec when unknown."""
-    try:
-        return from_json(DataConfig, recipe.get("data"), "data", allow_missing=True)
-    except ConfigError:
-        return DataConfig(spec="")
-
-
-def _measured_split(recipe: dict[str, Any], config: DataConfig) -> str:
-    """The test split; where the training data have none, what the run measured in its place."""
-    from vitrail import data
-
-    measured = recipe.get("evaluation", {})
-    if measured.get("split") != "val" or measured.get("test_best") or "test" in data.available_splits(config):
-        return "test"
-    return "val"
+    spec = args.data or api.trained_on(predictor.card).spec
+    engine = predictor.chosen(result["num_examples"]).to_json()
+    return Answer(_text(result), {"model": args.model, "data": spec, **result, "engine": engine})
 
 
 def _text(result: dict[str, Any]) -> list[str]:

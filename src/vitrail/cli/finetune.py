@@ -12,9 +12,10 @@ from pathlib import Path
 from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options
-from vitrail.cli.settings import apply_settings, settings_help, with_data
+from vitrail.cli.settings import apply_settings, settings_help
 from vitrail.cli.train import trained
 from vitrail.config import RunConfig
+from vitrail.config.settings import with_data
 from vitrail.errors import ConfigError, shell_word
 from vitrail.terminal import say
 
@@ -72,17 +73,19 @@ def run(args: argparse.Namespace) -> Answer:
             do=f"For example: vitrail finetune builtin:cifar100-conv --data {shell_word(meant)}",
         )
 
-    from vitrail import weights
+    from vitrail.api import finetune_start
     from vitrail.distributed import inside_launch
     from vitrail.training import transfer
 
-    card = weights.load_card(args.weights)
-    count = weights.num_parameters(card.geometry)
-    recipe = recipes.get(args.recipe, num_parameters=count)
-    if args.recipe == "finetune" and not (args.list_settings or inside_launch()):
-        size = "small" if count < recipes.SMALL else "large"
-        say(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters")
-    start = with_data(transfer.with_weights(recipe, args.weights, args.head, card), args.data, args.data_root)
+    quiet = args.list_settings or inside_launch()
+    start = finetune_start(
+        args.weights,
+        args.data,
+        recipe=args.recipe,
+        head=args.head,
+        data_root=args.data_root,
+        on_note=(lambda _: None) if quiet else say,
+    )
     if args.list_settings:
         return _listed(start)
     return trained(transfer.with_image_size(apply_settings(start, args.settings, prog), start), args)

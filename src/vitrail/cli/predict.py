@@ -5,11 +5,10 @@ of a folder is tried; one that is no image gets a line of its own.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
+from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import size_option
 from vitrail.errors import ConfigError, DataError, ImageError, shown
@@ -33,13 +32,15 @@ def run(args: argparse.Namespace) -> Answer:
     if args.top < 1:
         raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
     check_engine_options(args)
-    files = _files(args.paths)
+    from vitrail.data import files_at
+
+    files = files_at(args.paths)
     if started_here(args):
         return launched(args)
 
     from vitrail.config import ParallelConfig
     from vitrail.distributed import joined
-    from vitrail.predict import Prediction, Predictor
+    from vitrail.predictor import Prediction, Predictor
 
     with joined(ParallelConfig(), args.device) as world:
         predictor = Predictor(
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> Answer:
         mine = files[world.share_of(len(files))]
         chosen = predictor.chosen(len(mine), batch_size=args.batch_size, alone=world.size == 1)
         if world.is_first:
-            say(engine_line(chosen))
+            say(chosen.line)
         stream = predictor.stream(mine, top=args.top, batch_size=chosen.batch_size)
         found: list[Prediction | tuple[str, str]] = []
         with Bar(len(mine), unit="files", keep=False, enabled=world.is_first) as bar:
@@ -80,26 +81,3 @@ def run(args: argparse.Namespace) -> Answer:
     ]
     lines = table(("file", "label", "probability", "next"), rows)
     return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)
-
-
-def _files(paths: list[str]) -> list[Path]:
-    """The files among and below `paths`, through links, those of a folder sorted by name, hidden ones left out."""
-    from vitrail.data import files_below
-
-    files: list[Path] = []
-    for given in paths:
-        path = Path(given)
-        try:
-            if path.is_dir():
-                files += sorted(files_below(path))
-            elif path.exists() or path.is_symlink():
-                files.append(path)
-            else:
-                raise DataError(
-                    f"{shown(path)}: there is no such file or folder.", expected="an image, or a folder with images"
-                )
-        except OSError as error:
-            raise DataError(f"{shown(error.filename or path)}: cannot be read.", got=error.strerror) from error
-    if not files:
-        raise DataError(f"{', '.join(map(shown, paths))}: there are no files here.", expected="images")
-    return files

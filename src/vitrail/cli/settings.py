@@ -4,7 +4,6 @@ The names, types and help are those of `RunConfig`. A name that only one section
 """
 
 import ast
-import dataclasses
 import functools
 import inspect
 import itertools
@@ -15,9 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitrail.config import RunConfig
+from vitrail.config.settings import as_flag, changed, full_name
+from vitrail.config.settings import setting_types as _fields
 from vitrail.errors import ConfigError, nearest
 
-_NOT_SET_BY_NAME = {"recipe"}
 _HABITS = {
     "arch": "the recipe's name: vitrail train RECIPE",
     "bs": "--data.batch-size",
@@ -50,27 +50,6 @@ _NOT_NEEDED = dict.fromkeys(
     ("workers", "num-workers"),
     "There is nothing to set: images are decoded once, by as many threads as there are cores.",
 )
-
-
-def full_name(flag: str) -> str | None:
-    """The field that `--section.field`, or the last part of it alone, means: "schedule.epochs"; None: no field.
-
-    Raises:
-        ConfigError: fields of several sections have this name.
-    """
-    name = flag.removeprefix("--").replace("-", "_")
-    fields = _fields()
-    if name in fields:
-        return name
-    found = [field for field in fields if field.rpartition(".")[2] == name]
-    if len(found) > 1:
-        raise ConfigError(f"{flag} is a setting of several sections.", expected=" or ".join(map(as_flag, found)))
-    return found[0] if found else None
-
-
-def as_flag(field: str) -> str:
-    """How a field is spelt on the command line."""
-    return "--" + field.replace("_", "-")
 
 
 def is_setting(flag: str) -> bool:
@@ -117,7 +96,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
     Raises:
         ConfigError: an unknown field, a value of another type, or one out of range.
     """
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, Any] = {}
     rest = list(settings)
     while rest:
         flag, given, value = rest.pop(0).partition("=")
@@ -127,9 +106,8 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
         words = [value] if given else taken_values(field, rest)
         if not given and not words and _fields()[field] is bool:
             words = ["True"]
-        section, _, name = field.rpartition(".")
         try:
-            changes.setdefault(section, {})[name] = _typed(_fields()[field], words)
+            changes[field] = _typed(_fields()[field], words)
         except ValueError:
             raise ConfigError(
                 f"{as_flag(field)} {'has a wrong value' if words else 'needs a value'}.",
@@ -137,11 +115,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
                 expected=_expected(_fields()[field]),
                 do=f"See: {prog} --settings",
             ) from None
-    asked = changes.get("schedule", {})
-    if "epochs" in asked:
-        asked.setdefault("steps", 0)  # whoever asks for epochs means them, also where a recipe counts steps
-    sections = {name: dataclasses.replace(getattr(config, name), **new) for name, new in changes.items() if name}
-    return dataclasses.replace(config, **changes.get("", {}), **sections)
+    return changed(config, changes)
 
 
 def settings_help(config: RunConfig) -> list[str]:
@@ -169,19 +143,6 @@ def is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-@functools.cache
-def _fields() -> dict[str, Any]:
-    """Every setting by its dotted name, with its type."""
-    found: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(RunConfig).items():
-        if dataclasses.is_dataclass(kind):
-            inner = typing.get_type_hints(kind)
-            found.update({f"{name}.{field.name}": inner[field.name] for field in dataclasses.fields(kind)})
-        elif name not in _NOT_SET_BY_NAME:
-            found[name] = kind
-    return found
 
 
 @functools.cache
@@ -249,16 +210,6 @@ def _expected(kind: Any) -> str:
     if len(_options(kind)) > 1:
         return " or ".join(_expected(option) for option in _options(kind))
     return {bool: "True or False", int: "an integer", float: "a number", str: "a text", types.NoneType: "none"}[kind]
-
-
-def with_data(config: RunConfig, spec: str | None, root: str | None) -> RunConfig:
-    """The same run on other data, or looked for elsewhere."""
-    changes: dict[str, Any] = {}
-    if spec is not None:
-        changes["spec"] = spec
-    if root is not None:
-        changes["root"] = root
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)) if changes else config
 
 
 def size_option(values: Sequence[int] | None) -> int | tuple[int, int] | None:

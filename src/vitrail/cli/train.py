@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.settings import apply_settings, settings_help, with_data
+from vitrail.cli.settings import apply_settings, settings_help
 from vitrail.config import RunConfig
-from vitrail.errors import ConfigError, shell_word, shown
+from vitrail.config.settings import with_data
+from vitrail.errors import ConfigError, shell_word
 from vitrail.terminal import say
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     """Train as a configuration says, and tell what came of it."""
     from vitrail.training import train
 
-    if not args.resume and (args.data or _is_set("--data.spec", args)):
-        config = _with_splits_it_has(config, args)
+    flags = [word.partition("=")[0] for word in args.settings if word.startswith("--")]
+    if not args.resume and (args.data or "--data.spec" in flags):
+        from vitrail.api import fitted_to_splits
+        from vitrail.distributed import inside_launch
+
+        config = fitted_to_splits(config, flags, on_note=(lambda _: None) if inside_launch() else say)
 
     if started_here(args):
         from vitrail.run import next_free_run
@@ -98,21 +103,16 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
 
 def _start(args: argparse.Namespace) -> RunConfig:
     """The configuration before any setting is changed: a recipe's, an earlier run's, or the resumed run's own."""
-    from vitrail.run import RunDir, read_config
-
     given = [name for name in ("recipe", "source") if getattr(args, name)]
     if len(given) == 2:
         raise ConfigError("RECIPE and --from exclude each other.", do="Give one of them.")
-    if args.resume and not args.run:
-        raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
     if args.resume:
-        stored = RunDir(Path(args.run)).read_config()
-        if args.recipe not in (None, stored.recipe):
-            raise ConfigError(
-                f"{args.run} holds a run of another recipe.", got=args.recipe, expected=stored.recipe or "none"
-            )
-        return stored
+        from vitrail.api import stored_config
+
+        return stored_config(args.run, args.recipe)
     if args.source:
+        from vitrail.run import read_config
+
         return read_config(Path(args.source))
     if args.recipe:
         if args.recipe not in recipes.names() and Path(args.recipe).exists():
@@ -122,15 +122,8 @@ def _start(args: argparse.Namespace) -> RunConfig:
                 expected="a name of: vitrail recipes",
                 do=f"To learn from it: vitrail train cifar10-cpu --data {shell_word(args.recipe)}",
             )
-        recipe = recipes.get(args.recipe)
-        if recipes.starts_from_weights(args.recipe) and not (
-            args.init or args.list_settings or _is_set("--init", args)
-        ):
-            raise ConfigError(
-                f"{args.recipe} starts from pretrained weights, and none are given.",
-                do=f"vitrail finetune WEIGHTS --data SPEC --recipe {args.recipe}",
-            )
-        return recipe
+        has_weights = args.init or args.list_settings or any(word.startswith("--init") for word in args.settings)
+        return recipes.get(args.recipe) if has_weights else recipes.get_from_scratch(args.recipe)
     if args.list_settings:
         return RunConfig()
     raise ConfigError(
@@ -138,35 +131,6 @@ def _start(args: argparse.Namespace) -> RunConfig:
         expected=f"one of {', '.join(recipes.from_scratch())}",
         do="For example: vitrail train digits. What each is for: vitrail recipes",
     )
-
-
-def _is_set(name: str, args: argparse.Namespace) -> bool:
-    return any(word.startswith(name) for word in args.settings)
-
-
-def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfig:
-    """Choose on the user's own val split, or on a part held out, and leave the test split for one last measurement.
-
-    Without a val split of their own, a recipe that measures on the test split does so as it stands.
-    """
-    from vitrail import data
-    from vitrail.distributed import inside_launch
-
-    own = data.available_splits(replace(config.data, validation_fraction=0.0))
-    changed = config.evaluation
-    if changed.split == "test" and not _is_set("--evaluation.split", args) and ("val" in own or "test" not in own):
-        spec, part = shown(config.data.spec), f"{config.data.validation_fraction:.0%} of its training images"
-        if "val" in own:
-            changed = replace(changed, split="val", every_epochs=max(1, changed.every_epochs))
-            said = f"{spec} has a val split: the best epoch is chosen there"
-        else:
-            changed = replace(changed, split="val")
-            said = f"{spec} has no test split: {part} are held out and measured on"
-        if not inside_launch():
-            say(f"{said} (--evaluation.split val)")
-    if changed.split == "val" and "test" in own and not _is_set("--evaluation.test-best", args):
-        changed = replace(changed, test_best=True)
-    return replace(config, evaluation=changed)
 
 
 def verdict(result: "RunResult") -> list[str]:

@@ -45,8 +45,8 @@ def from_json(kind: type[T], values: object, where: str = "", *, allow_missing: 
         if name not in values and not optional:
             raise ConfigError(f"{label} lacks the field {name!r}.")
     hints = typing.get_type_hints(kind)
-    typed = {n: _typed(hints[n], v, f"{where}.{n}" if where else n, allow_missing) for n, v in values.items()}
-    return kind(**typed)
+    checked = {n: typed(hints[n], v, f"{where}.{n}" if where else n, allow_missing) for n, v in values.items()}
+    return kind(**checked)
 
 
 def _plain(value: Any) -> Any:
@@ -55,15 +55,15 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _typed(hint: Any, value: Any, where: str, allow_missing: bool) -> Any:
-    """Check one JSON value against its annotation; lists become tuples."""
+def typed(hint: Any, value: Any, where: str, allow_missing: bool = False) -> Any:
+    """Check one JSON value against its annotation; lists become tuples. Raises ConfigError."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type, hint), value, where, allow_missing=allow_missing)
     if origin in (typing.Union, types.UnionType):
         for option in options:
             try:
-                return _typed(option, value, where, allow_missing)
+                return typed(option, value, where, allow_missing)
             except ConfigError:
                 continue
     elif origin is typing.Literal:
@@ -72,9 +72,9 @@ def _typed(hint: Any, value: Any, where: str, allow_missing: bool) -> Any:
     elif origin is tuple and isinstance(value, list) and len(value) <= MOST_ENTRIES:
         inner = [options[0]] * len(value) if options[1:] == (...,) else list(options)
         if len(inner) == len(value):
-            return tuple(_typed(h, v, where, allow_missing) for h, v in zip(inner, value, strict=True))
+            return tuple(typed(h, v, where, allow_missing) for h, v in zip(inner, value, strict=True))
     elif origin is dict and isinstance(value, dict):
-        return {name: _typed(options[1], inner, f"{where}.{name}", allow_missing) for name, inner in value.items()}
+        return {name: typed(options[1], inner, f"{where}.{name}", allow_missing) for name, inner in value.items()}
     elif hint is float and type(value) in (int, float) and -_LARGEST <= typing.cast(float, value) <= _LARGEST:
         return float(typing.cast(float, value))
     elif hint is int and type(value) is int:

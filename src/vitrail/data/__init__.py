@@ -11,7 +11,7 @@ from vitrail.data.loader import Batch, Timed, batches
 from vitrail.data.order import balanced_order, epoch_order
 from vitrail.data.pack import pack
 from vitrail.data.sources import download, place_of
-from vitrail.data.sources.walk import files_below
+from vitrail.data.sources.walk import files_at
 
 __all__ = [
     "available_splits",
@@ -25,7 +25,7 @@ __all__ = [
     "decode_image",
     "download",
     "epoch_order",
-    "files_below",
+    "files_at",
     "load",
     "load_image",
     "pack",

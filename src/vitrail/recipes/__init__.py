@@ -100,6 +100,21 @@ def get(name: str, num_parameters: int = 0) -> RunConfig:
     return replace(finetune_cpu() if is_small else _RECIPES[name](), recipe=name)
 
 
+def get_from_scratch(name: str) -> RunConfig:
+    """The configuration of a recipe that needs no pretrained weights.
+
+    Raises:
+        ConfigError: there is no such recipe, or it is one of fine-tuning.
+    """
+    recipe = get(name)
+    if starts_from_weights(name):
+        raise ConfigError(
+            f"{name} starts from pretrained weights, and none are given.",
+            do=f"vitrail finetune WEIGHTS --data SPEC --recipe {name}",
+        )
+    return recipe
+
+
 def describe(name: str) -> Description:
     """What a recipe's docstring states. Raises ConfigError when a line is missing."""
     get(name)

@@ -63,6 +63,12 @@ class Chosen:
     """Images at a time; 0: nobody measured."""
     reason: str
 
+    @property
+    def line(self) -> str:
+        """One line for people: what runs the model, and why."""
+        merged = f", {self.merge} tokens merged a layer" if self.merge else ""
+        return f"engine: {self.engine} {self.precision}{merged}, {self.batch_size} images at a time ({self.reason})"
+
     def to_json(self) -> dict[str, Any]:
         """The key `engine` of the answers of predict and eval."""
         return {name: value for name, value in asdict(replace(self, runtime=_no_runtime)).items() if name != "runtime"}

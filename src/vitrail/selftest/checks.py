@@ -12,7 +12,7 @@ import torch
 from vitrail import fsio, weights
 from vitrail.config import ViTConfig
 from vitrail.model import ViT
-from vitrail.predict import Predictor
+from vitrail.predictor import Predictor
 from vitrail.run import load_checkpoint, newest_checkpoint, read_config
 from vitrail.run.checkpoint import damage_of
 from vitrail.selftest.fork_server import ForkServer

@@ -1,10 +1,11 @@
 """The files below a folder, and which of them are images: by suffix where that says it, else by their first bytes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vitrail.data.formats import image_format
+from vitrail.errors import DataError, shown
 from vitrail.reading import open_regular
 
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
@@ -61,6 +62,30 @@ def files_below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if is_visible(name))
         yield from (Path(place, name) for name in sorted(files) if is_visible(name))
+
+
+def files_at(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files among and below `paths`, through links, those of a folder sorted by name, hidden ones left out.
+
+    Raises:
+        DataError: a path leads nowhere, or there are no files at all.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            if path.is_dir():
+                files += sorted(files_below(path))
+            elif path.exists() or path.is_symlink():
+                files.append(path)
+            else:
+                raise DataError(
+                    f"{shown(path)}: there is no such file or folder.", expected="an image, or a folder with images"
+                )
+        except OSError as error:
+            raise DataError(f"{shown(error.filename or path)}: cannot be read.", got=error.strerror) from error
+    if not files:
+        raise DataError(f"{', '.join(map(shown, paths))}: there are no files here.", expected="images")
+    return files
 
 
 def is_archive(path: Path) -> bool:

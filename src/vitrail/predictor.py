@@ -14,6 +14,7 @@ from PIL import Image
 
 from vitrail import weights
 from vitrail.augment import prepare
+from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.config.vit import check_divisible
 from vitrail.data import load_image
@@ -90,16 +91,14 @@ class Predictor:
     ) -> None:
         self.options, self.on_wait = options or EngineOptions(), on_wait
         self._chosen: Chosen | None = None
+        self.name = "This model" if isinstance(model, tuple) else str(model)
         self.device = pick_device(device)
         loaded, self.card = model if isinstance(model, tuple) else weights.load(model)
         _check_answers(self.card)
         unnamed = tuple(f"class {i}" for i in range(self.card.geometry.num_labels))
         self.labels: tuple[str, ...] = self.card.classes or unnamed
         self.model = loaded.to(self.device).eval()
-        self.preprocessing = self.card.preprocessing
-        if image_size is not None:
-            check_divisible(image_size, self.card.geometry, "image-size")
-            self.preprocessing = self.preprocessing.resized(pair(image_size))
+        self.preprocessing = preprocessing_at(self.card, image_size)
 
     def chosen(
         self, num_images: int, *, batch_size: int = 0, default_batch_size: int = 64, alone: bool = True
@@ -147,7 +146,7 @@ class Predictor:
             ImageError: one of them cannot be read.
             InputError: one of them is nothing of this kind.
         """
-        several = _listed(images)
+        several = listed(images)
         results: list[Prediction] = []
         for result in self.stream(several, top=top):
             if isinstance(result, ImageError):
@@ -179,7 +178,7 @@ class Predictor:
 
     def _decode(self, image: ImageLike) -> np.ndarray | ImageError:
         try:
-            return load_image(_source(image), self.preprocessing, name=_name(image))
+            return decode(image, self.preprocessing)
         except ImageError as error:
             return error
 
@@ -193,6 +192,19 @@ class Predictor:
         best = probabilities.topk(min(top, len(self.labels)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [tuple(Ranked(self.labels[i], value) for i, value in zip(*row, strict=True)) for row in rows]
+
+
+def preprocessing_at(card: weights.Card, image_size: int | tuple[int, int] | None) -> Preprocessing:
+    """A model's preprocessing, at another input size or its own (None). Raises ConfigError: no whole patches."""
+    if image_size is None:
+        return card.preprocessing
+    check_divisible(image_size, card.geometry, "image-size")
+    return card.preprocessing.resized(pair(image_size))
+
+
+def decode(image: ImageLike, preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"]:
+    """The pixels of an image as a model's preprocessing wants them decoded. Raises ImageError or InputError."""
+    return load_image(_source(image), preprocessing, name=_name(image))
 
 
 def _check_answers(card: weights.Card) -> None:
@@ -222,8 +234,8 @@ def _name(image: ImageLike) -> str:
     return name if isinstance(name, str) and hasattr(image, "read") else type(image).__name__
 
 
-def _listed(images: Any) -> list[ImageLike]:
-    """The images one by one."""
+def listed(images: Any) -> list[ImageLike]:
+    """One image or several, in a form of `ImageLike`, one by one. Raises InputError."""
     single = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
     if single or hasattr(images, "read") or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim != 4):
         return [images]

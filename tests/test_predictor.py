@@ -14,7 +14,7 @@ import vitrail
 from vitrail import data
 from vitrail.data import ImageSet
 from vitrail.errors import ConfigError, ImageError, InputError
-from vitrail.predict import ImageLike, Prediction, Predictor
+from vitrail.predictor import ImageLike, Prediction, Predictor
 from vitrail.selftest.tiny import tiny_run
 
 PROBABILITY_TOLERANCE = 1e-6
