@@ -168,9 +168,15 @@ class Predictor:
             return
         batch_size = batch_size or self.chosen(len(images)).batch_size
         with ThreadPoolExecutor() as pool:
+            # While a batch is computed, the next one is decoded.
+            waiting = [pool.submit(self._decode, image) for image in images[:batch_size]]
             for start in range(0, len(images), batch_size):
-                chunk = images[start : start + batch_size]
-                decoded = list(pool.map(self._decode, chunk))
+                chunk, following = (
+                    images[start : start + batch_size],
+                    images[start + batch_size : start + 2 * batch_size],
+                )
+                decoded = [future.result() for future in waiting]
+                waiting = [pool.submit(self._decode, image) for image in following]
                 good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
                 ranked = iter(self._classify(np.stack(good), top) if good else ())
                 for image, pixels in zip(chunk, decoded, strict=True):

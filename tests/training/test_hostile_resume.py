@@ -62,7 +62,7 @@ def _wider(name: str) -> Change:
         ("interrupted", "state", lambda s: s.update(best_step=9), "contradict"),
         ("interrupted", "state", lambda s: s.update(best={}), "contradict"),
         ("interrupted", "state", lambda s: s.update(num_examples_seen=-1), "contradict"),
-        ("interrupted", "state", lambda s: s.update(final={"accuracy": 0.5}), "contradict"),
+        ("interrupted", "state", lambda s: s.update(final={"accuracy": 0.5}), "is not that of a run"),
         ("interrupted", "state", lambda s: s.update(best=[]), "is not that of a run"),
         ("interrupted", "state", lambda s: s.update(train_seconds="1"), "is not that of a run"),
         ("interrupted", "state", lambda s: s.update(scaler={"scale": "x"}), "contradict"),

@@ -69,26 +69,21 @@ def evaluate(
     predictor = _predictor(model, image_size, device, options, on_note)
     card, world = predictor.card, world or World()
     _check_has_named_classes(predictor)
-    config, wanted = _what_to_measure(
-        card, None if data is None else str(data), None if data_root is None else str(data_root), split
+    config, own_data = _data_to_open(card, data, data_root)
+    source = datasets.open_source(config, may_download=True, progress=progress)
+    wanted, preprocessing = _splits_to_load(card, config, source, split, own_data), predictor.preprocessing
+    splits = datasets.load(
+        config, wanted, classes=card.classes, preprocessing=preprocessing, source=source, progress=progress
     )
-    steps = predictor.preprocessing
-    splits = datasets.load(config, wanted, classes=card.classes, preprocessing=steps, progress=progress)
     image_set = splits[wanted[0]]  # of train without what the run held out
     for note in image_set.notes:
         on_note(note)
     chosen = predictor.chosen(len(image_set), batch_size=batch_size, default_batch_size=500, alone=world.size == 1)
     on_note(chosen.line)
     return training.evaluate(
-        predictor.model,
-        image_set,
-        steps,
-        batch_size=chosen.batch_size,
-        runtime=chosen.runtime,
-        progress=progress,
-        on_batch=lambda: world.at("evaluate", 0),
-        world=world,
-    )
+        predictor.model, image_set, preprocessing, batch_size=chosen.batch_size, runtime=chosen.runtime,
+        progress=progress, on_batch=lambda: world.at("evaluate", 0), world=world,
+    )  # fmt: skip
 
 
 def trained_on(card: Card) -> DataConfig:
@@ -99,11 +94,9 @@ def trained_on(card: Card) -> DataConfig:
         return DataConfig(spec="")
 
 
-def _what_to_measure(
-    card: Card, data: str | Path | None, data_root: str | Path | None, split: Split | None
-) -> tuple[DataConfig, tuple[Split, ...]]:
-    """The data to open, and the splits to load, of which the first is measured."""
-    config, evaluation = trained_on(card), card.recipe.get("evaluation", {})
+def _data_to_open(card: Card, data: str | Path | None, data_root: str | Path | None) -> tuple[DataConfig, bool]:
+    """The data to measure on, and whether they are those that the model was trained on."""
+    config = trained_on(card)
     own_data = data is None or Path(data).absolute() == Path(config.spec).absolute()
     if data is not None:
         config = replace(config, spec=str(data))
@@ -111,11 +104,20 @@ def _what_to_measure(
         raise ConfigError("This model does not say what it was trained on.", do="Add --data SPEC.")
     if data_root is not None or not Path(config.root).is_dir():  # a model travels, the folder of its training not
         config = replace(config, root=str(data_root or ""))
+    return config, own_data
+
+
+def _splits_to_load(
+    card: Card, config: DataConfig, source: datasets.Source, split: Split | None, own_data: bool
+) -> tuple[Split, ...]:
+    """The splits to load, of which the first is measured."""
+    evaluation = card.recipe.get("evaluation", {})
     measured_on_val = own_data and evaluation.get("split") == "val"
     if split is None:  # the test split; where the training data have none, what the run measured in its place
         no_test = measured_on_val and not evaluation.get("test_best")
-        split = "val" if no_test and "test" not in datasets.available_splits(config) else "test"
-    return config, (split, "val") if measured_on_val and split == "train" else (split,)
+        has_test = "test" in datasets.available_splits(config, source=source)
+        split = "val" if no_test and not has_test else "test"
+    return (split, "val") if measured_on_val and split == "train" else (split,)
 
 
 def _check_has_named_classes(predictor: Predictor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from vitrail import recipes, training
 from vitrail.config import RunConfig
 from vitrail.config.settings import full_name, with_data, with_settings
-from vitrail.data import available_splits
+from vitrail.data import Source, available_splits, open_source
 from vitrail.distributed import inside_launch
 from vitrail.errors import ConfigError, shown
 from vitrail.run import RunDir
@@ -66,7 +66,9 @@ def train(
     if weights is not None and not resume:
         config = replace(config, init=replace(config.init, weights=weights))
     if not resume and (data is not None or "data.spec" in map(full_name, given)):
-        config = fitted_to_splits(config, given, on_note=say if progress and not inside_launch() else _silent)
+        source = open_source(config.data, may_download=True, progress=progress)
+        config = fitted_to_splits(config, source, given, on_note=say if progress and not inside_launch() else _silent)
+        return training.train(config, run, progress=progress, source=source)
     return training.train(config, run, resume=resume, progress=progress)
 
 
@@ -103,8 +105,10 @@ def finetune(
     on_note = say if progress and not inside_launch() else _silent
     start = finetune_start(weights, _text(data), recipe=recipe, head=head, data_root=_text(data_root), on_note=on_note)
     given = settings or {}
-    config = fitted_to_splits(transfer.with_image_size(with_settings(start, given), start), given, on_note=on_note)
-    return training.train(config, run, progress=progress)
+    config = transfer.with_image_size(with_settings(start, given), start)
+    source = open_source(config.data, may_download=True, progress=progress)
+    config = fitted_to_splits(config, source, given, on_note=on_note)
+    return training.train(config, run, progress=progress, source=source)
 
 
 def stored_config(run: str | Path | None, recipe: str | None) -> RunConfig:
@@ -153,19 +157,20 @@ def finetune_start(
     return with_data(transfer.with_weights(start, source, head, card), data, data_root)
 
 
-def fitted_to_splits(config: RunConfig, chosen: Collection[str] = (), *, on_note: OnNote = _silent) -> RunConfig:
+def fitted_to_splits(
+    config: RunConfig, source: Source, chosen: Collection[str] = (), *, on_note: OnNote = _silent
+) -> RunConfig:
     """Choose on the data's own val split, or on a part held out, and leave the test split for one last measurement.
 
     Without a val split of its own, a recipe that measures on the test split does so as it stands.
 
     Args:
         config: a run on data that are not the recipe's own.
+        source: these, opened.
         chosen: names of settings that are left as they are.
         on_note: told what was changed, and why.
-    Raises:
-        DataError: there is no such data set.
     """
-    own = available_splits(replace(config.data, validation_fraction=0.0))
+    own = available_splits(replace(config.data, validation_fraction=0.0), source=source)
     before, fixed = config.evaluation, set(map(full_name, chosen))
     split, every, test_best = before.split, before.every_epochs, before.test_best
     if split == "test" and "evaluation.split" not in fixed and ("val" in own or "test" not in own):

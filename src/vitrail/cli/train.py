@@ -58,19 +58,22 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     """Train as a configuration says, and tell what came of it."""
     from vitrail.training import train
 
+    source = None
     flags = [word.partition("=")[0] for word in args.settings if word.startswith("--")]
     if not args.resume and (args.data or "--data.spec" in flags):
         from vitrail.api import fitted_to_splits
+        from vitrail.data import open_source
         from vitrail.distributed import inside_launch
 
-        config = fitted_to_splits(config, flags, on_note=(lambda _: None) if inside_launch() else say)
+        source = open_source(config.data, may_download=True, progress=not inside_launch())
+        config = fitted_to_splits(config, source, flags, on_note=(lambda _: None) if inside_launch() else say)
 
     if started_here(args):
         from vitrail.run import next_free_run
 
         named = () if args.run else ("--run", str(next_free_run(config.recipe or "run")))
         return launched(args, *named)
-    result = train(config, args.run, resume=args.resume, progress=True)
+    result = train(config, args.run, resume=args.resume, progress=True, source=source)
     run_path = shell_word(result.run)
     split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
     chosen = "" if best == result.final else f" (best epoch, chosen on the {split} split)"

@@ -10,13 +10,14 @@ from vitrail.data.decode import Limits, decode_image, load_image
 from vitrail.data.loader import Batch, Timed, batches
 from vitrail.data.order import balanced_order, epoch_order
 from vitrail.data.pack import pack
-from vitrail.data.sources import download, place_of
+from vitrail.data.sources import Source, download, open_source, place_of
 from vitrail.data.sources.walk import files_at
 
 __all__ = [
     "available_splits",
     "Batch",
     "ImageSet",
+    "Source",
     "Limits",
     "Timed",
     "balanced_order",
@@ -27,6 +28,7 @@ __all__ = [
     "epoch_order",
     "files_at",
     "load",
+    "open_source",
     "load_image",
     "pack",
     "place_of",

@@ -64,6 +64,7 @@ def load(
     *,
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    source: Source | None = None,
     progress: bool = False,
 ) -> dict[str, ImageSet]:
     """Open a data set and decode some of its splits. A named set that is missing is downloaded.
@@ -77,12 +78,13 @@ def load(
         splits: some of "train", "val", "test", "all".
         classes: the class list of a model; labels follow it, and classes without examples are fine.
         preprocessing: that of a model; default: `preprocessing_for(config)`.
+        source: the data set, where `open_source` has opened it already.
         progress: show bars on stderr.
     Raises:
         DataError: no such data set or split, a class that the training set or the model does not have, a single
             class, a class too small to be split, or not one readable image in a split.
     """
-    source = open_source(config, may_download=True, progress=progress)
+    source = source or open_source(config, may_download=True, progress=progress)
     if classes is None:
         _check_can_be_learnt(source)
     preprocessing = preprocessing or preprocessing_for(config)
@@ -138,9 +140,13 @@ def preprocessing_for(config: DataConfig, native_size: tuple[int, int] | None = 
     )
 
 
-def available_splits(config: DataConfig, *, progress: bool = False) -> tuple[str, ...]:
-    """Names that `load` takes for this data set. A named set that is missing is downloaded. Raises DataError."""
-    return tuple(_available(open_source(config, may_download=True, progress=progress), config))
+def available_splits(config: DataConfig, *, source: Source | None = None, progress: bool = False) -> tuple[str, ...]:
+    """Names that `load` takes for this data set, where they are not known. Raises DataError.
+
+    Args:
+        source: the data set, where `open_source` has opened it already; a named set that is missing is downloaded.
+    """
+    return tuple(_available(source or open_source(config, may_download=True, progress=progress), config))
 
 
 def summary(config: DataConfig) -> dict[str, object]:

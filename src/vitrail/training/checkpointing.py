@@ -158,7 +158,7 @@ class Checkpointer:
         """What the state holds besides tensors. Raises RunError where it is not what a run of this kind writes."""
         values = dict(checkpoint.state)
         scaler, mine = values.pop("scaler", {}), self.train_step.scaler.state_dict()
-        values |= {name: values[name] or None for name in ("final", "best") if name in values}
+        values |= {name: None for name in ("final", "best") if values.get(name) == {}}
         try:
             state = from_json(State, values, allow_missing=True)
             counts = (state.evaluated_step + 1, state.best_step, state.stale, state.skipped_in_a_row)

@@ -6,7 +6,7 @@ import torch
 
 from vitrail import data
 from vitrail.config import Preprocessing, RunConfig
-from vitrail.data import ImageSet
+from vitrail.data import ImageSet, Source
 from vitrail.distributed import World
 from vitrail.errors import RunError
 from vitrail.run import Environment, RunDir, Score
@@ -71,13 +71,13 @@ class State:
     best: Score | None = None
 
 
-def load_sets(config: RunConfig, world: World, *, progress: bool) -> Sets:
+def load_sets(config: RunConfig, world: World, source: Source | None = None, *, progress: bool) -> Sets:
     """Load the data; on each machine the first process does before the others, who find what it left."""
     splits: dict[str, ImageSet] = {}
     for turn in (True, False):
         if (world.local_rank == 0) == turn:
             wanted = ("train", config.evaluation.split, *(("test",) if config.evaluation.test_best else ()))
-            splits = data.load(config.data, wanted, progress=progress)
+            splits = data.load(config.data, wanted, source=source, progress=progress)
         world.gather(None)
     return Sets(
         train=splits["train"],

@@ -7,6 +7,7 @@ import torch
 
 from vitrail import distributed, fsio
 from vitrail.config import RunConfig
+from vitrail.data import Source
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, RunError
 from vitrail.model import ViT
@@ -32,7 +33,12 @@ from vitrail.training.step import TrainStep, class_weights
 
 
 def train(
-    config: RunConfig, run: str | Path | None = None, *, resume: bool = False, progress: bool = False
+    config: RunConfig,
+    run: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    source: Source | None = None,
 ) -> RunResult:
     """Train a model, from scratch or from pretrained weights, and evaluate it.
 
@@ -43,6 +49,7 @@ def train(
         run: the run directory; None: runs/NAME, with the recipe's name and the next free number.
         resume: go on with the run that `run` holds.
         progress: show a bar and a line for each epoch on standard error.
+        source: the data set, where `vitrail.data.open_source` has opened it already.
     Raises:
         ConfigError, DataError, RunError: what was asked for cannot be done; nothing was written.
         SaveError: saving failed; what was saved before is intact.
@@ -55,13 +62,19 @@ def train(
         with distributed.joined(config.parallel, config.compute.device) as world, contextlib.ExitStack() as stack:
             path = world.on_first(lambda: str(run or next_free_run(config.recipe or "run")))
             resume = resume or (distributed.restarted() and RunDir(Path(path)).exists())
-            return _train(config, RunDir(Path(path)), world, stack, resume, progress and world.is_first)
+            return _train(config, RunDir(Path(path)), world, stack, resume, progress and world.is_first, source)
     finally:
         torch.set_num_threads(threads)
 
 
 def _train(
-    config: RunConfig, run_dir: RunDir, world: World, stack: contextlib.ExitStack, resume: bool, progress: bool
+    config: RunConfig,
+    run_dir: RunDir,
+    world: World,
+    stack: contextlib.ExitStack,
+    resume: bool,
+    progress: bool,
+    source: Source | None,
 ) -> RunResult:
     """Train on one of the processes of a run."""
     device = _device(config, world)
@@ -75,7 +88,7 @@ def _train(
         return stack.enter_context(hold_lock(run_dir.path)).path
 
     lock_file = world.on_first(lock) if resume else None
-    sets = load_sets(config, world, progress=progress)
+    sets = load_sets(config, world, source, progress=progress)
     torch.manual_seed(config.seed)
     # A run that was killed before its first checkpoint has nothing else to start from either.
     has_checkpoint = resume and world.on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
