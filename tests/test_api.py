@@ -128,7 +128,7 @@ def test_finetune_takes_architecture_and_preprocessing_from_the_weights(tuned: v
     _, before = vitrail.load("builtin:cifar100")
     assert card.classes == ("digit 0", "digit 1", "digit 2")
     assert (card.geometry.hidden_size, card.preprocessing) == (before.geometry.hidden_size, before.preprocessing)
-    assert tuned.baseline["num_examples"] == 9
+    assert tuned.baseline.num_examples == 9
 
 
 def test_finetune_gives_the_weights_of_the_command(tuned: vitrail.RunResult, photos: Path, tmp_path: Path) -> None:

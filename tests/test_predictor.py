@@ -42,7 +42,7 @@ def test_files_are_predicted_as_evaluated(run: Path, digits: ImageSet, tmp_path:
     model, card = vitrail.load(run)
     cut = {name: getattr(digits, name)[:100] for name in ("images", "labels", "ids", "names")}
     first = dataclasses.replace(digits, **cut)
-    expected = vitrail.evaluate(model, first, card.preprocessing, batch_size=10)
+    expected = evaluate(model, first, card.preprocessing, batch_size=10)
     right = sum(label == digits.classes[i] for label, i in zip(predicted, digits.labels[:100], strict=True))
     assert right == expected.num_correct
     assert right > 30

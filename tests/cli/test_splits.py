@@ -10,7 +10,7 @@ from tests.cli.test_commands import FAST, vitrail_json
 from vitrail import data
 from vitrail.cli import main
 from vitrail.cli.train import verdict
-from vitrail.run import RunResult
+from vitrail.run import Baseline, Determinism, RunResult, Score
 from vitrail.selftest.tiny import tiny_run
 
 SMALL = [
@@ -100,11 +100,14 @@ def test_neighbours_that_voted_say_that_they_cannot_predict(
 )
 def test_the_answer_says_whether_the_baselines_were_beaten(right: int, said: str) -> None:
     evaluation = {"split": "val", "num_correct": right, "num_examples": 30, "accuracy": right / 30}
-    score = {"epoch": 2.0, "accuracy": right / 30, "loss": 1.0}
+    score = Score(epoch=2, accuracy=right / 30, loss=1.0)
     result = RunResult(
         run=Path("r"), model=Path("m"), epochs=3, steps=3, num_examples_seen=90, train_seconds=1.0,
         images_per_second=90.0, final=score, best=score, evaluation=evaluation,
-        baseline={"linear": 0.6, "knn": 0.7, "num_examples": 30, "split": "val"}, deterministic={},
+        baseline=Baseline(linear=0.6, knn=0.7, num_train=100, num_examples=30, split="val"),
+        deterministic=Determinism(
+            order_and_augmentation=True, weights=True, same="", reasons=[], other_number_of_processes=[]
+        ),
     )  # fmt: skip
     lines = verdict(result)
     text = " ".join(line.strip() for line in lines)
