@@ -16,6 +16,7 @@ from vitrail.data import ImageSet
 from vitrail.errors import ConfigError, ImageError, InputError
 from vitrail.predictor import ImageLike, Prediction, Predictor
 from vitrail.selftest.tiny import tiny_run
+from vitrail.training import evaluate
 
 PROBABILITY_TOLERANCE = 1e-6
 

@@ -113,12 +113,6 @@ def test_every_option_and_setting_in_the_prose_is_there() -> None:
     assert _unknown_in("optim.learning-rate 1", verbs) == ["optim.learning-rate"]
 
 
-def test_files_that_the_documents_link_to_are_there() -> None:
-    for path in [*DOCUMENTS, *ROOT.glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
-
-
 def test_modules_that_the_documents_name_are_there() -> None:
     folders = (ROOT, ROOT / "src" / "vitrail")
     documents = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCUMENTS]
@@ -153,7 +147,7 @@ def test_the_python_of_the_documents_runs(
         (path.name, code)
         for path in DOCUMENTS
         for language, code in BLOCK.findall(path.read_text(encoding="utf-8"))
-        if language == "python"
+        if language == "python" and path.name != "tutorial.md"  # whose blocks follow each other: test_docs.py
     ]
     expected = {"README.md", "README.zh-CN.md", "from-the-tutorial.md", "model-file.md"}
     assert expected <= {name for name, _ in blocks}

@@ -48,7 +48,7 @@ def evaluate(
 
     Args:
         model: a run directory, a model file or other weights, a (model, card) pair, or a `Predictor`.
-        data: the images, with the model's classes; None: the data that the model was trained on.
+        data: the images, with the model's classes; None: those that it was trained on.
         split: None: test; or val, as held out in training, where the training data have no test split.
         data_root: where named data sets are.
         image_size: another input side in pixels, or (height, width); None: the model's own. Not with a `Predictor`.
@@ -75,11 +75,10 @@ def evaluate(
     splits = datasets.load(
         config, wanted, classes=card.classes, preprocessing=preprocessing, source=source, progress=progress
     )
-    image_set = splits[wanted[0]]  # of train without what the run held out
-    for note in image_set.notes:
-        on_note(note)
+    image_set = splits[wanted[0]]
     chosen = predictor.chosen(len(image_set), batch_size=batch_size, default_batch_size=500, alone=world.size == 1)
-    on_note(chosen.line)
+    for note in (*image_set.notes, chosen.line):
+        on_note(note)
     return training.evaluate(
         predictor.model, image_set, preprocessing, batch_size=chosen.batch_size, runtime=chosen.runtime,
         progress=progress, on_batch=lambda: world.at("evaluate", 0), world=world,
@@ -110,7 +109,7 @@ def _data_to_open(card: Card, data: str | Path | None, data_root: str | Path | N
 def _splits_to_load(
     card: Card, config: DataConfig, source: datasets.Source, split: Split | None, own_data: bool
 ) -> tuple[Split, ...]:
-    """The splits to load, of which the first is measured."""
+    """The splits to load. The first is measured, "train" without what the run held out."""
     evaluation = card.recipe.get("evaluation", {})
     measured_on_val = own_data and evaluation.get("split") == "val"
     if split is None:  # the test split; where the training data have none, what the run measured in its place
