@@ -7,6 +7,7 @@ the cursor or changes a colour in it is not ours.
 
 import io
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Iterable
@@ -43,6 +44,19 @@ def answer_json(values: dict[str, Any]) -> None:
     """The answer for programs: one JSON object on one line, every text in it whole and escaped as JSON does it."""
     sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def columns(most: int = 112) -> int:
+    """Characters that fit into a line of the answer: those of the terminal, at most `most`; elsewhere `most`."""
+    return min(most, shutil.get_terminal_size().columns if is_terminal(sys.stdout) else most)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a person looks at a stream."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # none, or closed
+        return False
 
 
 def _write(stream: Any, lines: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.settings import size_option
+from vitrail.cli.values import add_size_option
 from vitrail.config import DataConfig, from_json
 from vitrail.errors import ConfigError, InputError
 from vitrail.terminal import say
@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: test; val, as held out in training, where the training data have no test split",
     )
     add_engine_options(parser, "500")
-    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
+    add_size_option(parser, "another size of the input")
     add_process_options(parser)
 
 
@@ -61,7 +60,7 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     predictor = Predictor(
         args.model,
         device=args.device,
-        image_size=size_option(args.image_size),
+        image_size=args.image_size,
         options=engine_options(args),
         on_wait=say if world.is_first else lambda _: None,
     )

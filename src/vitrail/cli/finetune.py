@@ -12,9 +12,8 @@ from pathlib import Path
 from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options
-from vitrail.cli.settings import apply_settings, settings_help, with_data
-from vitrail.cli.train import trained
-from vitrail.config import RunConfig
+from vitrail.cli.settings import apply_settings, check_said_once, with_data
+from vitrail.cli.train import listed, trained
 from vitrail.errors import ConfigError, shell_word
 from vitrail.terminal import say
 
@@ -26,12 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="SPEC", help="the images: a folder, a named set, a manifest, hf:OWNER/NAME")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
-    parser.add_argument("--recipe", default="finetune", metavar="NAME", help="how (default: finetune)")
+    parser.add_argument("--recipe", metavar="NAME", help="how to fine-tune (default: finetune)")
     parser.add_argument(
         "--head",
         choices=("match", "keep", "reset"),
-        default="match",
-        help="the classifier's rows: match those of equal names, keep all in their order, or reset (default: match)",
+        help="the classifier: match its classes by name, keep them all in their order, or reset it (default: match)",
     )
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --run")
@@ -43,7 +41,8 @@ def run(args: argparse.Namespace) -> Answer:
     """Fine-tune, evaluate, and say where everything is."""
     from vitrail.run import RunDir
 
-    prog = f"vitrail finetune {shell_word(args.weights or 'WEIGHTS')}"
+    check_said_once(args)
+    prog, name = f"vitrail finetune {shell_word(args.weights or 'WEIGHTS')}", args.recipe or "finetune"
     if args.resume:
         if not args.run:
             raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
@@ -54,16 +53,20 @@ def run(args: argparse.Namespace) -> Answer:
                 got=args.weights,
                 expected=stored.init.weights or "none: it was trained from scratch",
             )
-        return trained(apply_settings(with_data(stored, args.data, args.data_root), args.settings, prog), args)
+        for option, given, expected in (("recipe", args.recipe, stored.recipe), ("head", args.head, stored.init.head)):
+            if given not in (None, expected):
+                raise ConfigError(f"{args.run} holds a run with another {option}.", got=given, expected=expected)
+        config = apply_settings(with_data(stored, args.data, args.data_root), args.settings, prog)
+        return listed(config) if args.list_settings else trained(config, args)
+    recipe = recipes.get(name)  # a wrong name is said before the weights are read
     if not args.weights and args.list_settings:
-        return _listed(recipes.get(args.recipe))
+        return listed(apply_settings(recipe, args.settings, prog))
     if not args.weights:
         raise ConfigError(
             "finetune needs the weights to start from.",
             expected="a vitrail file, builtin:NAME, a file or folder of another library, or a hub id",
             do="For example: vitrail finetune builtin:cifar100-conv --data FOLDER",
         )
-    recipes.get(args.recipe)  # a wrong name is said before the weights are read
     if not args.data and not args.list_settings:
         meant = args.weights if Path(args.weights).is_dir() else "FOLDER"
         raise ConfigError(
@@ -78,16 +81,12 @@ def run(args: argparse.Namespace) -> Answer:
 
     card = weights.load_card(args.weights)
     count = weights.num_parameters(card.geometry)
-    recipe = recipes.get(args.recipe, num_parameters=count)
-    if args.recipe == "finetune" and not (args.list_settings or inside_launch()):
+    recipe = recipes.get(name, num_parameters=count)
+    if name == "finetune" and not (args.list_settings or inside_launch()):
         size = "small" if count < recipes.SMALL else "large"
         say(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters")
-    start = with_data(transfer.with_weights(recipe, args.weights, args.head, card), args.data, args.data_root)
-    if args.list_settings:
-        return _listed(start)
-    return trained(transfer.with_image_size(apply_settings(start, args.settings, prog), start), args)
-
-
-def _listed(config: RunConfig) -> Answer:
-    lines = settings_help(config)
-    return Answer(lines, {"settings": "\n".join(lines)})
+    start = with_data(
+        transfer.with_weights(recipe, args.weights, args.head or "match", card), args.data, args.data_root
+    )
+    config = transfer.with_image_size(apply_settings(start, args.settings, prog), start)
+    return listed(config) if args.list_settings else trained(config, args)

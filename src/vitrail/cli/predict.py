@@ -11,7 +11,7 @@ from typing import Any
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_line, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.settings import size_option
+from vitrail.cli.values import ONE_WORD, add_size_option, is_number
 from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.progress import Bar
 from vitrail.terminal import say
@@ -23,9 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
     add_engine_options(parser, "64")
-    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
+    add_size_option(parser, "another size of the input")
     add_process_options(parser)
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> Answer:
         predictor = Predictor(
             args.model,
             device=args.device,
-            image_size=size_option(args.image_size),
+            image_size=args.image_size,
             options=engine_options(args),
             on_wait=say if world.is_first else lambda _: None,
         )
@@ -96,7 +95,9 @@ def _files(paths: list[str]) -> list[Path]:
                 files.append(path)
             else:
                 raise DataError(
-                    f"{shown(path)}: there is no such file or folder.", expected="an image, or a folder with images"
+                    f"{shown(path)}: there is no such file or folder.",
+                    expected="an image, or a folder with images",
+                    do=ONE_WORD if is_number(given) else None,
                 )
         except OSError as error:
             raise DataError(f"{shown(error.filename or path)}: cannot be read.", got=error.strerror) from error

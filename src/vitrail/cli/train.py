@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.settings import apply_settings, settings_help, with_data
+from vitrail.cli.settings import apply_settings, check_said_once, settings_help, with_data
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, shell_word, shown
 from vitrail.terminal import say
@@ -41,16 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Train, evaluate, and say where everything is."""
+    check_said_once(args)
     config = with_data(_start(args), args.data, args.data_root)
-    prog = f"vitrail train {config.recipe}".strip()
-    if args.list_settings:
-        lines = settings_help(config)
-        return Answer(lines, {"settings": "\n".join(lines)})
-    config = apply_settings(config, args.settings, prog)
-
-    if args.init and not args.resume:
+    config = apply_settings(config, args.settings, f"vitrail train {config.recipe}".strip())
+    if args.init:
         config = replace(config, init=replace(config.init, weights=args.init))
-    return trained(config, args)
+    return listed(config) if args.list_settings else trained(config, args)
+
+
+def listed(config: RunConfig) -> Answer:
+    """Every setting of a run."""
+    lines = settings_help(config)
+    return Answer(lines, {"settings": "\n".join(lines)})
 
 
 def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
@@ -106,6 +108,10 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if args.resume and not args.run:
         raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
     if args.resume:
+        if args.source:
+            raise ConfigError(
+                "--resume and --from exclude each other.", do="Leave --from out: the run has its settings."
+            )
         stored = RunDir(Path(args.run)).read_config()
         if args.recipe not in (None, stored.recipe):
             raise ConfigError(

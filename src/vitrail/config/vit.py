@@ -310,5 +310,5 @@ def check_divisible(
             f"{name} must be a positive multiple of the patch.",
             got=f"image {height}x{width}, patch {down_y}x{down_x}",
             expected=f"height % {down_y} == 0 and width % {down_x} == 0",
-            do=f"Use --{name} {good[0]}" + (f" {good[1]}" if good[1] != good[0] else "") + ".",
+            do=f"Use --{name} {good[0]}" + (f"x{good[1]}" if good[1] != good[0] else "") + ".",
         )
