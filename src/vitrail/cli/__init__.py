@@ -17,7 +17,8 @@ from typing import Protocol
 from vitrail import __version__, terminal
 from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
-from vitrail.cli.words import Parser, understood, verb_first
+from vitrail.cli.completion import SHELLS, script
+from vitrail.cli.words import Help, Parser, understood, verb_first
 from vitrail.errors import ConfigError, VitrailError, shown
 
 _LONGEST_WORD = 32_767
@@ -128,7 +129,10 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser, verbs = _parsers()
     ordered = verb_first(words, verbs)
     if not ordered or ordered[0].startswith("-"):
-        parser.parse_args(ordered or ["--help"])
+        asked = parser.parse_args(ordered or ["--help"])
+        if asked.print_completion:
+            terminal.answer(script(asked.print_completion, verbs, _TAKE_SETTINGS))
+            raise SystemExit(0)
         parser.error("a command is missing")
     verb, *rest = ordered
     args = understood(rest, verbs[verb], takes_settings=verb in _TAKE_SETTINGS)
@@ -142,6 +146,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         prog="vitrail", allow_abbrev=False, description="From images to a Vision Transformer you can trust and ship."
     )
     parser.add_argument("--version", action="version", version=f"vitrail {__version__}")
+    parser.add_argument("--print-completion", choices=SHELLS, help="print a script that completes commands in a shell")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     parsers: dict[str, Parser] = {}
     for name, module in _VERBS.items():
@@ -151,7 +156,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
             help=text.splitlines()[0].rstrip("."),
             description=text,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         module.add_arguments(parsers[name])
         parsers[name].add_argument("--json", action="store_true", help="one JSON object on standard output")

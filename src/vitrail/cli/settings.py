@@ -17,7 +17,7 @@ from typing import Any
 from vitrail.cli.values import OFF, expected, taken, typed, written
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, nearest
-from vitrail.terminal import columns
+from vitrail.terminal import Heading, columns
 
 _NOT_TYPED = {"recipe", "optim.lr_width"}
 """Settings that a recipe alone decides: finetune scales the recipe's rate by lr_width before any setting is read."""
@@ -170,9 +170,9 @@ def settings_help(config: RunConfig) -> list[str]:
         section, _, name = field.rpartition(".")
         part = getattr(config, section) if section else config
         if section != told:
-            lines += ["", f"{section}: {(type(part).__doc__ or '').splitlines()[0]}"]
+            lines += ["", Heading(f"{section}: {(type(part).__doc__ or '').splitlines()[0]}")]
             told = section
-        lines.append(f"  {_line(field, getattr(part, name))}")
+        lines.append(Heading(f"  {_line(field, getattr(part, name))}"))
         help_text = f"{_help_of(type(part))[name]} ({expected(kind, as_flag(field))})"
         lines += textwrap.wrap(help_text, columns(), initial_indent=" " * 8, subsequent_indent=" " * 8)
     return lines
@@ -185,6 +185,18 @@ def _line(field: str, value: object) -> str:
         return flag if value else f"{OFF}{flag.removeprefix('--')}"
     word = written(value, kind)
     return f"{flag}={word}" if str(value).startswith("--") else f"{flag} {word}"
+
+
+def values_of_settings() -> dict[str, list[str] | None]:
+    """For a shell that completes: every setting as it is typed, with the values it may have; None: it takes none."""
+    found: dict[str, list[str] | None] = {}
+    for field, kind in _fields().items():
+        flag = as_flag(field)
+        if kind is bool:
+            found |= {flag: None, OFF + flag.removeprefix("--"): None}
+        else:
+            found[flag] = list(typing.get_args(kind)) if typing.get_origin(kind) is typing.Literal else []
+    return found
 
 
 @functools.cache

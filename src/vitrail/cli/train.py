@@ -17,7 +17,7 @@ from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import apply_settings, check_said_once, settings_help, with_data
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, shell_word, shown
-from vitrail.terminal import say
+from vitrail.terminal import columns, say
 
 if TYPE_CHECKING:
     from vitrail.run import RunResult
@@ -88,11 +88,11 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         f"everything {result.run}",
     ]
     if config.probe.method == "knn":
-        lines += [
-            "",
-            "This run cannot predict: its model file holds the features, and the training images that vote are no part",
-            "of it. For a model that predicts: --recipe linear-probe, or no --recipe.",
-        ]
+        text = (
+            "This run cannot predict: its model file holds the features, but not the training images that vote. For a "
+            "model that predicts: --recipe linear-probe, or no --recipe."
+        )
+        lines += ["", *textwrap.wrap(text, columns())]
     else:
         lines += ["", "Try next:", f"  vitrail predict {run_path} IMAGE_OR_FOLDER", f"  vitrail eval {run_path}"]
     return Answer(lines, result.to_json())
@@ -197,7 +197,7 @@ def verdict(result: "RunResult") -> list[str]:
         f"fine-tuning did not beat {name} ({reached:.4f} against {best:.4f}{doubt}){votes}: {kept}try more images, "
         "larger weights, or a larger --data.image-size"
     )
-    return [*lines, *textwrap.wrap(advice, 112, initial_indent=" " * 11, subsequent_indent=" " * 11)]
+    return [*lines, *textwrap.wrap(advice, columns(), initial_indent=" " * 11, subsequent_indent=" " * 11)]
 
 
 def _accuracy(evaluation: dict[str, Any], remark: str) -> str:

@@ -28,6 +28,13 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{_verb(self)}: {message}", do=f"See: {self.prog} --help")
 
 
+class Help(argparse.HelpFormatter):
+    """The paragraphs of a description, as wide as the terminal is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
 def verb_first(words: Sequence[str], verbs: Iterable[str]) -> list[str]:
     """A command line as VERB ...: options that all verbs take may stand before it; `help VERB` is `VERB --help`.
 
