@@ -32,7 +32,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:^|\s)(?:\.venv/bin/|-m )?vitrail(?= [a-z])")
-NOT_OURS = {"--section.field", "--smoke", "--signal", "--requeue", "--pretrained-path"}
+NOT_OURS = {"--x", "--no-x", "--section.field", "--smoke", "--signal", "--requeue", "--pretrained-path"}
 
 
 def _blocks(path: Path) -> Iterator[str]:

@@ -109,8 +109,8 @@ def _bash(verbs: Mapping[str, _Words]) -> list[str]:
         *values,
         "  esac",
         "  [[ $cur == -* ]] && words=$options",
+        '  [[ $cur == --?* ]] && words="$options $short"',
         '  COMPREPLY=($(compgen -W "$words" -- "$cur"))',
-        '  [[ ${#COMPREPLY[@]} == 0 && $cur == --* ]] && COMPREPLY=($(compgen -W "$short" -- "$cur"))',
         "}",
         "complete -o default -F _vitrail vitrail",
     ]
