@@ -189,7 +189,7 @@ class Predictor:
         logits = self.chosen(len(pixels)).runtime(images)
         probabilities = logits.sigmoid() if self.card.is_yes_or_no else logits.softmax(1)
         if not bool(probabilities.isfinite().all()):
-            raise WeightsError("The model answers with numbers that are not finite.", do="Train it again.")
+            raise WeightsError("The outputs of the model are not finite.", do="Train it again.")
         best = probabilities.topk(min(top, len(self.labels)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [tuple(Ranked(self.labels[i], value) for i, value in zip(*row, strict=True)) for row in rows]
@@ -245,7 +245,7 @@ def _source(image: ImageLike) -> bytes | Path | Image.Image:
         case bytearray() | memoryview():
             return bytes(image)
         case str() if image.startswith(("http://", "https://")):
-            raise ImageError("is an address, no file: download it first, then give its path or bytes", shown(image))
+            raise ImageError("is an address, not a file: download it first, then give its path or bytes", shown(image))
         case str() | os.PathLike():
             return Path(os.fsdecode(image))
         case ReadsBytes():
@@ -292,7 +292,7 @@ def _pixels(image: np.ndarray | torch.Tensor) -> UInt8[np.ndarray, "..."]:
 
 def _no_image(image: object) -> InputError:
     return InputError(
-        "This is no image.",
+        "This is not an image.",
         got=type(image).__name__,
         expected="a path, bytes, an open file, an image of Pillow, an array or a tensor; or several of them",
     )

@@ -1,6 +1,6 @@
 """Measure what a model does on this machine, and where the time goes.
 
-WHAT is a recipe, a size of the field as B/16, a run directory, a model file or builtin:NAME. Pixels are random: the
+WHAT is a recipe, a standard size such as B/16, a run directory, a model file or builtin:NAME. Pixels are random: the
 speed does not depend on them. Nothing is written.
 """
 
@@ -57,8 +57,8 @@ def _described(what: str) -> tuple[RunConfig, int]:
             geometry = ViTConfig.named(what, num_labels=1000)
         except ConfigError as error:
             raise ConfigError(
-                f"{what}: no recipe, size, run directory or model file.",
-                expected="a name of `vitrail recipes`, a size as B/16, or a path",
+                f"{what} is not a recipe, a size, a run directory or a model file.",
+                expected="a name from `vitrail recipes`, a size such as B/16, or a path",
             ) from error
         return _run_of(geometry), 1000
 

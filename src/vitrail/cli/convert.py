@@ -20,11 +20,13 @@ _TIMM_EPS = 1e-6  # of every norm there; its files have no place for another
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what convert takes."""
-    parser.add_argument("source", metavar="SRC", help="as of inspect: any weights")
-    parser.add_argument("target", metavar="DST", help="vitrail: a new file NAME.safetensors; else a new folder")
+    parser.add_argument("source", metavar="SRC", help="any weights that vitrail inspect reads")
+    parser.add_argument("target", metavar="DST", help="a new file NAME.safetensors (vitrail) or a new folder")
     parser.add_argument("--to", required=True, choices=("vitrail", "huggingface", "timm"), help="the format")
     add_size_option(parser, "resample the position embedding to this size")
-    parser.add_argument("--verify", action="store_true", help="compare logits with the other library, installed")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare logits with those of the other library, which must be installed"
+    )
 
 
 def run(args: argparse.Namespace) -> Answer:

@@ -61,7 +61,7 @@ def _pack(args: argparse.Namespace) -> Answer:
 
     if not args.target:
         raise ConfigError(
-            "vitrail data pack needs a folder to write.", do=f"vitrail data pack {shell_word(args.spec)} DST"
+            "vitrail data pack needs a new folder to write to.", do=f"vitrail data pack {shell_word(args.spec)} DST"
         )
     given = {name: getattr(args, name) for name in _OF_PACK if getattr(args, name) is not None}
     config = DataConfig(spec=args.spec, root=args.data_root, **given)

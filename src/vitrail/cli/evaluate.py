@@ -137,7 +137,7 @@ def _text(result: dict[str, Any]) -> list[str]:
         rows.sort(key=lambda row: row[-1])
     lines = [
         f"accuracy {result['accuracy']:.4f}   top-5 {result['top5_accuracy']:.4f}   loss {result['loss']:.4f}",
-        f"{result['num_correct']} of {result['num_examples']} images of the {result['split']} split right"
+        f"{result['num_correct']} of {result['num_examples']} images of the {result['split']} split are right"
         + (f"; {len(errors)} could not be read and count as wrong" if errors else ""),
         "",
         *table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),

@@ -1,9 +1,10 @@
 """Fine-tune pretrained weights on images of your own.
 
 Architecture and preprocessing come from the weights, the classes from the data. Every setting of the run can be
-changed: --section.field VALUE, as --data.image-size 384 or --schedule.epochs 20; a name that one section alone has may
-stand alone, as --epochs 20. `vitrail finetune WEIGHTS --settings` lists them all. Recipes: finetune (the default),
-finetune-cpu, reference-finetune, finetune-sgd, finetune-gradual, lora, linear-probe, knn.
+changed: --section.field VALUE, for example --data.image-size 384 or --schedule.epochs 20. A name that only one
+section has may stand alone: --epochs 20, --device cpu, --precision bf16. `vitrail finetune WEIGHTS --settings` lists
+them all. Recipes: finetune (the default), finetune-cpu, reference-finetune, finetune-sgd, finetune-gradual, lora,
+linear-probe, knn.
 """
 
 import argparse
@@ -21,7 +22,10 @@ from vitrail.terminal import say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what finetune takes besides the settings."""
     parser.add_argument(
-        "weights", nargs="?", metavar="WEIGHTS", help="a vitrail file, builtin:NAME, another library's, or a hub id"
+        "weights",
+        nargs="?",
+        metavar="WEIGHTS",
+        help="a vitrail file, builtin:NAME, weights of another library, or a hub id",
     )
     parser.add_argument("--data", metavar="SPEC", help="the images: a folder, a named set, a manifest, hf:OWNER/NAME")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the classifier: match its classes by name, keep them all in their order, or reset it (default: match)",
     )
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --run")
     add_process_options(parser, restarts=True)
     parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
 
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace) -> Answer:
     prog, name = f"vitrail finetune {shell_word(args.weights or 'WEIGHTS')}", args.recipe or "finetune"
     if args.resume:
         if not args.run:
-            raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
+            raise ConfigError("--resume needs the run to continue.", do="Add --run DIR.")
         stored = RunDir(Path(args.run)).read_config()
         if args.weights not in (None, stored.init.weights):
             raise ConfigError(
@@ -71,7 +75,7 @@ def run(args: argparse.Namespace) -> Answer:
         meant = args.weights if Path(args.weights).is_dir() else "FOLDER"
         raise ConfigError(
             "finetune needs images to learn from.",
-            expected="--data with a folder of a folder for each class, a named set, a manifest, or hf:OWNER/NAME",
+            expected="--data with a folder that has one folder per class, a named set, a manifest, or hf:OWNER/NAME",
             do=f"For example: vitrail finetune builtin:cifar100-conv --data {shell_word(meant)}",
         )
 
@@ -84,7 +88,7 @@ def run(args: argparse.Namespace) -> Answer:
     recipe = recipes.get(name, num_parameters=count)
     if name == "finetune" and not (args.list_settings or inside_launch()):
         size = "small" if count < recipes.SMALL else "large"
-        say(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters")
+        say(f"finetune: settings for a {size} model ({count / 1e6:.2f} M parameters)")
     start = with_data(
         transfer.with_weights(recipe, args.weights, args.head or "match", card), args.data, args.data_root
     )

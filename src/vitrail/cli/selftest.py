@@ -1,4 +1,4 @@
-"""Prove the installation: model, data, training, saving, resuming. --faults: that faults lose nothing."""
+"""Check the installation: model, data, training, saving, resuming. With --faults: that crashes lose nothing."""
 
 import argparse
 import tempfile
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> Answer:
                 }
             )
     failed = any(check["failures"] for check in found)
-    lines.append("something is wrong: see above" if failed else "all is well")
+    lines.append("some checks failed: see above" if failed else "all checks passed")
     return Answer(lines, {"checks": found, "ok": not failed}, 1 if failed else 0)
 
 

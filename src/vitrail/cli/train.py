@@ -1,8 +1,8 @@
 """Train with a recipe, from scratch or from --init WEIGHTS.
 
-Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20; a name that
-one section alone has may stand alone, as --lr 3e-4. `vitrail train RECIPE --settings` lists them all with the recipe's
-values.
+Every setting of the run can be changed: --section.field VALUE, for example --optim.lr 3e-4 or --schedule.epochs 20. A
+name that only one section has may stand alone: --lr 3e-4, --device cpu, --precision bf16. `vitrail train RECIPE
+--settings` lists them all with the recipe's values.
 """
 
 import argparse
@@ -28,13 +28,13 @@ _FEW = 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what train takes besides the settings."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from: vitrail recipes")
-    parser.add_argument("--from", dest="source", metavar="CONFIG", help="replay the config.json of an earlier run")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from `vitrail recipes`")
+    parser.add_argument("--from", dest="source", metavar="CONFIG", help="repeat an earlier run from its config.json")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from weights of the recipe's architecture")
     parser.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --run")
     add_process_options(parser, restarts=True)
     parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
 
@@ -76,7 +76,11 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         lines.append(f"test       {_accuracy(evaluation['test'], ', which chose nothing')}")
     lines += verdict(result)
     if result.epochs:
-        where = f"epoch {best['epoch']:g} of {result.epochs}" if best["epoch"] else "the start, before any training"
+        where = (
+            f"epoch {best['epoch']:g} of {result.epochs}"
+            if best["epoch"]
+            else "the starting weights, before any training"
+        )
         lines.append(f"best       {where}, loss {best['loss']:.4f}")
     known = result.deterministic
     repeats = "exactly, on " + known["same"] if known["weights"] else "not exactly: " + "; ".join(known["reasons"])
@@ -106,7 +110,7 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if len(given) == 2:
         raise ConfigError("RECIPE and --from exclude each other.", do="Give one of them.")
     if args.resume and not args.run:
-        raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
+        raise ConfigError("--resume needs the run to continue.", do="Add --run DIR.")
     if args.resume:
         if args.source:
             raise ConfigError(
@@ -123,10 +127,10 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if args.recipe:
         if args.recipe not in recipes.names() and Path(args.recipe).exists():
             raise ConfigError(
-                f"{args.recipe} is no recipe.",
+                f"{args.recipe} is not a recipe.",
                 got="a file or folder",
-                expected="a name of: vitrail recipes",
-                do=f"To learn from it: vitrail train cifar10-cpu --data {shell_word(args.recipe)}",
+                expected="a name from: vitrail recipes",
+                do=f"To train on it: vitrail train cifar10-cpu --data {shell_word(args.recipe)}",
             )
         recipe = recipes.get(args.recipe)
         if recipes.starts_from_weights(args.recipe) and not (
@@ -167,7 +171,7 @@ def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfi
             said = f"{spec} has a val split: the best epoch is chosen there"
         else:
             changed = replace(changed, split="val")
-            said = f"{spec} has no test split: {part} are held out and measured on"
+            said = f"{spec} has no test split: {part} are held out for evaluation"
         if not inside_launch():
             say(f"{said} (--evaluation.split val)")
     if changed.split == "val" and "test" in own and not _is_set("--evaluation.test-best", args):
@@ -191,8 +195,8 @@ def verdict(result: "RunResult") -> list[str]:
         return lines
     _, high = wilson(result.evaluation["num_correct"], result.evaluation["num_examples"])
     doubt = f", a difference that {count} images cannot tell from chance" if best < high and reached < best else ""
-    kept = "the start is kept as the model; " if not result.best["epoch"] else ""
-    votes = "; votes of training images are no model file" if name == "k-NN" else ""
+    kept = "the starting weights are kept as the model; " if not result.best["epoch"] else ""
+    votes = " (which needs the training images, so it cannot be saved as a model)" if name == "k-NN" else ""
     advice = (
         f"fine-tuning did not beat {name} ({reached:.4f} against {best:.4f}{doubt}){votes}: {kept}try more images, "
         "larger weights, or a larger --data.image-size"

@@ -96,7 +96,7 @@ def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) ->
     marked = any(word.startswith("-") and not is_number(word) for word in alone)
     args, over = parser.parse_known_args([*own, "--", *alone] if marked else [*alone, *own])
     if over:
-        spec = "Images to learn from or to measure on are given with --data." if "--data" in options else ""
+        spec = "Images to train or evaluate on are given with --data." if "--data" in options else ""
         do = ONE_WORD if is_number(over[0]) and "--image-size" in options else spec or f"See: {parser.prog} --help"
         raise ConfigError(f"{_verb(parser)} takes no further argument.", got=over[0], do=do)
     args.settings = settings
@@ -112,7 +112,7 @@ def _refuse_empty(name: str) -> NoReturn:
     raise ConfigError(
         f"{name} is empty.",
         expected="a name, a path or a value",
-        do="In a script: is the variable set that it is from?",
+        do="In a script: is the variable set that it comes from?",
     )
 
 

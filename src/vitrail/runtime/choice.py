@@ -42,7 +42,7 @@ class EngineOptions:
             ("--precision", self.precision, ("fp32", "int8")),
         ):
             if value not in known:
-                raise ConfigError(f"{name} has no such value.", got=value, expected=", ".join(known))
+                raise ConfigError(f"{name} has a wrong value.", got=value, expected=", ".join(known))
         if self.merge < 0:
             raise ConfigError("--merge must not be negative.", got=self.merge, expected="tokens, an integer >= 0")
         if self.precision == "int8" and self.engine in ("torch", "openvino"):

@@ -116,7 +116,9 @@ class Loop:
                     self._evaluate_if_due(stop)
                     self.saving.save(self.train_step, self.state)
                 if self._out_of_patience():
-                    bar.line(f"no better accuracy in {self.state.stale} evaluations: the run ends (patience)")
+                    bar.line(
+                        f"no better accuracy in {self.state.stale} evaluations: the run ends (evaluation.patience)"
+                    )
                 self.saving.save(self.train_step, self.state, wait=True)
                 if self.test_set is not None:
                     self._measure_best(self.test_set, bar, stop)
@@ -284,7 +286,8 @@ class Loop:
         if self.world.is_first:
             self._keep(model, result, score, better, seconds)
         self.telling.estimate.evaluation_seconds = seconds
-        found = f"{result.split} accuracy {result.accuracy:.4f}, loss {result.loss:.4f} (took {seconds:.1f} s)"
+        took = f" (took {seconds:.1f} s)" if seconds >= 0.05 else ""
+        found = f"{result.split} accuracy {result.accuracy:.4f}, loss {result.loss:.4f}{took}"
         self.telling.epoch(score["epoch"], found)
 
     def _measure_best(self, test_set: ImageSet, bar: Progress, stop: StopRequest) -> None:
@@ -362,7 +365,7 @@ class Loop:
         if self.stretch > 1:
             schedule = self.config.schedule
             yield (
-                f"epochs         {self.epochs} instead of {schedule.epochs}: so few images are passed over until there "
+                f"epochs         {self.epochs} instead of {schedule.epochs}: so few images are repeated until there "
                 f"are {schedule.min_steps} steps (schedule.min-steps)"
             )
         if len(grows := stages(self.config, self.schedule_steps, self.total_steps)) > 1:

@@ -124,7 +124,7 @@ def imbalance(config: RunConfig, train_set: ImageSet) -> list[str]:
     used = [name for name, is_used in measures.items() if is_used and config.probe.method == "none"]
     if ratio <= _IMBALANCE and not used:
         return []
-    advice = f"evened out by {used[0]}" if used else f"{' or '.join(measures)} evens that out"
+    advice = f"balanced by {used[0]}" if used else f"{' or '.join(measures)} balances them"
     if config.probe.method != "none":
         advice = "a probe counts every image once"
     return [
@@ -183,7 +183,7 @@ def processes_line(config: RunConfig, world: World) -> str:
     sizes = sorted({world.share_size(config.data.batch_size, rank) for rank in range(world.size)})
     return (
         f"{world.size} processes ({config.parallel.strategy}, {world.backend}): {' or '.join(map(str, sizes))} of the "
-        f"{config.data.batch_size} images of a step on each"
+        f"{config.data.batch_size} images per step on each"
     )
 
 
@@ -191,7 +191,7 @@ def check_not_shorter(before: int, now: int) -> None:
     """Raise ConfigError when a run that goes on would have fewer steps than it was started, or extended, with."""
     if now < before:
         raise ConfigError(
-            "A run that is resumed can be made longer, not shorter.",
+            "A resumed run can be made longer, not shorter.",
             got=f"{now} steps",
             expected=f"at least {before}, as before",
             do="Leave --schedule.epochs and --schedule.steps out, or stop earlier with --schedule.max-steps.",
@@ -201,7 +201,7 @@ def check_not_shorter(before: int, now: int) -> None:
 def longer_line(before: int, now: int, step: int) -> str:
     """What a run does that is resumed with more steps than it had."""
     return (
-        f"longer: {now} steps in place of {before}; from step {step} on, learning rate and image sizes are those of a "
+        f"longer: {now} steps instead of {before}; from step {step} on, learning rate and image sizes follow a "
         f"schedule of {now} steps"
     )
 
