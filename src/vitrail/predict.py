@@ -280,7 +280,7 @@ def _pixels(image: np.ndarray | torch.Tensor) -> UInt8[np.ndarray, "..."]:
     if not has_form or not image.size or not (is_float or image.dtype == np.uint8):
         axes = "[H, W], [1, H, W], [3, H, W] or [4, H, W]" if is_tensor else "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
         raise InputError(
-            f"An image {'tensor' if is_tensor else 'array'} has the wrong form.",
+            f"An image {'tensor' if is_tensor else 'array'} has the wrong shape, type or range.",
             got=form + (", not all of it in [0, 1]" if image.dtype.kind == "f" and not is_float else ""),
             expected=f"uint8, or floating-point in [0, 1], {axes}",
             do="Give it as it is before mean and std are applied: the model's own are applied here.",

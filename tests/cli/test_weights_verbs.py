@@ -207,7 +207,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "objects in npz": (objects_in_npz, "Python objects"),
     "a lying npz": (a_lying_npz, "larger than it is"),
     "another network": (another_network, "no weights of a ViT"),
-    "a photograph": (a_photograph, "no weight file"),
+    "a photograph": (a_photograph, "not a weight file"),
 }
 
 

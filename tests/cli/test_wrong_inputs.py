@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "run is a file": (_run_is_a_file, "not free"),
     "run below a file": (_run_below_a_file, "cannot be written"),
     "no such model": (["eval", "nowhere"], "no weights here"),
-    "model is text": (_model_is_text, "no weight file"),
+    "model is text": (_model_is_text, "not a weight file"),
     "classes beyond the model": (_classes_beyond_the_model, "ten"),
     "unknown split": (["eval", "MODEL", "--split", "tset"], "invalid choice"),
     "negative batch": (["eval", "MODEL", "--batch-size", "-1"], "must not be negative"),

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("info", "check", "download", "pack"), metavar="{info,check,download,pack}")
     parser.add_argument("spec", metavar="SPEC", help="a named set, a folder, a Parquet file or a manifest")
     parser.add_argument("target", nargs="?", metavar="DST", help="the new folder (pack)")
-    add_size_option(parser, "pack: size of the packed images (default: 224)")
+    add_size_option(parser, "pack: size of the images (default: 224)")
     parser.add_argument("--channels", choices=("RGB", "L"), help="pack: colour or grey (default: RGB)")
     parser.add_argument("--resize-mode", choices=("crop", "squash"), help="pack: as data.resize-mode (default: crop)")
     parser.add_argument("--fast-decoding", action="store_true", default=None, help="pack: as data.fast-decoding")

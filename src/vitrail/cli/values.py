@@ -22,7 +22,9 @@ SIZE = int | tuple[int, int]
 
 def add_size_option(parser: argparse.ArgumentParser, meaning: str) -> None:
     """Declare --image-size, as an option of a verb."""
-    parser.add_argument("--image-size", type=_size, metavar="SIZE", help=f"{meaning}: 384, or 288x512 (height x width)")
+    parser.add_argument(
+        "--image-size", type=_size, metavar="SIZE", help=f"{meaning}, as 384 or 288x512 (height x width)"
+    )
 
 
 def _size(word: str) -> int | tuple[int, int]:

@@ -141,7 +141,7 @@ def check_same_data(spec: str, stored: dict[str, Any], found: dict[str, Any]) ->
                 f"{spec}: the {split} split is not the one that this run was started with.",
                 got=f"{described['num_examples']} examples, fingerprint {described['fingerprint'][:16]}",
                 expected=f"fingerprint {stored.get(split, {}).get('fingerprint', 'of no such split')[:16]}",
-                do="Put the data back as they were, or start a new run.",
+                do="Restore the data as they were, or start a new run.",
             )
 
 
