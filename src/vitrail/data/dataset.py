@@ -265,7 +265,8 @@ def _pack_again(name: str, want: object) -> str:
     if name in ("channels", "resize_mode", "icc"):
         return f"Pack it again with --{name.replace('_', '-')} {want}"
     if name == "decode_size" and isinstance(want, tuple):
-        return f"Pack it again with --image-size {'x'.join(str(side) for side in want)}"
+        sides = want[:1] if len(set[object](want)) == 1 else want
+        return f"Pack it again with --image-size {'x'.join(map(str, sides))}"
     return ""
 
 
