@@ -83,7 +83,7 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         )
         lines.append(f"best       {where}, loss {best['loss']:.4f}")
     known = result.deterministic
-    repeats = "exactly, on " + known["same"] if known["weights"] else "not exactly: " + "; ".join(known["reasons"])
+    repeats = "exactly, given " + known["same"] if known["weights"] else "not exactly: " + "; ".join(known["reasons"])
     lines += [
         f"training   {result.train_seconds:.1f} s, {result.num_examples_seen} images, "
         f"{result.images_per_second:.0f} images/s",
