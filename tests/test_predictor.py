@@ -124,7 +124,7 @@ def test_nothing_is_nothing(run: Path) -> None:
 @pytest.mark.unchecked
 @pytest.mark.parametrize("image", [None, 7, {"a": 1}, object(), [None], [Path("a"), 7]])
 def test_what_is_no_image_is_an_input_error(run: Path, image: Any) -> None:
-    with pytest.raises(InputError, match="This is no image"):
+    with pytest.raises(InputError, match="This is not an image"):
         Predictor(run)([image] if isinstance(image, dict) else image)
 
 

@@ -53,9 +53,9 @@ def test_null_is_a_value_or_none_as_it_is_asked_for() -> None:
         ({"size": 0, "inner": {"name": ""}}, "f: size has a wrong value"),
         ({"inner": {"name": ""}}, "f: size has a wrong value.\n  Got nothing"),
         ({"size": 1, "inner": {}}, "f: inner: name has a wrong value"),
-        ({"size": 1, "inner": 3}, "f: inner: is no JSON object"),
-        ({"size": 1}, "f: inner: is no JSON object"),
-        ([], "f: is no JSON object"),
+        ({"size": 1, "inner": 3}, "f: inner: is not a JSON object"),
+        ({"size": 1}, "f: inner: is not a JSON object"),
+        ([], "f: is not a JSON object"),
     ],
 )
 def test_what_is_needed_is_named(values: Any, message: str) -> None:

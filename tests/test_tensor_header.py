@@ -60,7 +60,7 @@ def test_every_type_that_the_library_writes(tmp_path: Path) -> None:
         ({"a": 3}, b"", "no such type"),
         ({"__metadata__": {"a": 1}}, b"", "not texts by name"),
         ({"__metadata__": []}, b"", "not texts by name"),
-        ([], b"", "no JSON object"),
+        ([], b"", "not a JSON object"),
         (b'{"a":' * 50_000, b"", "nested too deeply"),
         (b'{"a": {}, "a": {}}', b"", "there twice"),
         (b"{broken", b"", "damaged"),

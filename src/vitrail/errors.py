@@ -63,7 +63,7 @@ def import_hint(package: str) -> str:
     """What to do about a package that does not import: install it, or mend what it needs."""
     if importlib.util.find_spec(package) is None:
         return install_hint(package)
-    return f"{package} is installed; what it needs is not, or of another release (torchvision has to be that of torch)."
+    return f"{package} is installed; what it needs is missing or does not match it (torchvision must match torch)."
 
 
 def nearest(name: object, among: Iterable[str], cutoff: float = 0.6) -> str:

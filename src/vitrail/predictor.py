@@ -194,7 +194,7 @@ class Predictor:
         logits = self.chosen(len(pixels)).runtime(images)
         probabilities = logits.sigmoid() if self.card.is_yes_or_no else logits.softmax(1)
         if not bool(probabilities.isfinite().all()):
-            raise WeightsError("The model answers with numbers that are not finite.", do="Train it again.")
+            raise WeightsError("The outputs of the model are not finite.", do="Train it again.")
         best = probabilities.topk(min(top, len(self.labels)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [tuple(Ranked(self.labels[i], value) for i, value in zip(*row, strict=True)) for row in rows]
@@ -263,7 +263,7 @@ def _source(image: ImageLike) -> bytes | Path | Image.Image:
         case bytearray() | memoryview():
             return bytes(image)
         case str() if image.startswith(("http://", "https://")):
-            raise ImageError("is an address, no file: download it first, then give its path or bytes", shown(image))
+            raise ImageError("is an address, not a file: download it first, then give its path or bytes", shown(image))
         case str() | os.PathLike():
             return Path(os.fsdecode(image))
         case ReadsBytes():
@@ -298,7 +298,7 @@ def _pixels(image: np.ndarray | torch.Tensor) -> UInt8[np.ndarray, "..."]:
     if not has_form or not image.size or not (is_float or image.dtype == np.uint8):
         axes = "[H, W], [1, H, W], [3, H, W] or [4, H, W]" if is_tensor else "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
         raise InputError(
-            f"An image {'tensor' if is_tensor else 'array'} has the wrong form.",
+            f"An image {'tensor' if is_tensor else 'array'} has the wrong shape, type or range.",
             got=form + (", not all of it in [0, 1]" if image.dtype.kind == "f" and not is_float else ""),
             expected=f"uint8, or floating-point in [0, 1], {axes}",
             do="Give it as it is before mean and std are applied: the model's own are applied here.",
@@ -310,7 +310,7 @@ def _pixels(image: np.ndarray | torch.Tensor) -> UInt8[np.ndarray, "..."]:
 
 def _no_image(image: object) -> InputError:
     return InputError(
-        "This is no image.",
+        "This is not an image.",
         got=type(image).__name__,
         expected="a path, bytes, an open file, an image of Pillow, an array or a tensor; or several of them",
     )

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vitrail.errors import shown
-from vitrail.terminal import LONGEST_LINE, say
+from vitrail.terminal import LONGEST_LINE, is_terminal, say
 
 FIRST_SECONDS, LONGEST_SECONDS, PART = 10.0, 300.0, 0.1
 """Where there is no terminal: a line every ten seconds, later every tenth of the time passed, at most five minutes."""
@@ -47,7 +47,7 @@ class Bar:
     ) -> None:
         self.total, self.unit, self.title, self.done, self.enabled, self.left = total, unit, title, done, enabled, left
         self._began, self._first, self._said, self._note = time.monotonic(), done, 0.0, ""
-        self._bar = self._on_terminal(keep) if enabled and _is_terminal() else None
+        self._bar = self._on_terminal(keep) if enabled and is_terminal(sys.stderr) else None
 
     def _on_terminal(self, keep: bool) -> "tqdm[Any]":
         bar = _Tqdm(
@@ -116,13 +116,6 @@ class Bar:
             *([f"{duration(left)} left"] if left is not None else []),
         ]
         return ", ".join(parts)
-
-
-def _is_terminal() -> bool:
-    try:
-        return sys.stderr.isatty()
-    except (AttributeError, ValueError):  # none, or closed
-        return False
 
 
 _WITH_LEFT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"

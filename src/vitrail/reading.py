@@ -94,7 +94,7 @@ def read_json_object(path: Path, limit: int = MAX_JSON_BYTES, *, finite: bool = 
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return value
 
 

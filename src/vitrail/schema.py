@@ -94,7 +94,7 @@ def checked(
         VitrailError: of the kind `error`: no object, a setting is missing or is of another kind or beyond its range.
     """
     if not isinstance(values, dict):
-        raise error(f"{where}: is no JSON object.", got=shown(values), expected="an object")
+        raise error(f"{where}: is not a JSON object.", got=shown(values), expected="an object")
     found: dict[str, Any] = {}
     for name, kind in schema.items():
         value = cast(dict[str, Any], values).get(name)

@@ -72,14 +72,14 @@ def read_header(path: Path, most_tensors: int = MAX_TENSORS) -> Header:
             raw = file.read(length)
         header = parsed_json(raw)
         if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
+            raise ValueError("its header is not a JSON object")
         return _checked(cast(dict[str, Any], header), size - 8 - length, most_tensors)
     except (OSError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise WeightsError(
-            f"{shown(path)}: its header is damaged, or it is no safetensors file.", got=reason
+            f"{shown(path)}: its header is damaged, or it is not a safetensors file.", got=reason
         ) from error
 
 

@@ -32,7 +32,7 @@ def test_shipped_weights_are_measured_too() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nonsense"], "no recipe, size, run directory or model file"),
+        (["nonsense"], "is not a recipe, a size, a run directory or a model file"),
         (["digits", "--batch-size", "0"], "--batch-size must be positive"),
         (["digits", "--seconds", "0"], "--seconds must be positive"),
         (["digits", "--device", "cuda:99"], "not available here"),

@@ -207,7 +207,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "objects in npz": (objects_in_npz, "Python objects"),
     "a lying npz": (a_lying_npz, "larger than it is"),
     "another network": (another_network, "no weights of a ViT"),
-    "a photograph": (a_photograph, "no weight file"),
+    "a photograph": (a_photograph, "not a weight file"),
 }
 
 
@@ -371,7 +371,7 @@ def test_train_starts_from_weights_of_its_architecture(capsys: pytest.CaptureFix
     assert again["best"]["accuracy"] == pytest.approx(first["best"]["accuracy"], abs=0.02)
     assert again["baseline"]["linear"] > 0.5
     assert main(["train", "digits", "--run", str(tmp_path / "c"), "--init", first["model"]]) == 2
-    assert "another geometry" in capsys.readouterr().err
+    assert "a different geometry" in capsys.readouterr().err
 
 
 # What each kind of file can be inspected without. torch itself takes a second to load, the rest tenths of one.

@@ -1,6 +1,7 @@
 """How a command line is read: words in any order, short names of settings, near misses, empty words."""
 
-import dataclasses
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 import vitrail
 from vitrail import recipes
 from vitrail.cli import main, parsed
-from vitrail.cli.settings import _HABITS, apply_settings, full_name, settings_help
-from vitrail.config import RunConfig
+from vitrail.cli.settings import _HABITS, _fields, apply_settings, as_flag, full_name, settings_help
+from vitrail.config import ArchitectureConfig, AugmentConfig, DataConfig, RunConfig
 from vitrail.errors import ConfigError, WeightsError
 
 
@@ -48,10 +49,56 @@ def test_values_of_every_type() -> None:
     assert config.recipe == "digits"
 
 
-def test_a_switch_alone_means_yes() -> None:
-    assert settled("--data.fast-decoding", "--seed", "1", "digits").data.fast_decoding
-    with pytest.raises(ConfigError, match=r"data\.fast-decoding has a wrong value(.|\n)*'digits'"):
-        settled("--data.fast-decoding", "digits", "digits")
+def test_a_switch_is_on_as_x_and_off_as_no_x() -> None:
+    for words, value in {
+        ("--data.fast-decoding",): True,
+        ("--fast-decoding",): True,
+        ("--no-data.fast-decoding",): False,
+        ("--no-fast-decoding",): False,
+        ("--data.fast-decoding", "True"): True,
+        ("--data.fast-decoding", "false"): False,
+        ("--data.fast-decoding=False",): False,
+        ("--fast-decoding", "--no-fast-decoding"): False,
+    }.items():
+        assert settled(*words, "digits").data.fast_decoding is value, words
+        assert settled("digits", *words, "--seed", "1").data.fast_decoding is value, words
+    assert parsed(["train", "--resume", "--no-resume", "--json"]).resume is False
+    assert parsed(["eval", "m", "--json", "--no-json"]).json is False
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["--image-size", "16"], 16),
+        (["--image-size", "16x8"], (16, 8)),
+        (["--image-size=16X8"], (16, 8)),
+        (["--image-size", "16", "8"], (16, 8)),
+    ],
+)
+def test_a_size_is_one_side_or_height_x_width(words: list[str], size: object) -> None:
+    assert settled(*words, "digits").data.image_size == size
+    assert settled("digits", *words).data.image_size == size
+
+
+def test_a_list_is_written_with_commas_or_spaces() -> None:
+    for words in (["--mean", ".5", ".25", "1"], ["--mean", ".5,.25,1"], ["--mean=.5,.25,1"]):
+        assert settled(*words, "digits").data.mean == (0.5, 0.25, 1.0)
+    for words in (["--stem-channels"], ["--stem-channels", "none"], ["--stem-channels=none"]):
+        assert settled(*words, "digits").model.stem_channels == ()
+    assert settled("--betas", "0.9,0.99", "digits").optim.betas == (0.9, 0.99)
+
+
+def test_an_option_leaves_the_file_beside_it_alone() -> None:
+    args = parsed(["predict", "m", "--image-size", "384", "photo.jpg", "2024"])
+    assert (args.image_size, args.paths) == (384, ["photo.jpg", "2024"])
+    args = parsed(["predict", "--image-size", "288x512", "m", "photo.jpg"])
+    assert (args.image_size, args.model, args.paths) == ((288, 512), "m", ["photo.jpg"])
+    assert parsed(["convert", "m", "new", "--to", "timm", "--image-size", "96x64"]).image_size == (96, 64)
+    with pytest.raises(ConfigError, match="takes no further argument(.|\n)*288x512"):
+        parsed(["eval", "m", "--image-size", "288", "512"])
+    for wrong in ("big", "0", "16x", "8x8x8", "-4"):
+        with pytest.raises(ConfigError, match="--image-size: .* is not a size: 384, or 288x512"):
+            parsed(["eval", "m", "--image-size", wrong])
 
 
 def test_epochs_that_are_asked_for_replace_the_steps_of_a_recipe() -> None:
@@ -64,23 +111,54 @@ def test_epochs_that_are_asked_for_replace_the_steps_of_a_recipe() -> None:
     assert apply_settings(recipe, ["--optim.lr", "1"], "p").schedule == recipe.schedule
 
 
-def test_every_setting_is_reachable_and_listed() -> None:
-    config = RunConfig()
-    text = "\n".join(settings_help(config))
-    for section in dataclasses.fields(config):
-        part = getattr(config, section.name)
-        for field in dataclasses.fields(part) if dataclasses.is_dataclass(part) else ():
-            value = getattr(part, field.name)
-            words = [str(v) for v in (value if isinstance(value, tuple) else (value,))]
-            flag = f"--{section.name}.{field.name}".replace("_", "-")
-            assert apply_settings(config, [f"{flag}=" if words == [""] else flag, *filter(None, words)], "p") == config
-            assert flag in text
+def lines_of(config: RunConfig) -> list[str]:
+    """The lines of --settings that are settings."""
+    return [line.strip() for line in settings_help(config) if line.startswith("  --")]
+
+
+@pytest.mark.parametrize("name", [*recipes.names(), ""])
+def test_what_settings_prints_is_what_the_parser_takes(name: str) -> None:
+    config = recipes.get(name) if name else RunConfig()
+    listed = lines_of(config)
+    other = RunConfig(  # every value differs from the listed one, wherever a line is left out
+        data=DataConfig(
+            spec="x", root="--odd 'name'", image_size=(32, 64), fast_decoding=True, mean=(0.25,), std=(2.0,)
+        ),
+        model=ArchitectureConfig(attention_scale=0.5, stem_channels=(8, 16), stem_strides=(2, 1), qkv_bias=False),
+        augment=AugmentConfig(scale=(0.5, 1.5)),
+    )
+    for start, wanted in ((other, config), (config, other)):
+        lines = lines_of(wanted)
+        words = [word for line in lines for word in shlex.split(line)]
+        args = parsed(["train", *words])
+        assert args.recipe is None
+        given = apply_settings(start, args.settings, "vitrail train")
+        alike = replace(given.optim, lr_width=wanted.optim.lr_width)  # that of the recipe, which no option sets
+        assert replace(given, recipe=wanted.recipe, optim=alike) == wanted
+    names = {line.split()[0].partition("=")[0].replace("--no-", "--") for line in listed}
+    assert names == {as_flag(field) for field in _fields()}
+    assert not any(word in "\n".join(listed) for word in ("True", "False", "None"))
+
+
+@pytest.mark.parametrize("name", [*recipes.names(), ""])
+def test_each_line_of_settings_alone_changes_nothing(name: str) -> None:
+    config = recipes.get(name) if name else RunConfig()
+    for line in lines_of(config):
+        if not line.startswith("--schedule.epochs"):  # whoever asks for epochs means them, not the recipe's steps
+            assert apply_settings(config, shlex.split(line), "p") == config, line
+
+
+def test_settings_lists_what_the_command_line_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "digits", "--settings", "--lr", "0.5", "--data", "photos"]) == 0
+    text = capsys.readouterr().out
+    assert "--optim.lr 0.5" in text
+    assert "--data.spec photos" in text
 
 
 def test_other_options_stand_anywhere() -> None:
     args = parsed(["--json", "predict", "--image-size", "96", "m", "a.png", "--top", "3", "b.png", "--", "-c.png"])
     assert (args.model, args.paths, args.image_size, args.top, args.json) == (
-        "m", ["a.png", "b.png", "-c.png"], [96], 3, True,
+        "m", ["a.png", "b.png", "-c.png"], 96, 3, True,
     )  # fmt: skip
 
 
@@ -98,8 +176,14 @@ REFUSED = {
     "--lr --epochs 2": "--optim.lr needs a value",
     "--lr fast": "expected a number",
     "--epochs 1.5": "expected an integer",
-    "--image-size big": "expected an integer or 2 integers",
-    "--compile maybe": "expected True or False",
+    "--image-size big": "expected a size: 384, or 288x512 (height x width)",
+    "--compile=maybe": "expected --compute.compile or --no-compute.compile",
+    "--compile maybe": "Got maybe",
+    "--no-compile=true": "no option --no-compile",
+    "--no-lr": "no option --no-lr",
+    "--optim.lr-width 64": "Here it is --optim.lr",
+    "--data x --data.spec y": "--data and --data.spec are the same setting",
+    "--mean .5,": "expected numbers, or none",
     "--optim.name sdg": "expected one of adam, adamw",
     "--zzz 1": "--settings",
 }

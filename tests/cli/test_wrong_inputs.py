@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "run is a file": (_run_is_a_file, "not free"),
     "run below a file": (_run_below_a_file, "cannot be written"),
     "no such model": (["eval", "nowhere"], "no weights here"),
-    "model is text": (_model_is_text, "no weight file"),
+    "model is text": (_model_is_text, "not a weight file"),
     "classes beyond the model": (_classes_beyond_the_model, "ten"),
     "unknown split": (["eval", "MODEL", "--split", "tset"], "invalid choice"),
     "negative batch": (["eval", "MODEL", "--batch-size", "-1"], "must not be negative"),
@@ -220,4 +220,4 @@ def test_a_fault_of_ours_shows_its_traceback_and_ends_with_1(
     assert main(["recipes"]) == 1
     error = capsys.readouterr().err
     assert "ZeroDivisionError: ours" in error
-    assert "fault of vitrail's" in error
+    assert "internal error; please report it" in error

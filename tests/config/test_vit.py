@@ -71,7 +71,7 @@ def test_the_message_about_heads_suggests_a_number_that_works() -> None:
 
 def test_the_message_about_sizes_suggests_one_that_works() -> None:
     architecture = ArchitectureConfig(patch_size=(4, 6))
-    with pytest.raises(ConfigError, match="--data.image-size 32 30"):
+    with pytest.raises(ConfigError, match="--data.image-size 32x30"):
         check_divisible((33, 32), architecture)
     check_divisible((32, 30), architecture)
 

@@ -32,7 +32,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:^|\s)(?:\.venv/bin/|-m )?vitrail(?= [a-z])")
-NOT_OURS = {"--section.field", "--smoke", "--signal", "--requeue", "--pretrained-path"}
+NOT_OURS = {"--x", "--no-x", "--section.field", "--smoke", "--signal", "--requeue", "--pretrained-path"}
 
 
 def _blocks(path: Path) -> Iterator[str]:
@@ -77,7 +77,7 @@ def test_every_command_is_one_that_the_program_takes(command: str) -> None:
         assert name in recipes.names()
         apply_settings(recipes.get(name), args.settings, "vitrail")
     elif args.verb == "finetune":
-        apply_settings(recipes.get(args.recipe), args.settings, "vitrail")
+        apply_settings(recipes.get(args.recipe or "finetune"), args.settings, "vitrail")
     else:
         assert not args.settings
 

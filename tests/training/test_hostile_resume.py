@@ -114,9 +114,9 @@ def test_an_environment_of_another_kind_is_refused(
     [
         (lambda v: v.pop("num_correct"), "num_correct has a wrong value"),
         (lambda v: v.update(num_examples=True), "num_examples has a wrong value"),
-        (lambda v: v.update(accuracy=float("nan")), "NaN is no finite number"),
+        (lambda v: v.update(accuracy=float("nan")), "NaN is not a finite number"),
         (lambda v: v.update(accuracy=2), "accuracy has a wrong value"),
-        (lambda v: v.update(test=3), "test: is no JSON object"),
+        (lambda v: v.update(test=3), "test: is not a JSON object"),
         (lambda v: v.update(test={}), "test: num_correct has a wrong value"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_link_that_leads_nowhere_in_a_checkpoint_is_refused(runs: Path, tmp_pa
     file = next((run / "checkpoints").iterdir()) / "optim.safetensors"
     file.unlink()
     file.symlink_to(target)
-    assert "optim.safetensors is no regular file" in refused(run)
+    assert "optim.safetensors is not a regular file" in refused(run)
 
 
 def test_a_checkpoint_of_very_many_tensors_is_refused_before_they_are_made(runs: Path, tmp_path: Path) -> None:

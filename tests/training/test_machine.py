@@ -26,7 +26,7 @@ def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/c++" if name == "c++" else None)
     check_can_compile(ComputeConfig(compile=True), CPU)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"(?s)C\+\+ compiler.*--compute.compile False"):
+    with pytest.raises(ConfigError, match=r"(?s)C\+\+ compiler.*--no-compute.compile"):
         check_can_compile(ComputeConfig(compile=True), CPU)
     check_can_compile(ComputeConfig(), CPU)
 

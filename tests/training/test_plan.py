@@ -40,7 +40,7 @@ def test_the_plan_speaks_of_imbalance_above_ten(largest: int, said: bool) -> Non
 def test_the_plan_says_what_evens_the_classes_out() -> None:
     train_set = _with_labels([0, 0, 1], ("cat", "dog"))
     (line,) = imbalance(RunConfig(data=DataConfig(balance="sampling")), train_set)
-    assert "evened out by --data.balance sampling" in line
+    assert "balanced by --data.balance sampling" in line
 
 
 def test_class_weights_are_one_in_the_mean() -> None:

@@ -298,7 +298,7 @@ def test_a_small_set_is_passed_over_until_there_are_steps_enough(source: Path, t
 def test_weights_of_another_geometry_are_refused(source: Path) -> None:
     config = tuning(source)
     other = replace(config, model=replace(config.model, num_hidden_layers=config.model.num_hidden_layers + 1))
-    with pytest.raises(RunError, match="another geometry"):
+    with pytest.raises(RunError, match="a different geometry"):
         initial_model(other, data.preprocessing_for(other.data), ("a", "b"), resume=False)
 
 

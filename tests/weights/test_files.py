@@ -188,7 +188,7 @@ def test_bombs_and_lies_are_refused_before_memory_is_taken(tmp_path: Path) -> No
     ("content", "message"),
     [
         (b"", "an empty file"),
-        (b"hello", "no weight file"),
+        (b"hello", "not a weight file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"\x89HDF\r\n\x1a\n" + bytes(30), "HDF5, of Keras"),
@@ -256,7 +256,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     torch.save({**STATE, "b": [1, 2]}, tmp_path / "a")
-    assert "'b' is no tensor" in refused(tmp_path / "a")
+    assert "'b' is not a tensor" in refused(tmp_path / "a")
     torch.save({**STATE, "fc._packed_params.dtype": torch.qint8}, tmp_path / "a")
     assert "a quantised model" in refused(tmp_path / "a")
     torch.save([1, 2], tmp_path / "a")

@@ -89,8 +89,8 @@ def test_a_card_of_another_model_is_refused(tmp_path: Path) -> None:
         ({"classes": 5}, "classes has a wrong value"),
         ({"provenance": {"audit": 3}}, "audit has a wrong value"),
         ({"provenance": {"audit_lines": [1]}}, "audit_lines has a wrong value"),
-        ({"recipe": {"evaluation": []}}, "evaluation: is no JSON object"),
-        ({"metrics": {"loss": float("nan")}}, "NaN is no finite number"),
+        ({"recipe": {"evaluation": []}}, "evaluation: is not a JSON object"),
+        ({"metrics": {"loss": float("nan")}}, "NaN is not a finite number"),
     ],
 )
 def test_a_description_of_another_kind_is_refused(model_file: Path, change: dict[str, object], message: str) -> None:

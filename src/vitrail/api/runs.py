@@ -122,7 +122,7 @@ def stored_config(run: str | Path | None, recipe: str | None) -> RunConfig:
         RunError: there is no run, or its configuration cannot be read.
     """
     if not run:
-        raise ConfigError("--resume needs the run to go on with.", do="Add --run DIR.")
+        raise ConfigError("--resume needs the run to continue.", do="Add --run DIR.")
     stored = RunDir(Path(run)).read_config()
     if recipe not in (None, stored.recipe):
         raise ConfigError(f"{run} holds a run of another recipe.", got=recipe, expected=stored.recipe or "none")
@@ -153,7 +153,7 @@ def finetune_start(
     start = recipes.get(recipe, num_parameters=count)
     if recipe == "finetune":
         size = "small" if count < recipes.SMALL else "large"
-        on_note(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters")
+        on_note(f"finetune: settings for a {size} model ({count / 1e6:.2f} M parameters)")
     return with_data(transfer.with_weights(start, source, head, card), data, data_root)
 
 
@@ -180,7 +180,7 @@ def fitted_to_splits(
             every = max(1, every)
             said = f"{spec} has a val split: the best epoch is chosen there"
         else:
-            said = f"{spec} has no test split: {part} are held out and measured on"
+            said = f"{spec} has no test split: {part} are held out for evaluation"
         on_note(f"{said} (--evaluation.split val)")
     if split == "val" and "test" in own and "evaluation.test_best" not in fixed:
         test_best = True

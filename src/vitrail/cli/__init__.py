@@ -1,8 +1,8 @@
 """The command line: `vitrail VERB ...`. One small module a verb; torch is imported only when a verb does its work.
 
 Standard output carries the answer, a table or with --json one JSON object; progress and messages go to standard
-error. Exit status: 0 done, 2 what was given is wrong, 1 a fault of ours, 74 saving failed, 75 one of several processes
-was lost, 130/143 interrupted.
+error. Exit status: 0 done, 2 what was given is wrong, 1 an internal error, 74 saving failed, 75 one of several
+processes was lost, 130/143 interrupted.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from typing import Protocol
 from vitrail import __version__, terminal
 from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
-from vitrail.cli.words import Parser, understood, verb_first
+from vitrail.cli.completion import SHELLS, script
+from vitrail.cli.words import Help, Parser, understood, verb_first
 from vitrail.errors import ConfigError, VitrailError, shown
 
 _LONGEST_WORD = 32_767
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             terminal.say(error)
         return error.exit_status
     except KeyboardInterrupt:
-        terminal.say("interrupted; a run that had taken no step yet left nothing behind: start it again")
+        terminal.say("interrupted; a run that had not taken a step yet has left nothing behind: start it again")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         terminal.say(ConfigError("The name of a file is too long.", got=shown(error.filename)))
         return 2
-    except Exception as error:  # the last resort: a fault of ours, shown whole
+    except Exception as error:  # the last resort: an internal error, shown whole
         terminal.say_fault(error)
         return 1
     return status
@@ -121,14 +122,17 @@ def parsed(words: list[str]) -> argparse.Namespace:
     """
     if odd := next((word for word in words if "\0" in word or len(word) > _LONGEST_WORD), ""):
         raise ConfigError(
-            "An argument can be no name of a file, and nothing else either.",
+            "An argument is too long, or contains a NUL character.",
             got=f"{len(odd)} characters: {shown(odd)}",
             expected=f"at most {_LONGEST_WORD} characters, none of them NUL",
         )
     parser, verbs = _parsers()
     ordered = verb_first(words, verbs)
     if not ordered or ordered[0].startswith("-"):
-        parser.parse_args(ordered or ["--help"])
+        asked = parser.parse_args(ordered or ["--help"])
+        if asked.print_completion:
+            terminal.answer(script(asked.print_completion, verbs, _TAKE_SETTINGS))
+            raise SystemExit(0)
         parser.error("a command is missing")
     verb, *rest = ordered
     args = understood(rest, verbs[verb], takes_settings=verb in _TAKE_SETTINGS)
@@ -142,6 +146,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         prog="vitrail", allow_abbrev=False, description="From images to a Vision Transformer you can trust and ship."
     )
     parser.add_argument("--version", action="version", version=f"vitrail {__version__}")
+    parser.add_argument("--print-completion", choices=SHELLS, help="print a script for the Tab key of this shell")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     parsers: dict[str, Parser] = {}
     for name, module in _VERBS.items():
@@ -151,7 +156,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
             help=text.splitlines()[0].rstrip("."),
             description=text,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         module.add_arguments(parsers[name])
         parsers[name].add_argument("--json", action="store_true", help="one JSON object on standard output")

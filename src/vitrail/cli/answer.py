@@ -1,10 +1,16 @@
 """What a verb answers, for people and for programs, and how tables look."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vitrail.errors import LONGEST_PART, shown
+from vitrail.terminal import LONGEST_LINE, Heading, columns
+
+_GAP = 2
+_LEAST = 20
+"""Characters of a column, at least, into which long cells are folded."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,27 @@ class Answer:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """The lines of a table, cells aligned in columns: numbers to the right, everything else to the left."""
+    """The lines of a table, cells aligned in columns: numbers to the right, everything else to the left.
+
+    On a terminal that is too narrow the last column is folded, if it is text.
+    """
     cells = [[shown(cell, LONGEST_PART) for cell in row] for row in rows]
     titles = [shown(title) for title in header]
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
-    lines = [titles, ["-" * width for width in widths], *cells]
-    return [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in lines
-    ]
+    room = columns(LONGEST_LINE) - sum(widths[:-1]) - _GAP * (len(widths) - 1)
+    if not right[-1] and _LEAST <= room < widths[-1]:
+        widths[-1] = room
+        cells = [part for row in cells for part in _folded(row, room)]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        return (" " * _GAP).join(aligned).rstrip()
+
+    return [Heading(line(titles)), line(["-" * width for width in widths]), *map(line, cells)]
+
+
+def _folded(row: list[str], room: int) -> list[list[str]]:
+    """A row whose last cell goes on in further rows, where it is longer than `room`."""
+    first, *more = textwrap.wrap(row[-1], room) or [""]
+    return [[*row[:-1], first], *([""] * (len(row) - 1) + [part] for part in more)]

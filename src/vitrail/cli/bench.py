@@ -1,6 +1,6 @@
 """Measure what a model does on this machine, and where the time goes.
 
-WHAT is a recipe, a size of the field as B/16, a run directory, a model file or builtin:NAME. Pixels are random: the
+WHAT is a recipe, a standard size such as B/16, a run directory, a model file or builtin:NAME. Pixels are random: the
 speed does not depend on them. Nothing is written.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
+from vitrail.cli.engines import add_device_option, add_precision_option
 from vitrail.config import ArchitectureConfig, RunConfig, ViTConfig
 from vitrail.errors import ConfigError
 
@@ -17,11 +18,15 @@ from vitrail.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what bench takes."""
     parser.add_argument("what", metavar="WHAT", nargs="?", default="cifar10-cpu", help="default: cifar10-cpu")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's, else 8)")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the recipe's, else fp32")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="least length of a measurement (5)")
-    parser.add_argument("--peers", action="store_true", help="beside timm and transformers, where they are installed")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: the recipe's, else 8)")
+    add_device_option(parser)
+    add_precision_option(parser, ("fp32", "bf16", "fp16"), "default: the recipe's, else fp32")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="shortest length of a measurement (default: 5)"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="compare with timm and transformers, if they are installed"
+    )
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -52,8 +57,8 @@ def _described(what: str) -> tuple[RunConfig, int]:
             geometry = ViTConfig.named(what, num_labels=1000)
         except ConfigError as error:
             raise ConfigError(
-                f"{what}: no recipe, size, run directory or model file.",
-                expected="a name of `vitrail recipes`, a size as B/16, or a path",
+                f"{what} is not a recipe, a size, a run directory or a model file.",
+                expected="a name from `vitrail recipes`, a size such as B/16, or a path",
             ) from error
         return _run_of(geometry), 1000
 
@@ -83,14 +88,20 @@ def _text(what: str, found: dict[str, Any]) -> list[str]:
     lines = [
         f"{what}: {found['num_parameters'] / 1e6:.2f} M parameters, batch {found['batch_size']}, {found['precision']}",
         f"{found['device']}, {found['threads']} threads, torch {found['torch']}{by}",
-        f"matrix products at {found['matrix_peak_gflops']:,.0f} GFLOP/s; peak memory "
+        f"plain matrix products run at {found['matrix_peak_gflops']:,.0f} GFLOP/s here; peak memory "
         f"{training['peak_memory_mib']:,.0f} MiB",
         "",
-        *table(("", "images/s", "of the matrix peak"), rows),
+        *table(("", "images/s", "of that speed"), rows),
         "",
-        *table(("a training step", "of its time"), [(p, f"{part:.1%}") for p, part in found["fractions"].items()]),
+        *table(
+            ("part of a training step", "of its time"), [(p, f"{part:.1%}") for p, part in found["fractions"].items()]
+        ),
     ]
     if found["peers"]:
-        lines += ["", "training steps on one batch, AdamW, by turns:", *found["peers"]["table"].splitlines()]
+        lines += [
+            "",
+            "training steps on one batch with AdamW, measured in turns:",
+            *found["peers"]["table"].splitlines(),
+        ]
         lines += [f"{name}: not compared: {reason}" for name, reason in found["peers"]["not_here"].items()]
     return lines

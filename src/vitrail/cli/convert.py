@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vitrail.cli.answer import Answer
-from vitrail.cli.settings import size_option
+from vitrail.cli.values import add_size_option
 
 if TYPE_CHECKING:
     from vitrail.weights.writer import Format
@@ -20,18 +20,20 @@ _TIMM_EPS = 1e-6  # of every norm there; its files have no place for another
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what convert takes."""
-    parser.add_argument("source", metavar="SRC", help="as of inspect: any weights")
-    parser.add_argument("target", metavar="DST", help="vitrail: a new file NAME.safetensors; else a new folder")
+    parser.add_argument("source", metavar="SRC", help="any weights that vitrail inspect reads")
+    parser.add_argument("target", metavar="DST", help="a new file NAME.safetensors (vitrail) or a new folder")
     parser.add_argument("--to", required=True, choices=("vitrail", "huggingface", "timm"), help="the format")
-    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="resample the positions to this size")
-    parser.add_argument("--verify", action="store_true", help="compare logits with the other library, installed")
+    add_size_option(parser, "resample the position embedding to this size")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare logits with those of the other library, which must be installed"
+    )
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Read, write, and compare if asked."""
     from vitrail import weights
 
-    model, card = weights.load(args.source, image_size=size_option(args.image_size))
+    model, card = weights.load(args.source, image_size=args.image_size)
     told: dict[str, Any] = card.provenance
     family = "vitrail" if weights.is_own(args.source) else cast(str, told["family"])
     verified: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""Look at a data set, fetch a named one, or decode it once and for all.
+"""Look at a data set, download a named one, or decode it once and for all.
 
 `vitrail data info SPEC` says what is in it; `vitrail data check SPEC` reads all of it and names what is wrong;
-`vitrail data download NAME` fetches and verifies it; `vitrail data pack SPEC DST` writes its decoded images.
+`vitrail data download NAME` downloads and verifies it; `vitrail data pack SPEC DST` writes its decoded images.
 """
 
 import argparse
@@ -9,31 +9,40 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
+from vitrail.cli.settings import as_flag
+from vitrail.cli.values import add_size_option
 from vitrail.config import DataConfig
 from vitrail.errors import ConfigError, shell_word
 
 _MOST_CLASSES = 40
 _IMBALANCED = 10
 _MOST_DETAILS = 40
+_OF_PACK = ("image_size", "channels", "resize_mode", "fast_decoding", "icc")
+"""Options of `data pack`, named as the settings of a run that they are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the two actions."""
+    """Declare the four actions."""
     parser.add_argument("action", choices=("info", "check", "download", "pack"), metavar="{info,check,download,pack}")
     parser.add_argument("spec", metavar="SPEC", help="a named set, a folder, a Parquet file or a manifest")
-    parser.add_argument("target", nargs="?", default="", metavar="DST", help="the new folder (pack)")
-    parser.add_argument("--image-size", type=int, default=224, metavar="N", help="side of the packed images (pack)")
-    parser.add_argument("--channels", choices=("RGB", "L"), default="RGB", help="colour or grey (pack)")
-    parser.add_argument("--resize-mode", choices=("crop", "squash"), default="crop", help="(pack)")
-    parser.add_argument("--fast-decoding", action="store_true", help="as data.fast-decoding (pack)")
-    parser.add_argument("--icc", choices=("apply", "ignore"), default="apply", help="as data.icc (pack)")
-    parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or go")
+    parser.add_argument("target", nargs="?", metavar="DST", help="the new folder (pack)")
+    add_size_option(parser, "pack: size of the images (default: 224)")
+    parser.add_argument("--channels", choices=("RGB", "L"), help="pack: colour or grey (default: RGB)")
+    parser.add_argument("--resize-mode", choices=("crop", "squash"), help="pack: as data.resize-mode (default: crop)")
+    parser.add_argument("--fast-decoding", action="store_true", default=None, help="pack: as data.fast-decoding")
+    parser.add_argument("--icc", choices=("apply", "ignore"), help="pack: as data.icc (default: apply)")
+    parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or will be")
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Describe or fetch a data set."""
     from vitrail import data
 
+    if args.action == "pack":
+        return _pack(args)
+    given = ["DST"] * (args.target is not None) + [as_flag(n) for n in _OF_PACK if getattr(args, n) is not None]
+    if given:
+        raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data pack.")
     if args.action == "download":
         there = data.place_of(args.spec, args.data_root)
         if there is not None:
@@ -43,8 +52,6 @@ def run(args: argparse.Namespace) -> Answer:
     if args.action == "check":
         found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
         return Answer(_problems(found), found, 0 if found["is_clean"] else 2)
-    if args.action == "pack":
-        return _pack(args)
     found = data.summary(DataConfig(spec=args.spec, root=args.data_root))
     return Answer(_text(found), found)
 
@@ -54,17 +61,10 @@ def _pack(args: argparse.Namespace) -> Answer:
 
     if not args.target:
         raise ConfigError(
-            "vitrail data pack needs a folder to write.", do=f"vitrail data pack {shell_word(args.spec)} DST"
+            "vitrail data pack needs a new folder to write to.", do=f"vitrail data pack {shell_word(args.spec)} DST"
         )
-    config = DataConfig(
-        spec=args.spec,
-        root=args.data_root,
-        image_size=args.image_size,
-        channels=args.channels,
-        resize_mode=args.resize_mode,
-        fast_decoding=args.fast_decoding,
-        icc=args.icc,
-    )
+    given = {name: getattr(args, name) for name in _OF_PACK if getattr(args, name) is not None}
+    config = DataConfig(spec=args.spec, root=args.data_root, **given)
     packed = data.pack(config, Path(args.target), progress=True)
     size = "x".join(map(str, packed["decode_size"]))
     lines = [
@@ -81,9 +81,9 @@ def _problems(found: dict[str, Any]) -> list[str]:
     splits: dict[str, dict[str, Any]] = found["splits"]
     lines = [f"{name}: {split['num_examples']} images" for name, split in splits.items()]
     lines += found["notes"]
-    lines += found["warnings"] or ["nothing is wrong with them"]
+    lines += found["warnings"] or ["no problems found"]
     details = [f"{name}: unreadable: {e['path']}: {e['error']}" for name, s in splits.items() for e in s["errors"]]
-    details += [f"{name}: the same: {', '.join(g)}" for name, s in splits.items() for g in s["duplicates"]]
+    details += [f"{name}: identical: {', '.join(g)}" for name, s in splits.items() for g in s["duplicates"]]
     details += [f"in several splits: {', '.join(group)}" for group in found["leaks"]]
     details += [f"in several classes: {', '.join(group)}" for group in found["conflicts"]]
     if len(details) > _MOST_DETAILS:

@@ -1,12 +1,22 @@
-"""--engine, --precision, --merge and --batch-size: what runs a model for eval and predict."""
+"""--engine, --precision, --merge, --batch-size and --device: what runs a model, and how."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vitrail.errors import ConfigError
 
 if TYPE_CHECKING:
     from vitrail.runtime import EngineOptions
+
+_PRECISIONS = {
+    "fp32": "every command that runs a model",
+    "bf16": "train, finetune and bench",
+    "fp16": "train, finetune and bench",
+    "fp8": "train and finetune",
+    "int8": "eval and predict",
+}
+"""The words that --precision knows, the same for every command, and who takes each."""
 
 
 def add_engine_options(parser: argparse.ArgumentParser, default_batch_size: str) -> None:
@@ -15,11 +25,9 @@ def add_engine_options(parser: argparse.ArgumentParser, default_batch_size: str)
         "--engine",
         default="auto",
         choices=("auto", "torch", "onnx", "openvino"),
-        help="what runs the model; auto: the fastest exact one installed, where the work is worth a measurement",
+        help="what runs the model; auto: the fastest exact one that is installed, measured if there is enough work",
     )
-    parser.add_argument(
-        "--precision", default="fp32", choices=("fp32", "int8"), help="int8: faster, not exact; needs ONNX Runtime"
-    )
+    add_precision_option(parser, ("fp32", "int8"), "int8: faster, not exact; needs ONNX Runtime (default: fp32)")
     parser.add_argument(
         "--merge",
         type=int,
@@ -32,8 +40,30 @@ def add_engine_options(parser: argparse.ArgumentParser, default_batch_size: str)
         type=int,
         default=0,
         metavar="N",
-        help=f"images at a time; 0: measured where there is much to do, else {default_batch_size} (default: 0)",
+        help=f"images at a time; 0: measured if there is enough work, else {default_batch_size} (default: 0)",
     )
+    add_device_option(parser)
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --device, which train and finetune take as the setting compute.device."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+
+
+def add_precision_option(parser: argparse.ArgumentParser, own: Sequence[str], meaning: str) -> None:
+    """Declare --precision, which train and finetune take as the setting compute.precision.
+
+    Args:
+        own: the words that this verb takes, of those that --precision knows anywhere.
+    """
+
+    def precision(word: str) -> str:
+        if word in own:
+            return word
+        known = f"{word} is for {_PRECISIONS[word]}" if word in _PRECISIONS else f"there is no precision {word!r}"
+        raise argparse.ArgumentTypeError(f"{known}; expected {' or '.join(own)}")
+
+    parser.add_argument("--precision", type=precision, metavar=f"{{{','.join(own)}}}", help=meaning)
 
 
 def check_engine_options(args: argparse.Namespace) -> None:
@@ -48,4 +78,4 @@ def engine_options(args: argparse.Namespace) -> "EngineOptions":
     """What was asked for. Raises ConfigError where it does not go together."""
     from vitrail.runtime import EngineOptions
 
-    return EngineOptions(engine=args.engine, precision=args.precision, merge=args.merge)
+    return EngineOptions(engine=args.engine, precision=args.precision or "fp32", merge=args.merge)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.settings import size_option
+from vitrail.cli.values import add_size_option
 from vitrail.terminal import say
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: test; val, as held out in training, where the training data have no test split",
     )
     add_engine_options(parser, "500")
-    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
+    add_size_option(parser, "another size of the input")
     add_process_options(parser)
 
 
@@ -60,7 +59,7 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     predictor = Predictor(
         args.model,
         device=args.device,
-        image_size=size_option(args.image_size),
+        image_size=args.image_size,
         options=engine_options(args),
         on_wait=on_note,
     )
@@ -90,7 +89,7 @@ def _text(result: dict[str, Any]) -> list[str]:
         rows.sort(key=lambda row: row[-1])
     lines = [
         f"accuracy {result['accuracy']:.4f}   top-5 {result['top5_accuracy']:.4f}   loss {result['loss']:.4f}",
-        f"{result['num_correct']} of {result['num_examples']} images of the {result['split']} split right"
+        f"{result['num_correct']} of {result['num_examples']} images of the {result['split']} split are right"
         + (f"; {len(errors)} could not be read and count as wrong" if errors else ""),
         "",
         *table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),

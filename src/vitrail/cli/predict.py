@@ -5,12 +5,13 @@ of a folder is tried; one that is no image gets a line of its own.
 """
 
 import argparse
+import os
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.settings import size_option
+from vitrail.cli.values import ONE_WORD, add_size_option, is_number
 from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.progress import Bar
 from vitrail.terminal import say
@@ -22,9 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
     add_engine_options(parser, "64")
-    parser.add_argument("--image-size", type=int, nargs="+", metavar="PX", help="another input side, or height width")
+    add_size_option(parser, "another size of the input")
     add_process_options(parser)
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -34,6 +34,9 @@ def run(args: argparse.Namespace) -> Answer:
     check_engine_options(args)
     from vitrail.data import files_at
 
+    if sizes := [path for path in args.paths if is_number(path) and not os.path.lexists(path)]:
+        expected = "an image, or a folder with images"
+        raise DataError(f"{sizes[0]}: there is no such file or folder.", expected=expected, do=ONE_WORD)
     files = files_at(args.paths)
     if started_here(args):
         return launched(args)
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> Answer:
         predictor = Predictor(
             args.model,
             device=args.device,
-            image_size=size_option(args.image_size),
+            image_size=args.image_size,
             options=engine_options(args),
             on_wait=say if world.is_first else lambda _: None,
         )

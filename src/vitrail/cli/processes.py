@@ -12,7 +12,7 @@ def add_process_options(parser: argparse.ArgumentParser, *, restarts: bool = Fal
     parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     if restarts:
         parser.add_argument(
-            "--max-restarts", type=int, default=0, metavar="N", help="with --nproc: start again and resume, so often"
+            "--max-restarts", type=int, default=0, metavar="N", help="with --nproc: restart and resume up to N times"
         )
 
 
@@ -25,6 +25,8 @@ def started_here(args: argparse.Namespace) -> bool:
     if args.nproc < 1:
         raise ConfigError("--nproc must be positive.", got=args.nproc, expected="an integer >= 1")
     if args.nproc == 1:
+        if getattr(args, "max_restarts", 0):
+            raise ConfigError("--max-restarts needs --nproc.", do="Add --nproc N, or leave --max-restarts out.")
         return False
     from vitrail.distributed import inside_launch
 

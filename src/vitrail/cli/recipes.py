@@ -6,6 +6,7 @@ import textwrap
 
 from vitrail import recipes
 from vitrail.cli.answer import Answer
+from vitrail.terminal import Heading, columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +18,8 @@ def run(args: argparse.Namespace) -> Answer:
     described = [recipes.describe(name) for name in recipes.names()]
     blocks: list[str] = []
     for recipe in described:
-        lines = [f"{recipe.name}: {recipe.what}"]
+        lines: list[str] = [Heading(f"{recipe.name}: {recipe.what}")]
         for word in ("command", "hardware", "time", "expected", "source"):
-            text = textwrap.fill(getattr(recipe, word), 96, subsequent_indent=" " * 12)
-            lines += f"  {word:<9} {text}".splitlines()
+            lines += textwrap.wrap(f"  {word:<9} {getattr(recipe, word)}", columns(), subsequent_indent=" " * 12)
         blocks += ["", *lines] if blocks else lines
     return Answer(blocks, {"recipes": [dataclasses.asdict(recipe) for recipe in described]})

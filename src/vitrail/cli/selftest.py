@@ -1,4 +1,4 @@
-"""Prove the installation: model, data, training, saving, resuming. --faults: that faults lose nothing."""
+"""Check the installation: model, data, training, saving, resuming. With --faults: that crashes lose nothing."""
 
 import argparse
 import tempfile
@@ -11,9 +11,11 @@ from vitrail.terminal import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what selftest takes."""
-    parser.add_argument("--faults", action="store_true", help="kill, damage and interrupt small runs, and count")
-    parser.add_argument("--kills", type=int, default=50, metavar="N", help="with --faults: kills (default: 50)")
-    parser.add_argument("--kill-seed", type=int, default=0, help="with --faults: of the moments")
+    parser.add_argument(
+        "--faults", action="store_true", help="kill, damage and interrupt small runs, and count what is lost"
+    )
+    parser.add_argument("--kills", type=int, metavar="N", help="with --faults: how many kills (default: 50)")
+    parser.add_argument("--kill-seed", type=int, metavar="N", help="with --faults: seed of the moments (default: 0)")
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -23,18 +25,23 @@ def run(args: argparse.Namespace) -> Answer:
 
     leave_launch()  # its runs are of one process, whoever started this one
 
-    if args.kills < 1:
+    given = [f"--{name.replace('_', '-')}" for name in ("kills", "kill_seed") if getattr(args, name) is not None]
+    if given and not args.faults:
+        raise ConfigError(f"{given[0]} needs --faults.", do=f"Add --faults, or leave {given[0]} out.")
+    if args.kills is not None and args.kills < 1:
         raise ConfigError("--kills must be positive.", got=args.kills, expected="an integer >= 1")
     found: list[dict[str, object]] = []
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="vitrail-selftest-") as folder:
         place = Path(folder)
-        checks = inject_faults(place, kills=args.kills, seed=args.kill_seed) if args.faults else check_all(place)
+        checks = (
+            inject_faults(place, kills=args.kills or 50, seed=args.kill_seed or 0) if args.faults else check_all(place)
+        )
         for check in checks:
             counts = f"{_counted(check.points, 'point')} {_counted(len(check.failures), 'failure')}"
             line = f"{check.name:40s}{counts}  {check.seconds:6.1f} s"
             if check.worst_seconds:
-                line += f"  whole again after {check.worst_seconds:.1f} s at most"
+                line += f"  recovered after {check.worst_seconds:.1f} s at most"
             say(line, prefix="")
             lines += [f"{check.name}: {failure}" for failure in check.failures]
             found.append(
@@ -47,7 +54,7 @@ def run(args: argparse.Namespace) -> Answer:
                 }
             )
     failed = any(check["failures"] for check in found)
-    lines.append("something is wrong: see above" if failed else "all is well")
+    lines.append("some checks failed: see above" if failed else "all checks passed")
     return Answer(lines, {"checks": found, "ok": not failed}, 1 if failed else 0)
 
 

@@ -3,20 +3,22 @@
 The names, types and help are those of `RunConfig`. A name that only one section has may stand alone: `--epochs 2`.
 """
 
+import argparse
 import ast
 import functools
 import inspect
 import itertools
 import textwrap
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
 
+from vitrail.cli.values import OFF, expected, taken, typed, written
 from vitrail.config import RunConfig
 from vitrail.config.settings import as_flag, changed, full_name
 from vitrail.config.settings import setting_types as _fields
 from vitrail.errors import ConfigError, nearest
+from vitrail.terminal import Heading, columns
 
 _HABITS = {
     "arch": "the recipe's name: vitrail train RECIPE",
@@ -31,6 +33,7 @@ _HABITS = {
     "img-size": "--data.image-size",
     "input-size": "--data.image-size",
     "learning-rate": "--optim.lr",
+    "lr-width": "--optim.lr (the rate itself)",
     "num-epochs": "--schedule.epochs",
     "opt": "--optim.name",
     "optimizer": "--optim.name",
@@ -53,9 +56,13 @@ _NOT_NEEDED = dict.fromkeys(
 
 
 def is_setting(flag: str) -> bool:
-    """Whether a flag is the name of a setting, or of several."""
+    """Whether a flag is the name of a setting, or of several; --no-x: of a switch."""
     name = flag.removeprefix("--").replace("-", "_")
-    return any(name in (field, field.rpartition(".")[2]) for field in _fields())
+    off = flag.removeprefix(OFF).replace("-", "_") if flag.startswith(OFF) else ""
+    return any(
+        name in (field, field.rpartition(".")[2]) or (kind is bool and off in (field, field.rpartition(".")[2]))
+        for field, kind in _fields().items()
+    )
 
 
 def hint(flag: str, own: Sequence[str] = ()) -> str:
@@ -75,15 +82,24 @@ def hint(flag: str, own: Sequence[str] = ()) -> str:
     return f"Did you mean {names[near]}?" if near else ""
 
 
-def taken_values(field: str, rest: list[str]) -> list[str]:
-    """Take the values of a setting off the words that follow its name: one, or as many numbers as its type holds."""
-    kind = _fields()[field]
-    taken: list[str] = []
-    while rest and len(taken) < _most_values(kind) and (is_number(rest[0]) if taken else not rest[0].startswith("--")):
-        if not taken and _may_be_empty(kind) and not is_number(rest[0]):
-            break
-        taken.append(rest.pop(0))
-    return taken
+def take_setting(words: list[str]) -> tuple[str, list[str]] | None:
+    """Take a setting and its value off the front of a command line: `--x VALUE`, `--x=VALUE`, `--x` or `--no-x`.
+
+    Returns:
+        The field and the words of its value, none where it is missing; None: no setting stands there, nothing is taken.
+    Raises:
+        ConfigError: fields of several sections have this name.
+    """
+    flag, given, value = words[0].partition("=")
+    field, is_off = full_name(flag), False
+    if not field and flag.startswith(OFF) and not given:
+        field, is_off = full_name("--" + flag.removeprefix(OFF)), True
+    if not field or (is_off and _fields()[field] is not bool):
+        return None
+    words.pop(0)
+    if is_off or given:
+        return field, ["false" if is_off else value]
+    return field, taken(_fields()[field], words)
 
 
 def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> RunConfig:
@@ -99,50 +115,61 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
     changes: dict[str, Any] = {}
     rest = list(settings)
     while rest:
-        flag, given, value = rest.pop(0).partition("=")
-        field = full_name(flag)
-        if field is None:
+        if (found := take_setting(rest)) is None:
+            flag = rest[0].partition("=")[0]
             raise ConfigError(f"There is no setting {flag}.", do=f"{hint(flag)} See: {prog} --settings".strip())
-        words = [value] if given else taken_values(field, rest)
-        if not given and not words and _fields()[field] is bool:
-            words = ["True"]
+        field, words = found
         try:
-            changes[field] = _typed(_fields()[field], words)
+            changes[field] = typed(_fields()[field], words)
         except ValueError:
             raise ConfigError(
                 f"{as_flag(field)} {'has a wrong value' if words else 'needs a value'}.",
                 got=" ".join(map(repr, words)) or None,
-                expected=_expected(_fields()[field]),
+                expected=expected(_fields()[field], as_flag(field)),
                 do=f"See: {prog} --settings",
             ) from None
     return changed(config, changes)
 
 
 def settings_help(config: RunConfig) -> list[str]:
-    """Every setting with this configuration's value and what it means."""
-    lines = ["Settings, with the values of this run. A name that one section alone has may stand alone: --epochs 2"]
+    """Every setting as it is typed, with this configuration's value, and what it means."""
+    lines = textwrap.wrap(
+        "Settings of the run, as they are typed. A name that only one section has may stand alone: --epochs 2. "
+        "A switch is turned on by --x and off by --no-x.",
+        columns(),
+    )
     told = ""
     for field, kind in _fields().items():
         section, _, name = field.rpartition(".")
         part = getattr(config, section) if section else config
         if section != told:
-            lines += ["", f"{section}: {(type(part).__doc__ or '').splitlines()[0]}"]
+            lines += ["", Heading(f"{section}: {(type(part).__doc__ or '').splitlines()[0]}")]
             told = section
-        value = getattr(part, name)
-        values = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        lines.append(f"  {as_flag(field)} {values}".rstrip())
-        lines += textwrap.wrap(f"{_help_of(type(part))[name]} ({_expected(kind)})", 104, initial_indent=" " * 8,
-                               subsequent_indent=" " * 8)  # fmt: skip
+        lines.append(Heading(f"  {_line(field, getattr(part, name))}"))
+        help_text = f"{_help_of(type(part))[name]} ({expected(kind, as_flag(field))})"
+        lines += textwrap.wrap(help_text, columns(), initial_indent=" " * 8, subsequent_indent=" " * 8)
     return lines
 
 
-def is_number(word: str) -> bool:
-    """Whether a word is a number, a negative one too."""
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def _line(field: str, value: object) -> str:
+    """A setting as a shell takes it."""
+    flag, kind = as_flag(field), _fields()[field]
+    if kind is bool:
+        return flag if value else f"{OFF}{flag.removeprefix('--')}"
+    word = written(value, kind)
+    return f"{flag}={word}" if str(value).startswith("--") else f"{flag} {word}"
+
+
+def values_of_settings() -> dict[str, list[str] | None]:
+    """For a shell that completes: every setting as it is typed, with the values it may have; None: it takes none."""
+    found: dict[str, list[str] | None] = {}
+    for field, kind in _fields().items():
+        flag = as_flag(field)
+        if kind is bool:
+            found |= {flag: None, OFF + flag.removeprefix("--"): None}
+        else:
+            found[flag] = list(typing.get_args(kind)) if typing.get_origin(kind) is typing.Literal else []
+    return found
 
 
 @functools.cache
@@ -161,61 +188,14 @@ def _help_of(section: type) -> dict[str, str]:
     }
 
 
-def _options(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type there is."""
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-
-
-def _may_be_empty(kind: Any) -> bool:
-    return typing.get_args(kind)[1:] == (...,)
-
-
-def _most_values(kind: Any) -> int:
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
-        return 1000 if inner[1:] == (...,) else len(inner)
-    return max(map(_most_values, _options(kind))) if len(_options(kind)) > 1 else 1
-
-
-def _typed(kind: Any, words: list[str]) -> Any:
-    """Words as a value of a type. Raises ValueError when they are none."""
-    for option in _options(kind):
-        inner = typing.get_args(option)
-        try:
-            if typing.get_origin(option) is tuple:
-                each = [inner[0]] * len(words) if inner[1:] == (...,) else list(inner)
-                return tuple(_typed(one, [word]) for one, word in zip(each, words, strict=True))
-            (word,) = words
-            if typing.get_origin(option) is typing.Literal and word in inner:
-                return word
-            if option is bool:
-                return {"true": True, "false": False}[word.lower()]
-            if option is types.NoneType and word.lower() == "none":
-                return None
-            if option in (int, float, str):
-                return option(word)
-        except (ValueError, KeyError):
-            continue
-    raise ValueError
-
-
-def _expected(kind: Any) -> str:
-    """A type in words."""
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) is typing.Literal:
-        return f"one of {', '.join(inner)}"
-    if typing.get_origin(kind) is tuple:
-        number = "integer" if inner[0] is int else "number"
-        return f"{number}s" if inner[1:] == (...,) else f"{len(inner)} {number}s"
-    if len(_options(kind)) > 1:
-        return " or ".join(_expected(option) for option in _options(kind))
-    return {bool: "True or False", int: "an integer", float: "a number", str: "a text", types.NoneType: "none"}[kind]
-
-
-def size_option(values: Sequence[int] | None) -> int | tuple[int, int] | None:
-    """`--image-size PX` or `--image-size HEIGHT WIDTH` as an image size. Raises ConfigError for any other count."""
-    if not values:
-        return None
-    if len(values) > 2 or min(values) < 1:
-        raise ConfigError("--image-size has a wrong value.", got=list(values), expected="one side, or height and width")
-    return values[0] if len(values) == 1 else (values[0], values[1])
+def check_said_once(args: argparse.Namespace) -> None:
+    """Raise ConfigError where an option and the setting that it is short for are both given."""
+    for option, field in {
+        "data": "data.spec",
+        "data_root": "data.root",
+        "init": "init.weights",
+        "head": "init.head",
+    }.items():
+        given = [word for word in args.settings if word.partition("=")[0] == as_flag(field)]
+        if given and getattr(args, option, None) is not None:
+            raise ConfigError(f"{as_flag(option)} and {as_flag(field)} are the same setting.", do="Give one of them.")

@@ -1,8 +1,8 @@
 """Train with a recipe, from scratch or from --init WEIGHTS.
 
-Every setting of the run can be changed: --section.field VALUE, as --optim.lr 3e-4 or --schedule.epochs 20; a name that
-one section alone has may stand alone, as --lr 3e-4. `vitrail train RECIPE --settings` lists them all with the recipe's
-values.
+Every setting of the run can be changed: --section.field VALUE, for example --optim.lr 3e-4 or --schedule.epochs 20. A
+name that only one section has may stand alone: --lr 3e-4, --device cpu, --precision bf16. `vitrail train RECIPE
+--settings` lists them all with the recipe's values.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.settings import apply_settings, settings_help
+from vitrail.cli.settings import apply_settings, check_said_once, settings_help
 from vitrail.config import RunConfig
 from vitrail.config.settings import with_data
 from vitrail.errors import ConfigError, shell_word
-from vitrail.terminal import say
+from vitrail.terminal import columns, say
 
 if TYPE_CHECKING:
     from vitrail.run import RunResult
@@ -29,29 +29,31 @@ _FEW = 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what train takes besides the settings."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from: vitrail recipes")
-    parser.add_argument("--from", dest="source", metavar="CONFIG", help="replay the config.json of an earlier run")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from `vitrail recipes`")
+    parser.add_argument("--from", dest="source", metavar="CONFIG", help="repeat an earlier run from its config.json")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from weights of the recipe's architecture")
     parser.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --run")
     add_process_options(parser, restarts=True)
     parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Train, evaluate, and say where everything is."""
+    check_said_once(args)
     config = with_data(_start(args), args.data, args.data_root)
-    prog = f"vitrail train {config.recipe}".strip()
-    if args.list_settings:
-        lines = settings_help(config)
-        return Answer(lines, {"settings": "\n".join(lines)})
-    config = apply_settings(config, args.settings, prog)
-
-    if args.init and not args.resume:
+    config = apply_settings(config, args.settings, f"vitrail train {config.recipe}".strip())
+    if args.init:
         config = replace(config, init=replace(config.init, weights=args.init))
-    return trained(config, args)
+    return listed(config) if args.list_settings else trained(config, args)
+
+
+def listed(config: RunConfig) -> Answer:
+    """Every setting of a run."""
+    lines = settings_help(config)
+    return Answer(lines, {"settings": "\n".join(lines)})
 
 
 def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
@@ -82,10 +84,12 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         lines.append(f"test       {_accuracy(evaluation['test'], ', which chose nothing')}")
     lines += verdict(result)
     if result.epochs:
-        where = f"epoch {best.epoch:g} of {result.epochs}" if best.epoch else "the start, before any training"
+        where = (
+            f"epoch {best.epoch:g} of {result.epochs}" if best.epoch else "the starting weights, before any training"
+        )
         lines.append(f"best       {where}, loss {best.loss:.4f}")
     known = result.deterministic
-    repeats = "exactly, on " + known.same if known.weights else "not exactly: " + "; ".join(known.reasons)
+    repeats = "exactly, given " + known.same if known.weights else "not exactly: " + "; ".join(known.reasons)
     lines += [
         f"training   {result.train_seconds:.1f} s, {result.num_examples_seen} images, "
         f"{result.images_per_second:.0f} images/s",
@@ -94,11 +98,11 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         f"everything {result.run}",
     ]
     if config.probe.method == "knn":
-        lines += [
-            "",
-            "This run cannot predict: its model file holds the features, and the training images that vote are no part",
-            "of it. For a model that predicts: --recipe linear-probe, or no --recipe.",
-        ]
+        text = (
+            "This run cannot predict: its model file holds the features, but not the training images that vote. For a "
+            "model that predicts: --recipe linear-probe, or no --recipe."
+        )
+        lines += ["", *textwrap.wrap(text, columns())]
     else:
         lines += ["", "Try next:", f"  vitrail predict {run_path} IMAGE_OR_FOLDER", f"  vitrail eval {run_path}"]
     return Answer(lines, result.to_json())
@@ -112,6 +116,10 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if args.resume:
         from vitrail.api import stored_config
 
+        if args.source:
+            raise ConfigError(
+                "--resume and --from exclude each other.", do="Leave --from out: the run has its settings."
+            )
         return stored_config(args.run, args.recipe)
     if args.source:
         from vitrail.run import read_config
@@ -120,10 +128,10 @@ def _start(args: argparse.Namespace) -> RunConfig:
     if args.recipe:
         if args.recipe not in recipes.names() and Path(args.recipe).exists():
             raise ConfigError(
-                f"{args.recipe} is no recipe.",
+                f"{args.recipe} is not a recipe.",
                 got="a file or folder",
-                expected="a name of: vitrail recipes",
-                do=f"To learn from it: vitrail train cifar10-cpu --data {shell_word(args.recipe)}",
+                expected="a name from: vitrail recipes",
+                do=f"To train on it: vitrail train cifar10-cpu --data {shell_word(args.recipe)}",
             )
         has_weights = args.init or args.list_settings or any(word.startswith("--init") for word in args.settings)
         return recipes.get(args.recipe) if has_weights else recipes.get_from_scratch(args.recipe)
@@ -152,13 +160,13 @@ def verdict(result: "RunResult") -> list[str]:
         return lines
     _, high = wilson(result.evaluation["num_correct"], result.evaluation["num_examples"])
     doubt = f", a difference that {count} images cannot tell from chance" if best < high and reached < best else ""
-    kept = "the start is kept as the model; " if not result.best.epoch else ""
-    votes = "; votes of training images are no model file" if name == "k-NN" else ""
+    kept = "the starting weights are kept as the model; " if not result.best.epoch else ""
+    votes = " (which needs the training images, so it cannot be saved as a model)" if name == "k-NN" else ""
     advice = (
         f"fine-tuning did not beat {name} ({reached:.4f} against {best:.4f}{doubt}){votes}: {kept}try more images, "
         "larger weights, or a larger --data.image-size"
     )
-    return [*lines, *textwrap.wrap(advice, 112, initial_indent=" " * 11, subsequent_indent=" " * 11)]
+    return [*lines, *textwrap.wrap(advice, columns(), initial_indent=" " * 11, subsequent_indent=" " * 11)]
 
 
 def _accuracy(evaluation: dict[str, Any], remark: str) -> str:

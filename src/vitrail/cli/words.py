@@ -3,9 +3,10 @@
 import argparse
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from vitrail.cli.settings import as_flag, full_name, hint, is_number, is_setting, taken_values
+from vitrail.cli.settings import as_flag, hint, is_setting, take_setting
+from vitrail.cli.values import OFF, ONE_WORD, is_number
 from vitrail.errors import ConfigError, nearest
 
 _FOR_ALL = ("--json",)
@@ -14,9 +15,24 @@ _FOR_ALL = ("--json",)
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are errors of ours, in their form."""
 
+    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
+        """Declare an argument; a switch --x has --no-x beside it."""
+        action = super().add_argument(*names, **how)
+        if how.get("action") == "store_true":
+            off = OFF + names[0].removeprefix("--")
+            super().add_argument(off, dest=action.dest, action="store_false", default=False, help=argparse.SUPPRESS)
+        return action
+
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
         raise ConfigError(f"{_verb(self)}: {message}", do=f"See: {self.prog} --help")
+
+
+class Help(argparse.HelpFormatter):
+    """The paragraphs of a description, as wide as the terminal is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
 
 
 def verb_first(words: Sequence[str], verbs: Iterable[str]) -> list[str]:
@@ -63,12 +79,13 @@ def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) ->
         if not word.startswith("-") or is_number(word):
             alone.append(word)
         elif flag in options:
-            values = [value] if given else _values_of(options[flag], rest)
+            values = [value] if given else _value_of(options[flag], rest)
             if "" in values:
                 _refuse_empty(flag)
             own += [word] if given else [flag, *values]
-        elif takes_settings and (field := full_name(flag)):
-            settings += [f"{as_flag(field)}={value}"] if given else [as_flag(field), *taken_values(field, rest)]
+        elif takes_settings and (found := take_setting(after := [word, *rest])):
+            rest, flag = after, as_flag(found[0])
+            settings += [f"{flag}={found[1][0]}"] if len(found[1]) == 1 else [flag, *found[1]]
         else:
             _refuse(flag, parser, options, takes_settings=takes_settings)
     if "" in alone:
@@ -79,29 +96,23 @@ def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) ->
     marked = any(word.startswith("-") and not is_number(word) for word in alone)
     args, over = parser.parse_known_args([*own, "--", *alone] if marked else [*alone, *own])
     if over:
-        spec = "Images to learn from or to measure on are given with --data." if "--data" in options else ""
-        raise ConfigError(
-            f"{_verb(parser)} takes no further argument.", got=over[0], do=spec or f"See: {parser.prog} --help"
-        )
+        spec = "Images to train or evaluate on are given with --data." if "--data" in options else ""
+        do = ONE_WORD if is_number(over[0]) and "--image-size" in options else spec or f"See: {parser.prog} --help"
+        raise ConfigError(f"{_verb(parser)} takes no further argument.", got=over[0], do=do)
     args.settings = settings
     return args
 
 
-def _values_of(action: argparse.Action, rest: list[str]) -> list[str]:
-    """Take an option's values off the words that follow it: none, one, or as many as are numbers."""
-    if action.nargs == 0 or not rest or rest[0].startswith("--"):
-        return []
-    values = [rest.pop(0)]
-    while action.nargs == "+" and rest and is_number(rest[0]):
-        values.append(rest.pop(0))
-    return values
+def _value_of(action: argparse.Action, rest: list[str]) -> list[str]:
+    """Take an option's value off the words that follow it: none or one, so that a name beside it is left alone."""
+    return [] if action.nargs == 0 or not rest or rest[0].startswith("--") else [rest.pop(0)]
 
 
 def _refuse_empty(name: str) -> NoReturn:
     raise ConfigError(
         f"{name} is empty.",
         expected="a name, a path or a value",
-        do="In a script: is the variable set that it is from?",
+        do="In a script: is the variable set that it comes from?",
     )
 
 

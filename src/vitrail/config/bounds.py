@@ -58,7 +58,7 @@ def require_bounded(section: str, settings: Any) -> None:
                 require_at_most(name, part, LARGEST_SETTING[name])
             elif isinstance(part, str):
                 require(len(part) <= _LONGEST_TEXT, name, f"{len(part)} characters", f"at most {_LONGEST_TEXT}")
-                require(_may_name_a_file(part), name, repr(part), "a text that may name a file")
+                require(_may_name_a_file(part), name, repr(part), "text that can name a file")
 
 
 def _may_name_a_file(text: str) -> bool:

@@ -12,7 +12,7 @@ LARGEST_NUM_THREADS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """On what, and in which precision."""
+    """Device, precision, memory."""
 
     device: str = "auto"
     """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
@@ -23,15 +23,15 @@ class ComputeConfig:
     compile: bool = False
     """Compile the model with torch.compile."""
     checkpoint_activations: bool = False
-    """Keep only what enters each block, and compute the block again in the backward pass: less memory, about a third
-    more time, the same gradients."""
+    """Keep only the input of each block and recompute the block in the backward pass: less memory, about a third more
+    time, the same gradients."""
     accumulation_steps: int = 1
     """Micro-batches per optimiser step; the batch is split, never enlarged."""
     num_threads: int = 0
-    """CPU threads; 0: torch's own choice."""
+    """CPU threads; 0: as many as torch chooses."""
     cpu_linear: Literal["auto", "mkl", "onednn"] = "auto"
-    """Whose matrix products train the linear layers on a CPU in fp32; auto: those that are faster on this machine,
-    measured once on the run's own shapes; mkl where nothing can be won. Evaluation always takes torch's own."""
+    """Library for the matrix products of linear layers when training on a CPU in fp32. auto: the faster one on this
+    machine, measured once on the run's own shapes; mkl if there is nothing to gain. Evaluation always uses torch's."""
     max_skipped_steps: int = 3
     """A step whose gradient is not finite is skipped; after this many in a row the run stops."""
 
@@ -45,18 +45,19 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the whole state is saved."""
+    """Saving the whole state of the run."""
 
     every_steps: int = 0
-    """Save after every so many steps; 0: after each epoch."""
+    """Save every N steps as well as after each epoch; 0: only after each epoch."""
     keep: int = 1
-    """Newest checkpoints to keep."""
+    """How many of the newest checkpoints to keep."""
     keep_best: bool = False
     """Keep the checkpoint of the best evaluation as well, with its optimiser state."""
     asynchronous: bool = True
-    """Write beside the training, from a copy of the state in memory."""
+    """Write in the background, from a copy of the state in memory, while training continues."""
     on_error: Literal["stop", "retry"] = "stop"
-    """When a checkpoint cannot be saved: stop with exit status 74, or train on and try again at the next one."""
+    """When a checkpoint cannot be saved: stop with exit status 74, or continue training and try again at the next
+    one."""
 
     def __post_init__(self) -> None:
         require_bounded("checkpoint", self)

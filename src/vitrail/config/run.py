@@ -1,4 +1,4 @@
-"""Every setting of a run, one section a room. A docstring under a field is its help on the command line."""
+"""Every setting of a run, in sections. A docstring under a field is its help on the command line."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,7 +20,7 @@ from vitrail.config.vit import ArchitectureConfig, check_divisible
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, how large, how many at a time."""
+    """Which images, at what size, how many at a time."""
 
     spec: str = "digits"
     """digits, cifar10, cifar100, fashion-mnist; a folder; a Parquet file or folder; a CSV or TSV manifest."""
@@ -29,39 +29,40 @@ class DataConfig:
     image_size: int | tuple[int, int] = 224
     """Side of the model's input in pixels, or (height, width)."""
     decode_size: int | tuple[int, int] = 0
-    """Side of the decoded images kept in memory, or (height, width); 0: their own size where all images of a named
-    set share one, else image_size."""
+    """Side of the decoded images kept in memory, or (height, width); 0: their own size if all images of a named set
+    have the same one, else image_size."""
     batch_size: int = 128
     """Examples for one optimiser step, over all processes and micro-batches."""
     validation_fraction: float = 0.1
-    """Part of the training set held out for validation, stratified and seeded, where the data has no such split."""
+    """Fraction of the training set held out for validation, stratified and seeded, if the data has no such split."""
     resize_mode: ResizeMode = "crop"
-    """crop: shorter side, then the centre; squash: both sides, changing the aspect ratio."""
+    """crop: resize the shorter side and cut out the centre; squash: resize both sides, changing the aspect ratio."""
     resize_filter: ResizeFilter = "bicubic"
-    """Filter of the resize at decoding."""
+    """Filter for resizing while decoding."""
     resize_size: int | tuple[int, int] = 0
     """Resize to this first, then cut the centre out at whole pixels, as other libraries do; 0: straight to
     decode_size. Not used where decode_size is not image_size."""
     crop_rounding: CropRounding = "half-even"
-    """Where an odd margin goes, with resize_size: half-even (torchvision, timm) or floor (transformers)."""
+    """How an odd margin is rounded, with resize_size: half-even (torchvision, timm) or floor (transformers)."""
     fast_decoding: bool = False
-    """Decode and resize files in half the time or less, other pixels than Pillow's by a little; part of the model's
-    preprocessing, so that evaluation and prediction do the same."""
+    """Decode and resize files in half the time or less, with pixels that differ slightly from Pillow's; recorded in the
+    model's preprocessing, so that evaluation and prediction do the same."""
     icc: IccProfile = "apply"
-    """apply: colours go through the profile that a file embeds, to sRGB; ignore: as other libraries, they do not."""
+    """apply: convert colours to sRGB by the profile embedded in a file; ignore: do not, like other libraries."""
     channels: Literal["RGB", "L"] = "RGB"
-    """Colour or grey input."""
+    """RGB: colour input; L: grey input."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Subtracted from each channel, pixels in [0, 1]."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Divides each channel, pixels in [0, 1]."""
+    """Divides each channel after that."""
     balance: Literal["none", "sampling"] = "none"
-    """sampling: each epoch shows every class equally often, rare ones several times and frequent ones in part; for
-    classes of very different size, in place of optim.class-weights."""
+    """sampling: each epoch shows every class equally often, repeating images of rare classes and leaving out some of
+    frequent ones; for very imbalanced classes, instead of optim.class-weights."""
     ram_budget_mib: int = 4096
-    """Decoded images beyond this many MiB are kept in a memory-mapped file of the cache folder instead."""
+    """Decoded images beyond this many MiB are kept in a memory-mapped file in the cache folder instead."""
     seed: int = 0
-    """Seed of the splits that are made; independent of the run's seed, so that runs share their splits."""
+    """Seed for splitting the data; independent of the run's seed, so that runs with other seeds have the same
+    splits."""
 
     def __post_init__(self) -> None:
         require_bounded("data", self)
@@ -82,22 +83,23 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Where the weights start. The default: a new model."""
+    """The initial weights. Default: random."""
 
     weights: str = ""
     """A vitrail file, a run directory, builtin:NAME, weights of another library, or a hub id; empty: random."""
     head: Literal["match", "keep", "reset"] = "match"
-    """match: keep the classifier's rows of classes with the same name; keep: all of them, in order; reset: none."""
+    """The classifier. match: keep the rows of classes with the same name; keep: keep all rows, in their order; reset:
+    start a new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of training images on the device, each with its own parameters. The default changes none."""
+    """Random changes to training images, on the device, drawn for each image. Default: none."""
 
     flip: float = 0.0
     """Probability of a horizontal flip."""
     crop_padding: int = 0
-    """Crop of the input size out of the image padded by this many pixels (of the input) on each side."""
+    """Random crop of the input size out of the image padded by this many pixels (of the input) on each side."""
     rotation: float = 0.0
     """Rotation by up to this many degrees to either side."""
     translate: float = 0.0
@@ -119,11 +121,11 @@ class AugmentConfig:
     hue: float = 0.0
     """Colour jitter: rotation of the hue in [-x, x] of the full circle, at most 0.5."""
     policy: Literal["none", "rand-augment", "trivial-augment"] = "none"
-    """RandAugment (arXiv:1909.13719) or TrivialAugment (arXiv:2103.10158) on top."""
+    """RandAugment (arXiv:1909.13719) or TrivialAugment (arXiv:2103.10158), besides the others."""
     policy_ops: int = 2
-    """Operations per image of RandAugment."""
+    """RandAugment's operations per image."""
     policy_magnitude: int = 9
-    """Strength of RandAugment, 0 to 30."""
+    """RandAugment's strength, 0 to 30."""
     erasing: float = 0.0
     """Probability of erasing a rectangle (arXiv:1708.04896)."""
     erasing_area: tuple[float, float] = (0.02, 0.33)
@@ -154,7 +156,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How the weights move."""
+    """The optimiser: which one, at which learning rate, for which weights."""
 
     name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"
     """adam (L2 in the gradient), adamw, sgd with momentum, or muon for the matrices of the encoder with adamw for
@@ -162,10 +164,10 @@ class OptimConfig:
     lr: float = 1e-3
     """Peak learning rate; with muon, that of the adamw part."""
     lr_width: int = 0
-    """finetune scales a recipe's lr by lr_width / hidden size of weights that are wider; 0: not at all."""
+    """Set by recipes alone: finetune scales the recipe's lr by lr_width / hidden size for wider weights; 0: off."""
     lr_examples: int = 0
-    """With fewer training images than these, every learning rate shrinks with the square root of their number: the
-    fewer there are, the sooner weights that move far forget what they knew. 0: not at all."""
+    """With fewer training images than this, every learning rate shrinks with the square root of their number: small
+    sets make pretrained weights forget sooner. 0: off."""
     muon_lr: float = 0.02
     """Peak learning rate of the matrices under muon."""
     weight_decay: float = 0.05
@@ -182,29 +184,30 @@ class OptimConfig:
     """Learning rate of each layer as a factor of that above it, in (0, 1]; the classifier has the full rate
     (arXiv:2106.08254, appendix; as in BEiT and MAE). 1: the same everywhere."""
     freeze: Literal["none", "trunk", "gradual"] = "none"
-    """trunk: move the classifier alone; gradual: the classifier first, then one layer more at a time from the last to
-    the first (arXiv:1801.06146)."""
+    """trunk: train only the classifier; gradual: train the classifier first, then unfreeze one layer at a time, from
+    the last to the first (arXiv:1801.06146)."""
     freeze_until: float = 0.5
-    """With freeze=gradual: part of the run by which every layer moves, in [0, 1)."""
+    """With freeze=gradual: fraction of the run after which every layer is trained, in [0, 1)."""
     lora_rank: int = 0
-    """Rank of low-rank updates that move in place of the encoder's matrices (arXiv:2106.09685), through the peft
+    """Rank of the low-rank updates that are trained instead of the encoder's matrices (arXiv:2106.09685), with the peft
     library; they are merged into the model file. 0: none."""
     lora_alpha: int = 16
     """The updates are scaled by lora_alpha / lora_rank."""
     decay_all: bool = False
-    """Decay biases, norms, tokens and positions too, instead of matrices and kernels alone."""
+    """Apply weight decay to biases, norms, tokens and positions too, not only to matrices and kernels."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0: no clipping."""
     label_smoothing: float = 0.0
-    """Part of the target spread evenly over all classes."""
+    """Fraction of the target spread evenly over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: an example counts in the loss by the inverse of its class's share of the training set, 1 in the mean;
-    for classes of very different size, in place of data.balance."""
+    """balanced: the loss of an example is weighted by the inverse frequency of its class, 1 on average; for very
+    imbalanced classes, instead of data.balance."""
     ema_decay: float = 0.0
-    """Decay of the moving average of the weights, per step; evaluated and saved instead of the weights. 0: none."""
+    """Decay per step of a moving average of the weights, which is evaluated and saved instead of them. 0: no
+    average."""
     ema_keeps_start: bool = False
-    """Let the average keep its part of the pretrained start, ema_decay ** steps, instead of forgetting it at once: in a
-    short run the result then lies between the two (arXiv:2109.01903)."""
+    """Let the average keep a share of the pretrained weights, ema_decay ** steps, instead of dropping them at once:
+    after a short run the result lies between the two (arXiv:2109.01903)."""
 
     def __post_init__(self) -> None:
         require_bounded("optim", self)
@@ -233,22 +236,22 @@ class ScheduleConfig:
     epochs: int = 10
     """Passes over the training set."""
     steps: int = 0
-    """Length of the run in optimiser steps, in place of epochs; 0: epochs."""
+    """Length of the run in optimiser steps, instead of epochs; 0: as epochs says."""
     min_steps: int = 0
-    """Fewest optimiser steps: with a small training set the epochs are multiplied until there are as many, and the
-    evaluations stay as far apart."""
+    """Fewest optimiser steps: with a small training set the number of epochs is multiplied until there are this many;
+    the intervals between evaluations grow with it."""
     max_steps: int = 0
-    """Stop after this many optimiser steps, with the schedule of the full run; 0: no such stop."""
+    """Stop after this many optimiser steps, with the schedule of the full run; 0: no limit."""
     warmup_fraction: float = 0.0
-    """Part of the run over which the learning rate rises linearly from 0, in [0, 1)."""
+    """Fraction of the run over which the learning rate rises linearly from 0, in [0, 1)."""
     shape: Literal["cosine", "linear", "constant"] = "cosine"
-    """After the warm-up: down to final_fraction, or constant."""
+    """After the warm-up: decay to final_fraction, or constant."""
     final_fraction: float = 0.0
-    """Learning rate at the end, a fraction of the peak."""
+    """Learning rate at the end, as a fraction of the peak."""
     progressive_scales: tuple[float, ...] = ()
-    """Train at these fractions of data.image-size first, in whole tokens; empty: at the full size throughout."""
+    """Train at these fractions of data.image-size first, rounded to whole tokens; none: at the full size throughout."""
     progressive_until: tuple[float, ...] = ()
-    """Part of the run at which each of progressive_scales ends, rising, in (0, 1)."""
+    """Fraction of the run at which each of progressive_scales ends; ascending, in (0, 1)."""
 
     def __post_init__(self) -> None:
         require_bounded("schedule", self)
@@ -264,7 +267,7 @@ class ScheduleConfig:
             and all(0 < end < 1 for end in ends),
             "schedule.progressive_until",
             ends,
-            f"rising fractions in (0, 1), one for each of progressive_scales={self.progressive_scales}",
+            f"ascending fractions in (0, 1), one for each of progressive_scales={self.progressive_scales}",
         )
         for scale in self.progressive_scales:
             require(0 < scale < 1, "schedule.progressive_scales", scale, "fractions in (0, 1)")
@@ -278,12 +281,12 @@ class EvaluationConfig:
     """val: a split held out of the training set. test: the test set, with all training data used for training; a
     best epoch chosen there is an optimistic figure and is labelled so."""
     every_epochs: int = 1
-    """Evaluate after every so many epochs and after the last; 0: after the last alone."""
+    """Evaluate every N epochs and after the last one; 0: only after the last one."""
     batch_size: int = 500
-    """Examples at a time; changes speed and memory, not results."""
+    """Examples per batch; changes speed and memory, not results."""
     patience: int = 0
     """Stop after this many evaluations in a row without a better accuracy on the val split, counted from the middle of
-    the schedule on; 0: never."""
+    the schedule; 0: never."""
     test_best: bool = False
     """Measure the best model, chosen on the val split, once on the test split when training is over. train and finetune
     do so where --data has a test split."""
@@ -309,18 +312,19 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Classifiers on the features of weights that do not move."""
+    """Classifiers on frozen features."""
 
     method: Literal["none", "linear", "knn"] = "none"
-    """In place of training: linear: multinomial logistic regression; knn: the nearest neighbours by cosine."""
+    """Instead of training: linear (multinomial logistic regression) or knn (nearest neighbours by cosine
+    similarity)."""
     baseline: bool = True
-    """Measure both first when training starts from pretrained weights, where that takes little time."""
+    """Measure both before training that starts from pretrained weights, if that takes little time."""
     start_head: bool = False
-    """Start a new classifier at the linear probe of the baseline (arXiv:2202.10054)."""
+    """Initialise a new classifier with the linear probe of the baseline (arXiv:2202.10054)."""
     num_neighbors: int = 20
     """Neighbours that vote, weighted by their similarity."""
     max_examples: int = 10_000
-    """Training images that a probe sees at most, in the order of the run's seed."""
+    """Most training images that a probe uses, in the order of the run's seed."""
 
     def __post_init__(self) -> None:
         require_bounded("probe", self)
@@ -362,5 +366,5 @@ class RunConfig:
             self.data.balance == "none" or self.optim.class_weights == "none",
             "optim.class-weights",
             self.optim.class_weights,
-            f"none with data.balance={self.data.balance}: each evens the classes out on its own",
+            f"none with data.balance={self.data.balance}: each balances the classes on its own",
         )

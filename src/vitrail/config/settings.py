@@ -10,7 +10,8 @@ from vitrail.config.run import RunConfig
 from vitrail.config.strict_json import typed
 from vitrail.errors import ConfigError, nearest
 
-_NOT_SET_BY_NAME = {"recipe"}
+_NOT_SET_BY_NAME = {"recipe", "optim.lr_width"}
+"""What a recipe alone decides: finetune scales the recipe's rate by lr_width before any setting is read."""
 
 
 @functools.cache
@@ -21,9 +22,9 @@ def setting_types() -> dict[str, Any]:
         if dataclasses.is_dataclass(kind):
             inner = typing.get_type_hints(kind)
             found.update({f"{name}.{field.name}": inner[field.name] for field in dataclasses.fields(kind)})
-        elif name not in _NOT_SET_BY_NAME:
+        else:
             found[name] = kind
-    return found
+    return {name: kind for name, kind in found.items() if name not in _NOT_SET_BY_NAME}
 
 
 def as_flag(field: str) -> str:

@@ -56,7 +56,7 @@ PositionResampling = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureConfig:
-    """What a recipe chooses about the model. Image size, channels and classes come from the data."""
+    """The architecture. Image size, channels and classes come from the data."""
 
     patch_size: int | tuple[int, int] = 16
     """Side of a patch in pixels, or (height, width)."""
@@ -65,13 +65,13 @@ class ArchitectureConfig:
     num_hidden_layers: int = 12
     """Number of encoder layers."""
     num_attention_heads: int = 12
-    """Heads A; must divide hidden_size."""
+    """Number of attention heads A; must divide hidden_size."""
     mlp_ratio: float = 4.0
     """Width F of the MLP divided by hidden_size."""
     qkv_bias: bool = True
     """Bias in the fused query, key and value projection."""
     attention_scale: float | None = None
-    """Factor of the attention scores; None: 1 / sqrt(head width)."""
+    """Factor of the attention scores; none: 1 / sqrt(head width)."""
     activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
     """In the MLP: exact GELU, its tanh approximation, x * sigmoid(1.702 x), or the gated SwiGLU (arXiv:2002.05202)."""
     pooling: Literal["cls", "mean", "max", "mean_max", "map", "cls_mean", "cls_dist"] = "cls"
@@ -79,7 +79,8 @@ class ArchitectureConfig:
     pooling (map, arXiv:2106.04560); class token and mean side by side (cls_mean, arXiv:2304.07193); the class and the
     distillation token, each with a classifier, averaged (cls_dist, arXiv:2012.12877)."""
     final_norm: Literal["tokens", "pooled"] = "tokens"
-    """The last LayerNorm is on every token before pooling (norm), or on what was pooled (fc_norm)."""
+    """Where the last LayerNorm is applied: tokens, to every token before pooling (norm), or pooled, to the result
+    (fc_norm)."""
     use_class_token: bool = True
     """A learned class token before the patches; needed for pooling=cls."""
     use_distillation_token: bool = False
@@ -91,9 +92,9 @@ class ArchitectureConfig:
     position: Literal["learned", "sincos"] = "learned"
     """Position embedding: learned one per token, or fixed two-dimensional sine and cosine."""
     prefix_positions: bool = True
-    """The class and distillation tokens have positions too; False: the patches alone."""
+    """Position embeddings for the class and distillation tokens too, not only for the patches."""
     position_resampling: PositionResampling = "bicubic"
-    """How learned positions reach another grid; each library has its own rule (vitrail.model.position)."""
+    """How learned positions are resampled to another grid; each library has its own rule (vitrail.model.position)."""
     embedding_dropout: float = 0.0
     """Dropout after the position embedding, in [0, 1)."""
     attention_dropout: float = 0.0
@@ -115,12 +116,12 @@ class ArchitectureConfig:
     zero-residual: scaled by the number of inputs, with the last matrix of each residual branch and the classifier at
     zero, so that every layer starts as the identity."""
     stem_channels: tuple[int, ...] = ()
-    """Channels of 3x3 convolutions before the patch embedding; empty: none, a plain ViT. A model with them is a
+    """Channels of 3x3 convolutions before the patch embedding; none: a plain ViT. A model with them is a
     ViT + conv (arXiv:2106.14881) and is labelled so."""
     stem_strides: tuple[int, ...] = ()
     """Stride of each convolution of the stem."""
     stem_pools: tuple[int, ...] = ()
-    """Side of the max-pooling after each convolution of the stem, 1: none; empty: none anywhere."""
+    """Side of the max-pooling after each convolution of the stem, 1 for no pooling; none: no pooling at all."""
 
     def __post_init__(self) -> None:
         self._check_tokens()
@@ -190,7 +191,7 @@ class ArchitectureConfig:
             not self.use_distillation_token or self.use_class_token,
             "model.use_class_token",
             False,
-            "True, because a distillation token stands beside a class token",
+            "True, because a distillation token needs a class token",
         )
         require(
             self.final_norm == "tokens" or self.pooling not in ("map", "cls_mean", "cls_dist"),
@@ -282,7 +283,7 @@ class ViTConfig(ArchitectureConfig):
         if size not in NAMED_SIZES or not patch.isdigit():
             raise ConfigError(
                 f"There is no ViT size {name!r}.",
-                expected=f"one of {', '.join(NAMED_SIZES)}, a slash and the patch side, as B/16",
+                expected=f"one of {', '.join(NAMED_SIZES)}, a slash and the patch side, such as B/16",
             )
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size = NAMED_SIZES[size]
         config = cls(
@@ -332,5 +333,5 @@ def check_divisible(
             f"{name} must be a positive multiple of the patch.",
             got=f"image {height}x{width}, patch {down_y}x{down_x}",
             expected=f"height % {down_y} == 0 and width % {down_x} == 0",
-            do=f"Use --{name} {good[0]}" + (f" {good[1]}" if good[1] != good[0] else "") + ".",
+            do=f"Use --{name} {good[0]}" + (f"x{good[1]}" if good[1] != good[0] else "") + ".",
         )

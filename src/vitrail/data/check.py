@@ -93,7 +93,7 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
                 f"{name}: {len(empty)} {'class has' if len(empty) == 1 else 'classes have'} no images: {few(empty)}"
             )
     if answer["leaks"]:
-        lines.append(f"{_images_are(answer['leaks'])} in more than one split: what is measured there is too good")
+        lines.append(f"{_images_are(answer['leaks'])} in more than one split: accuracy measured there is too high")
     if answer["conflicts"]:
         lines.append(f"{_images_are(answer['conflicts'])} in more than one class")
     return lines

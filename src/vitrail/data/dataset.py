@@ -270,8 +270,9 @@ def _pack_again(name: str, want: object) -> str:
         return f"Pack it again {'with' if want else 'without'} --fast-decoding"
     if name in ("channels", "resize_mode", "icc"):
         return f"Pack it again with --{name.replace('_', '-')} {want}"
-    if name == "decode_size" and isinstance(want, tuple) and len(set[object](want)) == 1:
-        return f"Pack it again with --image-size {want[0]}"
+    if name == "decode_size" and isinstance(want, tuple):
+        sides = want[:1] if len(set[object](want)) == 1 else want
+        return f"Pack it again with --image-size {'x'.join(map(str, sides))}"
     return ""
 
 

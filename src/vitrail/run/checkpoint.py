@@ -153,7 +153,7 @@ def damage_of(path: Path) -> str:
             status = (path / name).lstat()
             size = status.st_size
             if not stat.S_ISREG(status.st_mode):
-                return f"{name} is no regular file"
+                return f"{name} is not a regular file"
             if size != known["bytes"]:
                 return f"{name} has {size} bytes instead of {known['bytes']}"
             if fsio.sha256_of(path / name) != known["sha256"]:

@@ -145,7 +145,7 @@ class RunDir:
                 right = entry.is_dir(follow_symlinks=False) if is_folder else entry.is_file(follow_symlinks=False)
                 if not right:
                     raise RunError(
-                        f"{shown(entry.path, 400)}: is no part of a run.",
+                        f"{shown(entry.path, 400)}: does not belong to a run.",
                         got="a link" if entry.is_symlink() else "a file of another kind",
                         expected=f"a {'folder' if is_folder else 'regular file'} of the run itself",
                         do="Put a copy in its place; the whole run directory may be a link.",

@@ -42,7 +42,7 @@ class EngineOptions:
             ("--precision", self.precision, ("fp32", "int8")),
         ):
             if value not in known:
-                raise ConfigError(f"{name} has no such value.", got=value, expected=", ".join(known))
+                raise ConfigError(f"{name} has a wrong value.", got=value, expected=", ".join(known))
         if self.merge < 0:
             raise ConfigError("--merge must not be negative.", got=self.merge, expected="tokens, an integer >= 0")
         if self.precision == "int8" and self.engine in ("torch", "openvino"):
@@ -66,7 +66,7 @@ class Chosen:
     @property
     def line(self) -> str:
         """One line for people: what runs the model, and why."""
-        merged = f", {self.merge} tokens merged a layer" if self.merge else ""
+        merged = f", {self.merge} tokens merged per layer" if self.merge else ""
         return f"engine: {self.engine} {self.precision}{merged}, {self.batch_size} images at a time ({self.reason})"
 
     def to_json(self) -> dict[str, Any]:

@@ -19,9 +19,9 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ConfigError(
-            f"compute.device {name!r} is not available here.",
+            f"The device {name!r} is not available here.",
             got=str(error).splitlines()[0],
             expected=f"one of {', '.join(here)}",
-            do="Use --compute.device auto (train) or --device auto (eval, predict).",
+            do="Use --device auto.",
         ) from error
     return device

@@ -104,7 +104,7 @@ def _reload(run: Path) -> tuple[int, list[str]]:
     predictor = Predictor(run)
     again = read_config(run / "config.json")
     right = tuple(predictor.labels) == card.classes and again.recipe == "digits"
-    return 1, [] if right else ["the model file does not say what the run said"]
+    return 1, [] if right else ["the model file does not agree with the run"]
 
 
 def _kills(server: ForkServer, folder: Path, *, points: int, seed: int, name: str) -> Iterator[Check]:

@@ -147,7 +147,7 @@ class Checkpointer:
         reasons = [*differences(checkpoint.about, self.about)]
         if self.config.compute.compile:
             reasons.append("torch.compile may choose other kernels")
-        exact = "exactly as if it had not been interrupted" if not reasons else f"not bit-exact: {'; '.join(reasons)}"
+        exact = "bit-exactly" if not reasons else f"not bit-exact: {'; '.join(reasons)}"
         lines += [f"{name} verified (SHA-256): the run goes on from step {state.step}, {exact}"]
         self._cut_logs(state.step)
         if self.world.is_first:

@@ -49,7 +49,7 @@ def run_loop(run: Run, state: State, checkpointer: Checkpointer, reporter: Repor
         evaluate_if_due(run, state, checkpointer, reporter, stop)
         checkpointer.save(state)
     if out_of_patience(run, state):
-        reporter.bar.line(f"no better accuracy in {state.stale} evaluations: the run ends (patience)")
+        reporter.bar.line(f"no better accuracy in {state.stale} evaluations: the run ends (evaluation.patience)")
     checkpointer.save(state, wait=True)
     measure_on_test_set(run, state, checkpointer, reporter, stop)
 
@@ -237,7 +237,8 @@ def evaluate_if_due(run: Run, state: State, checkpointer: Checkpointer, reporter
     if run.world.is_first:
         keep_models(run, state, model, found, score, better, seconds)
     reporter.estimate.evaluation_seconds = seconds
-    text = f"{found.split} accuracy {found.accuracy:.4f}, loss {found.loss:.4f} (took {seconds:.1f} s)"
+    took = f" (took {seconds:.1f} s)" if seconds >= 0.05 else ""
+    text = f"{found.split} accuracy {found.accuracy:.4f}, loss {found.loss:.4f}{took}"
     reporter.epoch(score.epoch, text)
 
 

@@ -47,5 +47,5 @@ def check_can_compile(compute: ComputeConfig, device: torch.device) -> None:
     raise ConfigError(
         f"compute.compile needs {missing}.",
         got="compute.compile true",
-        do="Install it, or train without: --compute.compile False. The result is the same, the step slower on a GPU.",
+        do="Install it, or train without: --no-compute.compile. The result is the same; each step is slower on a GPU.",
     )

@@ -29,7 +29,7 @@ def plan(run: Run) -> list[str]:
         lines.insert(1, processes_line(config, run.world))
     if times.passes_per_epoch > 1:
         lines.append(
-            f"epochs         {times.epochs} instead of {config.schedule.epochs}: so few images are passed over until "
+            f"epochs         {times.epochs} instead of {config.schedule.epochs}: so few images are repeated until "
             f"there are {config.schedule.min_steps} steps (schedule.min-steps)"
         )
     if len(grows := stages(config, times)) > 1:
@@ -68,7 +68,7 @@ def processes_line(config: RunConfig, world: World) -> str:
     sizes = sorted({world.share_size(config.data.batch_size, rank) for rank in range(world.size)})
     return (
         f"{world.size} processes ({config.parallel.strategy}, {world.backend}): {' or '.join(map(str, sizes))} of the "
-        f"{config.data.batch_size} images of a step on each"
+        f"{config.data.batch_size} images per step on each"
     )
 
 
@@ -85,7 +85,7 @@ def imbalance(config: RunConfig, train_set: ImageSet) -> list[str]:
     used = [name for name, is_used in measures.items() if is_used and config.probe.method == "none"]
     if ratio <= _IMBALANCE and not used:
         return []
-    advice = f"evened out by {used[0]}" if used else f"{' or '.join(measures)} evens that out"
+    advice = f"balanced by {used[0]}" if used else f"{' or '.join(measures)} balances them"
     if config.probe.method != "none":
         advice = "a probe counts every image once"
     return [

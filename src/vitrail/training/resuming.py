@@ -32,8 +32,8 @@ def take_up(run: Run, checkpointer: Checkpointer) -> tuple[Run, State, list[str]
         state.stale = 0  # more was asked for
         run.world.on_first(lambda: run.run_dir.write_config(run.config))
         lines.append(
-            f"longer: {now} steps in place of {before}; from step {state.step} on, learning rate and image sizes are "
-            f"those of a schedule of {now} steps"
+            f"longer: {now} steps instead of {before}; from step {state.step} on, learning rate and image sizes follow "
+            f"a schedule of {now} steps"
         )
     elif state.step >= run.timetable.total_steps or out_of_patience(run, state):
         lines = [finished_line(state.step, now, run.config.schedule, run.timetable.epochs)]
@@ -44,7 +44,7 @@ def check_not_shorter(before: int, now: int) -> None:
     """Raise ConfigError when a run that goes on would have fewer steps than it was started, or extended, with."""
     if now < before:
         raise ConfigError(
-            "A run that is resumed can be made longer, not shorter.",
+            "A resumed run can be made longer, not shorter.",
             got=f"{now} steps",
             expected=f"at least {before}, as before",
             do="Leave --schedule.epochs and --schedule.steps out, or stop earlier with --schedule.max-steps.",

@@ -108,5 +108,5 @@ def check_same_data(spec: str, stored: dict[str, dict[str, object]], found: dict
                 f"{spec}: the {split} split is not the one that this run was started with.",
                 got=f"{described['num_examples']} examples, fingerprint {str(described['fingerprint'])[:16]}",
                 expected=f"fingerprint {str(before or 'of no such split')[:16]}",
-                do="Put the data back as they were, or start a new run.",
+                do="Restore the data as they were, or start a new run.",
             )

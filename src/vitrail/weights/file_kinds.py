@@ -29,7 +29,7 @@ _KNOWN = (
 _KNOWN_FOLDERS = (
     (
         "adapter_config.json",
-        "a LoRA adapter, which is no model",
+        "a LoRA adapter, which is not a model by itself",
         "Merge it into its base with peft (model.merge_and_unload(), then save_pretrained) and give that folder.",
     ),
     ("saved_model.pb", "a SavedModel of TensorFlow, which is not read", _FROM_OTHER),
@@ -68,7 +68,7 @@ def kind_of(file: Path) -> Kind:
             return "torch"
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read.", got=error) from error
-    what, do = ("an empty file", "Fetch it again.") if not head else ("no weight file", None)
+    what, do = ("an empty file", "Fetch it again.") if not head else ("not a weight file", None)
     if head.startswith(b"version https://git-lfs"):
         what, do = "a Git LFS pointer: the weights themselves were not downloaded", "Run git lfs pull."
     elif head.lstrip()[:1] == b"<":

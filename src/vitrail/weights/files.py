@@ -231,7 +231,7 @@ def _check_room(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def _a_pickle(file: Path) -> WeightsError:
     return WeightsError(
-        f"{file}: a Python pickle, no torch file.",
+        f"{file}: a Python pickle, not a torch file.",
         expected="what torch.save(model.state_dict(), ...) writes",
         do="Open it where it was made and save the tensors with safetensors.",
     )
@@ -262,7 +262,9 @@ def _flatten(
                     do="Give the weights from before the quantisation.",
                 )
             raise WeightsError(
-                f"{file}: the entry {shown(name)!r} is no tensor.", got=type(value).__name__, expected="tensors by name"
+                f"{file}: the entry {shown(name)!r} is not a tensor.",
+                got=type(value).__name__,
+                expected="tensors by name",
             )
 
 

@@ -19,7 +19,7 @@ from vitrail.errors import ConfigError, WeightsError
 # Sides in pixels that models are made for: where the rows of a position embedding allow two readings, the usual one.
 _USUAL_SIDES = {32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 320, 336, 384, 448, 512, 518}
 _ASK = (
-    "Say it: vitrail convert FILE NAME.safetensors --to vitrail --image-size HEIGHT WIDTH, or image_size=(H, W); "
+    "Say it: vitrail convert FILE NAME.safetensors --to vitrail --image-size HEIGHTxWIDTH, or image_size=(H, W); "
     "or put config.json beside the file and give the folder."
 )
 

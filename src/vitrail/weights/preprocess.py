@@ -106,7 +106,7 @@ def from_timm(
     """
     habit = {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
     said: dict[str, Any] = {**habit, **{k: v for k, v in pretrained_cfg.items() if v is not None}}
-    defaulted = tuple(f"{k} {habit[k]} (timm's habit)" for k in habit if pretrained_cfg.get(k) is None)
+    defaulted = tuple(f"{k} {habit[k]} (timm's default)" for k in habit if pretrained_cfg.get(k) is None)
     chosen, mode = said["interpolation"], said["crop_mode"]
     if chosen not in PIL_FILTERS.values() or mode not in ("center", "squash"):
         raise WeightsError(

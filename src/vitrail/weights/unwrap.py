@@ -142,7 +142,7 @@ def _check_numbers(tensors: dict[str, Tensor], source: WeightSource) -> None:
             kind = str(tensor.dtype if plain else f"{tensor.layout} {tensor.dtype}").replace("torch.", "")
             raise WeightsError(
                 f"{source.path}: tensor {shown(name)} holds numbers of the type {kind}.",
-                got="a quantised model, whose scales are not read" if plain else "no plain tensor",
+                got="a quantised model, whose scales are not read" if plain else "not a plain tensor",
                 expected="float32, float16, bfloat16 or float64",
                 do="Give the file from before the quantisation, or save the model as float16 in its own library.",
             )

@@ -56,7 +56,7 @@ def test_streaming_is_refused() -> None:
 
 
 def test_what_is_no_name_is_refused() -> None:
-    with pytest.raises(DataError, match="no name of a data set"):
+    with pytest.raises(DataError, match="not the name of a data set"):
         open_source(DataConfig(spec="hf:name"))
 
 
@@ -116,7 +116,7 @@ def test_unlabelled_rows_are_set_aside(tmp_path: Path, monkeypatch: pytest.Monke
     assert {name: split.labels.tolist() for name, split in source.splits.items()} == {"train": [0, 1, 2]}
     assert source.notes == (
         "train: 1 of 4 examples have no label and are left out",
-        "test: none of its 2 examples has a label; no such split",
+        "test: none of its 2 examples has a label; there is no such split",
     )
 
 

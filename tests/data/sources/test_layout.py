@@ -65,8 +65,8 @@ def test_names_of_splits(tmp_path: Path, train: str, val: str, test: str) -> Non
         # The splits are elsewhere.
         (["data/train/a", "data/test/a", "notebooks"], ["data holds the splits", "Give"]),
         # No classes at all.
-        (["images", "annotations/trimaps"], ["images and what is said about them", "manifest"]),
-        (["train/images", "train/labels", "valid/images", "valid/labels"], ["images and what is said about them"]),
+        (["images", "annotations/trimaps"], ["images and their annotations", "manifest"]),
+        (["train/images", "train/labels", "valid/images", "valid/labels"], ["images and their annotations"]),
         (["train", "test"], ["no class folders", "1 images"]),
         (["."], ["no class folders"]),
     ],
@@ -103,7 +103,7 @@ def test_what_lies_beside_the_splits_is_named(tmp_path: Path) -> None:
 def test_an_unsorted_test_folder_is_set_aside(tmp_path: Path) -> None:
     source = opened(image_folder(tmp_path, {"train/a": 1, "train/b": 1, "test1": 3, "val": 0}))
     assert sizes(source) == {"train": 2}
-    assert "test: test1 has no class folders and is left out: 3 images; no such split" in source.notes
+    assert "test: test1 has no class folders and is left out: 3 images; there is no such split" in source.notes
 
 
 def test_empty_split_folders_say_nothing(tmp_path: Path) -> None:

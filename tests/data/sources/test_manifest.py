@@ -123,7 +123,7 @@ def test_rows_without_a_label_are_set_aside(tmp_path: Path) -> None:
     assert (source.classes, counts(source)) == (("a", "b"), {"train": [1, 1]})
     assert source.notes == (
         "train: 1 of 3 examples have no label and are left out",
-        "test: none of its 1 examples has a label; no such split",
+        "test: none of its 1 examples has a label; there is no such split",
     )
 
 
@@ -176,5 +176,15 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path, before: int) -> Non
 
 def test_a_pipe_is_no_manifest(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(DataError, match="no data set"):
+    with pytest.raises(DataError, match="is not a data set"):
         opened(tmp_path / "a.csv")
+
+
+def test_a_list_of_another_kind_is_told_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"path": "images/img0.png", "label": "a"}\n')
+    with pytest.raises(
+        DataError, match=r"is not a data set(.|\n)*CSV or TSV file with the columns path,label\[,split\]"
+    ):
+        opened(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="Check the spelling"):
+        opened(tmp_path / "b.jsonl")

@@ -138,7 +138,7 @@ def test_a_test_split_without_labels_is_set_aside(tmp_path: Path, label: int | N
     write_parquet(tmp_path / "test-0.parquet", IMAGES[2:4], [label, label], names=["a", "b"])
     source = opened(tmp_path)
     assert set(source.splits) == {"train"}
-    assert source.notes == ("test: none of its 2 examples has a label; no such split",)
+    assert source.notes == ("test: none of its 2 examples has a label; there is no such split",)
     config = DataConfig(spec=str(tmp_path), image_size=8)
     with pytest.raises(DataError, match="has no split 'test'(.|\n)*none of its 2 examples has a label"):
         data.load(config, ("test",))

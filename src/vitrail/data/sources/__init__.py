@@ -44,6 +44,7 @@ __all__ = [
     "place_of",
     "take_rows",
 ]
+_LISTS = "A list of images is read from a CSV or TSV file with the columns path,label[,split]."
 
 
 def open_source(config: DataConfig, *, may_download: bool = False, progress: bool = False) -> Source:
@@ -77,14 +78,18 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
             expected="a readable file or folder",
         ) from error
     except ValueError as error:  # a path with a null character
-        raise DataError(f"{shown(spec)}: is no path.", got=error) from error
+        raise DataError(f"{shown(spec)}: is not a path.", got=error) from error
     if source is not None:
         return source
     raise DataError(
-        f"{shown(spec)!r} is no data set.",
+        f"{shown(spec)!r} is not a data set.",
         got=kind,
         expected=f"one of {', '.join(NAMED_SETS)}; a folder; a .parquet, .csv or .tsv file",
-        do="Unpack it, and give the folder." if is_archive(path) else "Check the spelling.",
+        do="Unpack it, and give the folder."
+        if is_archive(path)
+        else _LISTS
+        if path.is_file()
+        else "Check the spelling.",
     )
 
 

@@ -87,7 +87,7 @@ def _check_no_list(label: str, kind: Any, path: Path) -> None:
     inner = getattr(kind, "storage_type", getattr(kind, "value_type", kind))  # of an extension, of a dictionary
     if types.is_nested(kind) or types.is_nested(inner):
         raise DataError(
-            f"{shown(path.name)}, column {shown(label)!r}: this is no class.",
+            f"{shown(path.name)}, column {shown(label)!r}: this is not a class.",
             got=f"a column of {shown(kind, 60)}",
             expected="integers or text, one class for each image",
             do="Models with several classes for an image are not trained here.",

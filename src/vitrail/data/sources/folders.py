@@ -49,7 +49,9 @@ def open_folder(root: Path, name: str) -> Source:
             raise _no_classes(folder, root)
         else:
             left = f": {len(content.loose)} images" if content.loose else ""
-            notes.append(f"{split}: {shown(folder.name)} has no class folders and is left out{left}; no such split")
+            notes.append(
+                f"{split}: {shown(folder.name)} has no class folders and is left out{left}; there is no such split"
+            )
     first = "train" if "train" in found else min(found)
     classes = tuple(sorted(found[first].images))
     splits, places = dict[str, Split](), places_of(classes)
@@ -115,6 +117,6 @@ def _no_classes(folder: Path, root: Path) -> DataError:
     return DataError(
         f"{shown(folder)}: no class folders.",
         got=f"{images} images and {len(files) - images} other files, no folders" if files else "an empty folder",
-        expected="train/<class>/... with val or test, or <class>/..., one folder a class",
+        expected="train/<class>/... with val or test, or <class>/..., one folder per class",
         do=do,
     )

@@ -55,7 +55,7 @@ def open_hub(spec: str) -> Source:
         ) from error
     found, local = _SPEC.fullmatch(spec), Path(os.path.expanduser(spec.removeprefix("hf:")))
     if not local.is_dir() and found is None:
-        raise DataError(f"{spec}: is no name of a data set.", expected="hf:OWNER/NAME[/CONFIG][@REVISION]")
+        raise DataError(f"{spec}: is not the name of a data set.", expected="hf:OWNER/NAME[/CONFIG][@REVISION]")
     if local.is_dir():
         _check_descriptions(spec, local)
     # A bare name, and a relative path too, may select a loader of the library in place of the folder.

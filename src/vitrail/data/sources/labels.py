@@ -55,7 +55,7 @@ def _tidy(value: object, row: int, where: str) -> Label:
             pass
     several = isinstance(value, list | tuple | set | np.ndarray)
     raise DataError(
-        f"{where}, row {row}: this is no class.",
+        f"{where}, row {row}: this is not a class.",
         got=f"a {type(value).__name__}, {shown(value, 60)}",
         expected="an integer or text, one class for each image",
         do="Models with several classes for an image are not trained here." if several else None,
@@ -82,7 +82,7 @@ def check_classes(names: Collection[object]) -> None:
         "".join(name for name in names if isinstance(name, str)).encode(errors="surrogateescape")
     except UnicodeEncodeError as error:
         raise DataError(
-            "The name of a class is no text.",
+            "The name of a class is not text.",
             got=f"half of a character, {error.object[error.start : error.end].encode('unicode_escape').decode()}",
             expected="Unicode",
         ) from error
@@ -156,7 +156,7 @@ def labelled(splits: dict[str, Split], name: str) -> tuple[dict[str, Split], lis
             kept[split] = take_rows(content, rows)
             notes.append(f"{split}: {missing} of {len(content)} examples have no label and are left out")
         else:
-            notes.append(f"{split}: none of its {missing} examples has a label; no such split")
+            notes.append(f"{split}: none of its {missing} examples has a label; there is no such split")
     if not kept or ("train" in splits and "train" not in kept):
         raise DataError(f"{name}: no example has a label.", got="; ".join(notes), expected="labelled training images")
     return kept, notes

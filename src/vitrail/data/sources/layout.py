@@ -62,7 +62,7 @@ def _split_folders(top: Path, folders: Sequence[Path]) -> dict[Path, str]:
             raise DataError(
                 f"{shown(top)}: several folders mean the split {split!r}.",
                 got=few(same),
-                expected="one folder for a split",
+                expected="one folder per split",
                 do=f"Merge them, or give the others names that mean no split. {_BY_MANIFEST}",
             )
     others = [folder for folder in folders if folder not in called]
@@ -92,7 +92,7 @@ def _named(folders: Sequence[Path]) -> dict[Path, str]:
         raise DataError(
             f"{shown(folders[0].parent)}: the names of its folders hold both classes and splits.",
             got=few(names),
-            expected="a folder a split with a folder a class in it, as train/cat, test/cat",
+            expected="one folder per split with one folder per class in it, such as train/cat, test/cat",
             do=f"Sort them so. {_AS_CLASSES}",
         )
     return named or {folder: stems[0][folder.name] for folder in folders if stems and folder.name in stems[0]}
@@ -116,7 +116,7 @@ def _check_are_classes(top: Path, folders: Sequence[Path]) -> None:
         raise DataError(
             f"{shown(top)}: its folders look like splits, not like classes: the same folders are in each of them.",
             got=f"{few([f.name for f in folders])}, each with {few(common)}",
-            expected="train and val or test with a folder a class in each, or a folder a class",
+            expected="train and val or test with one folder per class in each, or one folder per class",
             do=f"If they are splits: call them train, val and test. {_AS_CLASSES} {_BY_MANIFEST}",
         )
     _check_no_annotations(top, folders)
@@ -127,9 +127,9 @@ def _check_no_annotations(top: Path, folders: Sequence[Path]) -> None:
     names = {folder.name.lower() for folder in folders}
     if names & _IMAGES and names & _ANNOTATIONS:
         raise DataError(
-            f"{shown(top)}: its folders are images and what is said about them, not classes.",
+            f"{shown(top)}: its folders look like images and their annotations, not like classes.",
             got=few([folder.name for folder in folders]),
-            expected="a folder a class",
+            expected="one folder per class",
             do="Write a manifest, a CSV file with the columns path,label[,split], and give that.",
         )
 

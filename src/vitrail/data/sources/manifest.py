@@ -202,6 +202,6 @@ def _too_large(path: Path, got: str) -> DataError:
     return DataError(
         f"{shown(path)}: too large for a manifest.",
         got=got,
-        expected=f"at most {MAX_BYTES} bytes, {MAX_LINES} lines, {_MAX_LINE} characters a line",
+        expected=f"at most {MAX_BYTES} bytes, {MAX_LINES} lines, {_MAX_LINE} characters per line",
         do="Give the images in folders or in Parquet files.",
     )

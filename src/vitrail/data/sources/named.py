@@ -68,13 +68,13 @@ def open_named(name: str, root: str, *, may_download: bool, progress: bool) -> S
     places = _places(name, base)
     if not may_download:
         raise DataError(
-            f"{name} is not there. Looked for:", listed=places, do=f"Fetch it: vitrail data download {name}."
+            f"{name} was not found. Looked for:", listed=places, do=f"Download it: vitrail data download {name}."
         )
     try:
         download(name, base, progress=progress)
     except DataError as error:
         raise DataError(
-            f"{name} is not there and could not be downloaded. Looked for:",
+            f"{name} was not found and could not be downloaded. Looked for:",
             listed=places,
             got=f"{error.what} {error.got}",
             do="Put one of these there, or name the folder that has them with --data-root or VITRAIL_DATA.",

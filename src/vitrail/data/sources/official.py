@@ -175,7 +175,7 @@ def _batch(
     pixels, labels = values.get(b"data"), values.get(labels_key)
     width = 3 * _CIFAR_SIDE**2
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != width:
-        raise _unexpected(where, f"no pixels of {width} bytes an image under b'data'")
+        raise _unexpected(where, f"no pixels of {width} bytes per image under b'data'")
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise _unexpected(where, f"not one label for each of {len(pixels)} images under {labels_key!r}")
     if not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):

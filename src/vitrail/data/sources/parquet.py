@@ -86,7 +86,7 @@ def open_parquet(files: Sequence[Path], name: str, root: Path) -> Source:
         reader = _Reader([(shard.path, shard.columns, len(shard.codes)) for shard in shards])
         splits[split] = Split(np.concatenate(parts), names, reader)
     if not any(map(len, splits.values())):
-        raise DataError(f"{shown(name)}: the table has no rows.", expected="a row an image")
+        raise DataError(f"{shown(name)}: the table has no rows.", expected="one row per image")
     splits, notes = labelled(splits, shown(name))
     return Source(name, classes, splits, listing, num_bytes, notes=tuple(notes))
 

@@ -59,7 +59,7 @@ def initial_model(
     wrong += [n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape]
     if wrong:
         raise RunError(
-            f"{config.init.weights} has another geometry than the model of this run.",
+            f"{config.init.weights} has a different geometry from the model of this run.",
             got=", ".join(sorted(wrong)[:5]),
             do="Start with vitrail finetune, which takes the geometry from the weights.",
         )
@@ -146,7 +146,7 @@ def start_lines(
     return [
         *origin.audit_lines,
         *(stem if geometry.stem_channels else []),
-        f"moves          {moved / 1e6:.2f} of {total / 1e6:.2f} M parameters, {config.optim.name}, learning rates "
+        f"trainable      {moved / 1e6:.2f} of {total / 1e6:.2f} M parameters, {config.optim.name}, learning rates "
         f"{min(rates):.2g} to {max(rates):.2g}, effective batch {config.data.batch_size}",
         f"memory         about {_size(held + activations)} (weights, gradients, optimiser, activations)",
     ]
