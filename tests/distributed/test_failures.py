@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -17,8 +18,7 @@ from typing import Any
 import pytest
 
 import vitrail
-from vitrail.distributed.meeting import Process, this_machine
-from vitrail.distributed.watch import _kill
+from vitrail.process_identity import ProcessIdentity, start_of, this_machine
 from vitrail.run import RunDir
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "schedule": {"epochs": 2, "max_steps": 16},
     "evaluation": {"every_epochs": 1},
     "checkpoint": {"every_steps": 3},
-    "parallel": {"silence_seconds": 2.0, "timeout_seconds": 2.0},
+    "parallel": {"timeout_seconds": 2.0, "silence_seconds": 2.0},
 }  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.support.jobs"
@@ -80,8 +80,9 @@ def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, ra
         assert any(text in said for text in ("of this run is gone", "does not answer", f"rank {rank} (process "))
     elif action == "hang":
         assert statuses == [75, 75]
-        assert "Nothing went on for 2 s" in said or "silent" in said
-        assert "faults.py" in said, "the place where it stands is named"
+        step = place.removeprefix("train:").removeprefix("evaluate:")
+        found = re.search(rf"rank {rank} made no progress for [\d.]+ s, in \w+ step {step}: faults.py", said)
+        assert found, "the place where it stands is named"
     else:
         assert statuses[rank] == 1
         assert other in (1, 75)
@@ -113,13 +114,14 @@ def test_a_process_that_starts_slowly_is_waited_for(server: ForkServer, tmp_path
 
 def test_only_processes_of_the_same_machine_are_killed() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    here = Process(child.pid, socket.gethostname(), this_machine())
-    _kill(replace(here, machine=f"{this_machine()} another container"))
+    here = ProcessIdentity(child.pid, socket.gethostname(), this_machine(), start_of(child.pid))
+    replace(here, machine=f"{this_machine()} another container").kill()
+    replace(here, process_started="0").kill()
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(timeout=0.5)
-    _kill(here)
+    here.kill()
     assert child.wait(timeout=10) == -signal.SIGKILL
-    _kill(here)
+    here.kill()
     assert child.stdin is not None
     child.stdin.close()
 

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> Answer:
         return launched(args)
 
     from vitrail.config import ParallelConfig
-    from vitrail.distributed import joined
+    from vitrail.distributed import join_processes
 
-    with joined(ParallelConfig(), args.device) as world:
+    with join_processes(ParallelConfig(timeout_seconds=600), args.device) as world:
         return _evaluated(args, world)
 
 
@@ -103,7 +103,7 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
         batch_size=chosen.batch_size,
         runtime=chosen.runtime,
         progress=world.is_first,
-        on_batch=lambda: world.at("evaluate", 0),
+        on_batch=lambda: world.report_progress("evaluate", 0),
         world=world,
     ).to_json()
     return Answer(_text(result), {"model": args.model, "data": config.spec, **result, "engine": chosen.to_json()})

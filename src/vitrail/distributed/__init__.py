@@ -3,7 +3,7 @@
 from vitrail.distributed import faults
 from vitrail.distributed.launch import inside_launch, launch, launched_rank, leave_launch, restarted
 from vitrail.distributed.shards import copy_whole, gathered, is_spread, local_list, scattered
-from vitrail.distributed.world import World, check_one_run_directory, joined
+from vitrail.distributed.world import World, check_one_run_directory, join_processes
 from vitrail.distributed.wrap import accumulating, batch_norm_is_local, wrapped
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "gathered",
     "inside_launch",
     "is_spread",
-    "joined",
+    "join_processes",
     "launch",
     "launched_rank",
     "leave_launch",

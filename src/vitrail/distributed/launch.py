@@ -1,6 +1,5 @@
 """Starting several processes on this machine, with torchrun's own engine."""
 
-import ctypes
 import logging
 import os
 import signal
@@ -12,7 +11,6 @@ from vitrail.errors import ConfigError, RankLost, shown
 
 PLACE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells a process of its place among WORLD_SIZE others."""
-_PR_SET_PDEATHSIG = 1
 
 
 def inside_launch() -> bool:
@@ -104,13 +102,3 @@ def launch(arguments: Sequence[str], nproc: int, *, max_restarts: int = 0, grace
     except SignalException as error:
         return 128 + error.sigval
     return 0
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its launcher is gone, however it went; elsewhere the watch notices."""
-    if not sys.platform.startswith("linux") or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    launcher = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:
-        os._exit(75)

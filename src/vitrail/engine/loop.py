@@ -168,6 +168,7 @@ class Loop:
             The signal that a process was asked to stop with; 0: none.
         """
         state, batch_size, agreed = self.state, self.config.data.batch_size, 0
+        self.world.wait_for_all()  # the first one may still write
         epoch, first = divmod(state.step, self.steps_per_epoch)
         every, order = self.config.checkpoint.every_steps, self.inputs.order(epoch, self.train_set.labels)
         log_every = max(1, self.steps_per_epoch // LOGS_PER_EPOCH)
@@ -180,7 +181,7 @@ class Loop:
             if self.config.optim.freeze == "gradual":
                 self._thaw()
             size = min(batch_size, self.num_examples - state.step % self.steps_per_epoch * batch_size)
-            self.world.at("train", state.step + 1)
+            self.world.report_progress("train", state.step + 1)
             distributed.faults.reached("train", state.step + 1, self.world.rank)
             loss = self._step(batch, epoch, state.step % self.steps_per_epoch, size)
             state.step += 1
@@ -195,7 +196,7 @@ class Loop:
             if bar.wants_note():
                 said = f"epoch {epoch + 1}/{self.epochs} loss {float(loss) * self.world.size:.3f}"
                 bar.note(f"{said}, data wait {waits.waited:.1%}")
-            agreed = self.world.agreed_stop(stop.signal_number)
+            agreed = self.world.agree_on_stop(stop.signal_number)
             if agreed or last or (every and state.step % every == 0):
                 break
         if self.device.type == "cuda":
@@ -282,7 +283,8 @@ class Loop:
         if better:
             state.best, state.best_step = score, state.step
         if self.world.is_first:
-            self._keep(model, result, score, better, seconds)
+            with self.world.patiently():
+                self._keep(model, result, score, better, seconds)
         self.telling.estimate.evaluation_seconds = seconds
         found = f"{result.split} accuracy {result.accuracy:.4f}, loss {result.loss:.4f} (took {seconds:.1f} s)"
         self.telling.epoch(score["epoch"], found)
@@ -307,11 +309,9 @@ class Loop:
 
     def _heard_stop(self, stop: StopRequest) -> int:
         """The signal that this process was asked to stop with, or that another one spread."""
-        self.world.at("evaluate", self.state.step)
+        self.world.report_progress("evaluate", self.state.step)
         distributed.faults.reached("evaluate", self.state.step, self.world.rank)
-        if stop:
-            self.world.spread_stop(stop.signal_number)
-        return stop.signal_number or (self.world.watch.stop_asked if self.world.watch else 0)
+        return self.world.heard_stop(stop.signal_number)
 
     def _keep(self, model: ViT, result: Evaluation, score: dict[str, float], better: bool, seconds: float) -> None:
         """Log an evaluation and write the models that it was of; the best one first."""

@@ -81,10 +81,11 @@ class Saving:
                 checkpoint.on_error=retry only where `wait` asks for it and a second attempt fails too.
             RunError: another process has taken the run over, or weights are not finite.
         """
-        if self._saved != (state.step, state.evaluated_step):
-            self._submit(train_step, state)
-        if wait:
-            self._wait()
+        with self.world.patiently():
+            if self._saved != (state.step, state.evaluated_step):
+                self._submit(train_step, state)
+            if wait:
+                self._wait()
 
     def _submit(self, train_step: TrainStep, state: State) -> None:
         tensors = {

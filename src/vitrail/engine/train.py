@@ -43,7 +43,10 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.compute.num_threads or threads)
     try:
-        with distributed.joined(config.parallel, config.compute.device) as world, contextlib.ExitStack() as stack:
+        with (
+            distributed.join_processes(config.parallel, config.compute.device) as world,
+            contextlib.ExitStack() as stack,
+        ):
             path = world.on_first(lambda: str(run or next_free_run(config.recipe or "run")))
             resume = resume or (distributed.restarted() and RunDir(Path(path)).exists())
             return _train(config, RunDir(Path(path)), world, stack, resume, progress and world.is_first)

@@ -1,0 +1,56 @@
+"""Why a run of several processes ends: written down once, by the first process to know, and read by the others."""
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+import torch.distributed as dist
+
+from vitrail.errors import Interrupted, RankLost, VitrailError
+from vitrail.terminal import say
+
+RESUME = "What was saved is intact: go on with --resume."
+_KEY = "reason"
+
+
+def record_reason(store: dist.Store, rank: int, error: BaseException) -> None:
+    """Write down why this process ends. Where another one did so before, this one has nothing to tell the user."""
+    text = str(error) if isinstance(error, VitrailError) else "".join(traceback.format_exception_only(error))
+    status, is_lost = getattr(error, "exit_status", 1), isinstance(error, RankLost)
+    reason = {"rank": rank, "status": status, "text": text, "lost": is_lost}
+    with contextlib.suppress(RuntimeError, ValueError):
+        first = json.loads(store.compare_set(_KEY, "", json.dumps(reason)))
+        if isinstance(error, VitrailError):
+            error.told = first["rank"] != rank
+
+
+def read_reason(store: dist.Store, rank: int) -> VitrailError | None:
+    """Why the run ends, if a process has written it down."""
+    if not store.check([_KEY]):
+        return None
+    reason: dict[str, Any] = json.loads(store.get(_KEY))
+    status = reason["status"]
+    what, *more = (line.strip() for line in reason["text"].split("\n"))
+    do = " ".join(more)
+    if status > 128:
+        error: VitrailError = Interrupted(what, signal_number=status - 128, do=do)
+    elif reason["lost"]:
+        error = RankLost(what, do=do)
+    else:
+        error = RankLost(f"rank {reason['rank']} ended: {what}", do=do)
+        error.exit_status = status
+    error.told = reason["rank"] != rank
+    return error
+
+
+def end_process(error: VitrailError) -> None:
+    """Leave at once, from any thread: the main thread may wait in a call that never returns."""
+    try:
+        if not error.told:
+            say(error)
+        sys.stderr.flush()
+    finally:
+        os._exit(error.exit_status)
