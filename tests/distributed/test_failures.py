@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,8 +82,8 @@ def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, ra
     elif action == "hang":
         assert statuses == [75, 75]
         step = place.removeprefix("train:").removeprefix("evaluate:")
-        found = re.search(rf"rank {rank} made no progress for [\d.]+ s, in \w+ step {step}: faults.py", said)
-        assert found, "the place where it stands is named"
+        assert re.search(rf"rank {rank} made no progress for [\d.]+ s, in \w+ step {step};", said)
+        assert "faults.py" in said, "the place where it stands is named"
     else:
         assert statuses[rank] == 1
         assert other in (1, 75)
@@ -102,6 +103,44 @@ def test_a_fault_of_one_process_ends_all_within_seconds(
     server: ForkServer, whole: Path, tmp_path: Path, place: str, rank: int, action: str
 ) -> None:
     _check_fault(server, tmp_path, whole, place, rank, action)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_without_the_heartbeat_the_time_out_notices_a_stopped_process(
+    server: ForkServer, tmp_path: Path, rank: int
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    sections = SECTIONS | {"parallel": {"timeout_seconds": 2.0}}
+    arguments = {"run": str(run), "fault": f"train:8:{rank}:stop", "sections": sections}
+    ended = server.run(f"{JOBS}:train_with_fault", arguments, ranks=2, log=log, timeout=2 * MOST_SECONDS)
+    assert (ended.statuses[1 - rank], ended.statuses[rank]) == (75, None), "there is no launcher that would kill it"
+    assert f"rank {1 - rank} made no progress for" in log.read_text(errors="replace")
+
+
+def test_a_job_that_was_suspended_goes_on(server: ForkServer, whole: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    suspender = threading.Thread(target=_suspend_often, args=(run, 3, 5.0))
+    suspender.start()
+    ended = server.run(f"{JOBS}:train_slowly", {"run": str(run), "sections": SECTIONS}, ranks=2, log=log)
+    suspender.join()
+    assert ended.statuses == [0, 0], log.read_text()
+    assert ended.seconds > 15.0
+    assert differences(whole, run) == []
+
+
+def _suspend_often(run: Path, times: int, seconds: float) -> None:
+    """Stop both processes of a job and let them go on, again and again."""
+    files = [Path(f"{run}.process{rank}") for rank in range(2)]
+    until = time.monotonic() + 60
+    while not all(file.exists() for file in files) and time.monotonic() < until:
+        time.sleep(0.05)
+    processes = [int(file.read_text()) for file in files]
+    for _ in range(times):
+        time.sleep(1.0)
+        for signal_number, wait in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+            for process in processes:
+                os.kill(process, signal_number)
+            time.sleep(wait)
 
 
 @pytest.mark.parametrize("slow_rank", [0, 2])

@@ -139,6 +139,22 @@ def train_with_fault(run: str, fault: str, sections: dict[str, dict[str, Any]], 
     train_tiny(run, resume=resume, sections=sections)
 
 
+def train_slowly(run: str, sections: dict[str, dict[str, Any]]) -> None:
+    """The same, two steps a second; each process says in a file which one it is."""
+    from vitrail.distributed import faults
+
+    def pause(phase: str, step: int, rank: int) -> None:
+        if (phase, step) == ("train", 2):
+            mine = Path(f"{run}.process{rank}")
+            mine.with_name(f"{mine.name}.new").write_text(str(os.getpid()))
+            mine.with_name(f"{mine.name}.new").rename(mine)
+        if step > 1:
+            _pause(0.4)
+
+    faults.reached = pause
+    train_tiny(run, sections=sections)
+
+
 def join_slowly(slow_rank: int, seconds: float) -> None:
     """Meet, where one process takes a while until its first heartbeat; then say who is there."""
     from vitrail.distributed.heartbeat import Heartbeat

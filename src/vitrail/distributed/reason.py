@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from vitrail.errors import Interrupted, RankLost, VitrailError
+from vitrail.errors import RankLost, VitrailError
 from vitrail.terminal import say
 
 RESUME = "What was saved is intact: go on with --resume."
@@ -19,8 +19,7 @@ _KEY = "reason"
 def record_reason(store: dist.Store, rank: int, error: BaseException) -> None:
     """Write down why this process ends. Where another one did so before, this one has nothing to tell the user."""
     text = str(error) if isinstance(error, VitrailError) else "".join(traceback.format_exception_only(error))
-    status, is_lost = getattr(error, "exit_status", 1), isinstance(error, RankLost)
-    reason = {"rank": rank, "status": status, "text": text, "lost": is_lost}
+    reason = {"rank": rank, "status": getattr(error, "exit_status", 1), "text": text}
     with contextlib.suppress(RuntimeError, ValueError):
         first = json.loads(store.compare_set(_KEY, "", json.dumps(reason)))
         if isinstance(error, VitrailError):
@@ -32,16 +31,8 @@ def read_reason(store: dist.Store, rank: int) -> VitrailError | None:
     if not store.check([_KEY]):
         return None
     reason: dict[str, Any] = json.loads(store.get(_KEY))
-    status = reason["status"]
-    what, *more = (line.strip() for line in reason["text"].split("\n"))
-    do = " ".join(more)
-    if status > 128:
-        error: VitrailError = Interrupted(what, signal_number=status - 128, do=do)
-    elif reason["lost"]:
-        error = RankLost(what, do=do)
-    else:
-        error = RankLost(f"rank {reason['rank']} ended: {what}", do=do)
-        error.exit_status = status
+    error = RankLost(f"rank {reason['rank']} ended: {' '.join(reason['text'].split())}")
+    error.exit_status = reason["status"]
     error.told = reason["rank"] != rank
     return error
 

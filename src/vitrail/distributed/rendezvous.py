@@ -22,6 +22,7 @@ from vitrail.process_identity import ProcessIdentity, this_process
 
 ARRIVAL_SECONDS = 600.0
 _POLL_SECONDS = 0.02
+_hello, _welcome, _arrived = "vitrail/hello/{}".format, "vitrail/welcome/{}".format, "arrived/{}".format
 
 
 def meet(rank: int, size: int, on_attempt: Callable[[dist.Store], object]) -> dist.Store:
@@ -108,15 +109,3 @@ def _not_complete(missing: str) -> RankLost:
         expected="every process started",
         do="Look at what that process says, and whether the machines reach each other.",
     )
-
-
-def _hello(rank: int) -> str:
-    return f"vitrail/hello/{rank}"
-
-
-def _welcome(word: str) -> str:
-    return f"vitrail/welcome/{word}"
-
-
-def _arrived(rank: int) -> str:
-    return f"arrived/{rank}"

@@ -9,7 +9,6 @@ import faulthandler
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 
 from vitrail.distributed.reason import RESUME, end_process
@@ -96,16 +95,4 @@ class Watchdog:
         phase, step = self.place
         text = f"rank {self.rank} made no progress for {turns * TURN_SECONDS:g} s, in {phase} step {step}"
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        return RankLost(f"{text}: {_main_place()}.", do=RESUME)
-
-
-def _main_place() -> str:
-    """The innermost line of ours, and of all, that the main thread executes."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    if frame is None:
-        return "nowhere"
-    stack = traceback.extract_stack(frame)
-    ours = [entry for entry in stack if f"{os.sep}vitrail{os.sep}" in entry.filename] or stack
-    inner, last = ours[-1], stack[-1]
-    place = f"{os.path.basename(inner.filename)}:{inner.lineno} {inner.name}"
-    return place if last is inner else f"{place}, in {last.name} of {os.path.basename(last.filename)}"
+        return RankLost(f"{text}; its threads stand where the lines above say.", do=RESUME)
