@@ -72,7 +72,7 @@ class ParallelConfig:
     """ddp: all weights on every process, gradients averaged; fsdp: weights, gradients and optimiser state spread over
     the processes, for models that do not fit."""
     timeout_seconds: float = 60.0
-    """A process ends, and the run with it, when it has got no further for so long, or for three times as long as the
+    """A process ends, and the run with it, when it has got no further for so long, or for twice as long as the
     slowest step or batch so far took; start-up is not counted, and the first step may take ten times as long."""
     silence_seconds: float = 0.0
     """The run ends when a process has not been heard of for so long: it was stopped, or cannot be reached. 0: only

@@ -1,6 +1,7 @@
 """Why a run of several processes ends: written down once, by the first process to know, and read by the others."""
 
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -38,8 +39,9 @@ def read_reason(store: dist.Store, rank: int) -> VitrailError | None:
 
 
 def end_process(error: VitrailError) -> None:
-    """Leave at once, from any thread: the main thread may wait in a call that never returns."""
+    """Say where every thread stands and leave at once: the main thread may wait in a call that never returns."""
     try:
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
         if not error.told:
             say(error)
         sys.stderr.flush()

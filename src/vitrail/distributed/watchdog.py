@@ -5,9 +5,7 @@ suspended no turn is taken. (The time-outs of torch's process groups go by the c
 may compile, and work that the first process does alone has no known length; both are given ten times as long.
 """
 
-import faulthandler
 import os
-import sys
 import threading
 from collections.abc import Callable
 
@@ -17,7 +15,7 @@ from vitrail.errors import RankLost
 TURN_SECONDS = 0.5
 PATIENCE = 10
 """How many times longer a first step, or a wait for work of one process, may take."""
-_SLOWEST = 3
+_SLOWEST = 2
 """How many times longer a step may take than the slowest one so far."""
 
 
@@ -94,5 +92,4 @@ class Watchdog:
             return None
         phase, step = self.place
         text = f"rank {self.rank} made no progress for {turns * TURN_SECONDS:g} s, in {phase} step {step}"
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        return RankLost(f"{text}; its threads stand where the lines above say.", do=RESUME)
+        return RankLost(f"{text}: the lines above say where its threads stand.", do=RESUME)
