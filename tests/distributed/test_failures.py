@@ -82,7 +82,6 @@ def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, ra
         assert any(text in said for text in ("of this run is gone", "does not answer", f"rank {rank} (process "))
     elif action == "hang":
         assert statuses == [75, 75]
-        step = place.removeprefix("train:").removeprefix("evaluate:")
         assert re.search(r"rank \d made no progress for [\d.]+ s, in \w+ step \d+:", said)
         assert "faults.py" in said, "the place where it stands is named"
     else:
