@@ -18,12 +18,12 @@ import torch
 from results_file import Results
 
 from vitrail.config import ComputeConfig, OptimConfig, ViTConfig
-from vitrail.engine.optim import build_optimizers, optimizer_tensors
-from vitrail.engine.speed import keep_freed_memory
-from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
 from vitrail.run import save_checkpoint
-from vitrail.run.saver import Saver, copied
+from vitrail.run.saver import Saver, copy_tensors
+from vitrail.training.machine import keep_freed_memory
+from vitrail.training.optim import build_optimizers, optimizer_tensors
+from vitrail.training.step import TrainStep
 
 
 class Loop:
@@ -48,7 +48,7 @@ class Loop:
         if how == "torch.save":
             torch.save({**self.tensors(), "step": self.count}, self.folder / "plain.pt")
         elif how != "no save":
-            kept, step = copied(self.tensors()), self.count
+            kept, step = copy_tensors(self.tensors()), self.count
 
             def write() -> None:
                 save_checkpoint(self.folder / "ours", step, kept, {"step": step}, keep=1)

@@ -33,11 +33,11 @@ from vitrail import data, weights
 from vitrail.bench import compare, in_fresh_process
 from vitrail.config import DataConfig, ViTConfig
 from vitrail.config.checks import pair
-from vitrail.engine import evaluate
 from vitrail.model import ViT
 from vitrail.runtime import Translated, merged_logits, start, torch_runtime
 from vitrail.runtime.engines import missing
 from vitrail.runtime.measure import rates_of
+from vitrail.training import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_LABELS = 1000

@@ -42,7 +42,7 @@ from vitrail import data
 from vitrail.augment import Augment, prepare
 from vitrail.bench import Comparison, Figures, Work, compare, in_fresh_process, rate_of
 from vitrail.config import AugmentConfig, DataConfig, Preprocessing
-from vitrail.engine.speed import keep_freed_memory
+from vitrail.training.machine import keep_freed_memory
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 JITTER = (0.2, 0.2, 0.2, 0.1)

@@ -29,7 +29,7 @@ import json, os, sys
 from dataclasses import replace
 import vitrail
 from vitrail import recipes
-from vitrail.engine import loop
+from vitrail.training import loop
 seen = []
 original = loop.Loop._evaluate_if_due
 def noted(self, *rest):

@@ -26,13 +26,13 @@ from reference.plain import PlainTraining
 from vitrail import data, recipes
 from vitrail.augment import Augment
 from vitrail.config import RunConfig
-from vitrail.engine.optim import build_optimizers
-from vitrail.engine.products import products_for
-from vitrail.engine.setup import model_config
-from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
-from vitrail.run.device import pick_device
 from vitrail.run.environment import environment
+from vitrail.runtime.device import pick_device
+from vitrail.training.linear_kernels import choose_linear_kernels
+from vitrail.training.optim import build_optimizers
+from vitrail.training.setup import model_config
+from vitrail.training.step import TrainStep
 
 RESULTS = Path(__file__).with_name("results")
 SETTLE_S = 3.0
@@ -47,7 +47,10 @@ class OurTraining:
         self.epoch, self.num_steps, self.batches = 0, 0, self.one_epoch(0)
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
         model = ViT(model_config(config.model, preprocessing, images.classes)).to(device).train()
-        optimizers, linear = build_optimizers(model, config.optim), products_for(config.compute, model, batch_size).by
+        optimizers, linear = (
+            build_optimizers(model, config.optim),
+            choose_linear_kernels(config.compute, model, batch_size).by,
+        )
         self.train_step = TrainStep(model, optimizers, config.optim, config.compute, seed=0, linear=linear)
 
     def one_epoch(self, epoch: int) -> Iterator[data.Batch]:

@@ -26,12 +26,12 @@ from torch import Tensor
 from vitrail import data, recipes
 from vitrail.augment import Augment, prepare
 from vitrail.config import AugmentConfig, Preprocessing, RunConfig
-from vitrail.engine.evaluate import evaluate
-from vitrail.engine.optim import build_optimizers
-from vitrail.engine.schedule import lr_factor
-from vitrail.engine.setup import model_config
-from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
+from vitrail.training.evaluate import evaluate
+from vitrail.training.optim import build_optimizers
+from vitrail.training.schedule import lr_factor
+from vitrail.training.setup import model_config
+from vitrail.training.step import TrainStep
 
 SIZE, PATCH = 48, 6
 REFERENCE = AugmentConfig(flip=0.5, rotation=15, crop_padding=4, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)

@@ -28,8 +28,8 @@ from vitrail.bench import compare, peak_memory_mib, peers
 from vitrail.bench.ceiling import BACKWARD, forward_operations, matrix_peak
 from vitrail.bench.report import plain_steps
 from vitrail.config import RunConfig, ViTConfig
-from vitrail.engine.speed import keep_freed_memory
 from vitrail.model import ViT
+from vitrail.training.machine import keep_freed_memory
 
 NAMES = ("vitrail", "reference", "timm", "transformers")
 

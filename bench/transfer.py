@@ -30,10 +30,10 @@ import pyarrow.parquet as pq
 
 from vitrail import recipes
 from vitrail.config import InitConfig, ProbeConfig, RunConfig
-from vitrail.engine import train
-from vitrail.engine.transfer import with_weights
 from vitrail.run import environment
-from vitrail.run.device import pick_device
+from vitrail.runtime.device import pick_device
+from vitrail.training import train
+from vitrail.training.transfer import with_weights
 
 PER_CLASS = 500
 TRIALS = (2, 6)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vitrail import recipes
 from vitrail.run import environment
-from vitrail.run.device import pick_device
+from vitrail.runtime.device import pick_device
 
 GROUPS_FILE = Path(__file__).parent / "photograph_groups.json"
 RECIPES = ("finetune", "linear-probe", "knn")

@@ -23,9 +23,9 @@ from results_file import save
 
 import vitrail
 from vitrail import recipes
-from vitrail.engine import inputs, loop, step
+from vitrail.training import inputs, loop, step
 
-train = importlib.import_module("vitrail.engine.train")  # the package has a function of this name
+train = importlib.import_module("vitrail.training.train")  # the package has a function of this name
 SECONDS = dict.fromkeys(("data loading", "augment", "forward", "backward", "optimiser", "evaluation", "saving"), 0.0)
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     timed(inputs.Inputs, "__call__", "augment")
     timed(train, "_load", "data loading")
     timed(loop, "evaluate", "evaluation")
-    timed(train.Saving, "save", "saving")
+    timed(train.Checkpointer, "save", "saving")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         vitrail.train(config, Path(folder) / "run")

@@ -22,7 +22,7 @@ RUNS = {
     "adamw": f"{TRAIN} --optim.name adamw --optim.lr 1e-3 --optim.ema-decay .9 --optim.clip-norm 1"
     " --model.embedding-dropout .1 --model.attention-dropout .1 --model.projection-dropout .1",
     "convolutions": f"train cifar10-cpu-conv {SMALL} 2 --model.num-hidden-layers 2",
-    "mixing": f"{TRAIN} --augment.mixup .3 --augment.cutmix 1 --augment.policy randaugment --augment.erasing .3",
+    "mixing": f"{TRAIN} --augment.mixup .3 --augment.cutmix 1 --augment.policy rand-augment --augment.erasing .3",
     "selection": f"{TRAIN} --evaluation.split val --evaluation.every-epochs 1 --evaluation.test-best True",
     "micro-batches": f"{TRAIN} --compute.accumulation-steps 3 --compute.precision bf16",
     "two processes": f"{TRAIN} --nproc 2",

@@ -23,8 +23,8 @@ from vitrail import data, recipes
 from vitrail.augment import Augment
 from vitrail.bench import rate_of
 from vitrail.bench.phases import Training, random_images
-from vitrail.engine.setup import model_config
 from vitrail.model import ViT
+from vitrail.training.setup import model_config
 
 
 def main() -> None:

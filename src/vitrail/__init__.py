@@ -25,10 +25,10 @@ __all__ = [
 if TYPE_CHECKING:
     from vitrail import recipes
     from vitrail.config import Preprocessing, RunConfig, ViTConfig
-    from vitrail.engine import evaluate, train
     from vitrail.errors import VitrailError
     from vitrail.model import ViT
     from vitrail.predict import Predictor
+    from vitrail.training import evaluate, train
     from vitrail.weights import Card, load, save
 
 _ROOMS = {
@@ -39,10 +39,10 @@ _ROOMS = {
     "ViT": "vitrail.model",
     "ViTConfig": "vitrail.config",
     "VitrailError": "vitrail.errors",
-    "evaluate": "vitrail.engine",
+    "evaluate": "vitrail.training",
     "load": "vitrail.weights",
     "save": "vitrail.weights",
-    "train": "vitrail.engine",
+    "train": "vitrail.training",
 }
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from vitrail.blocks import PageAligned, blocks, bypass_cache, moved
+from vitrail.direct_io import PageAligned, blocks, bypass_cache, moved
 from vitrail.errors import RunError, SaveError
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

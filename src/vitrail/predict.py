@@ -19,8 +19,8 @@ from vitrail.config.vit import check_divisible
 from vitrail.data import load_image
 from vitrail.errors import ImageError, InputError, WeightsError, shown
 from vitrail.model import ViT
-from vitrail.run.device import pick_device
 from vitrail.runtime import Chosen, EngineOptions, choose, find_batch_size
+from vitrail.runtime.device import pick_device
 
 
 @runtime_checkable

@@ -11,8 +11,8 @@ from vitrail.bench.ceiling import forward_operations, matrix_peak
 from vitrail.bench.phases import PHASES, Training, random_images
 from vitrail.bench.report import measure
 from vitrail.config import ViTConfig
-from vitrail.engine.setup import model_config
 from vitrail.model import ViT
+from vitrail.training.setup import model_config
 
 SMALL = ViTConfig(image_size=16, patch_size=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_labels=5)
 CPU = torch.device("cpu")

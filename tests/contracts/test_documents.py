@@ -1,6 +1,7 @@
 """What the documents show runs: Python blocks are executed, commands are parsed, examples are run."""
 
 import argparse
+import ast
 import dataclasses
 import re
 import runpy
@@ -12,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 import vitrail
+from tests.support.folders import image_folder
 from tests.support.random_vit import random_vit
+from tests.support.reference_vit import ReferenceViT
 from vitrail import recipes
-from vitrail.cli import _parsers, parsed
+from vitrail.cli import _parsers, main, parsed
 from vitrail.cli.settings import apply_settings, is_setting
 from vitrail.config import Preprocessing, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -109,9 +114,23 @@ def test_every_option_and_setting_in_the_prose_is_there() -> None:
 
 
 def test_files_that_the_documents_link_to_are_there() -> None:
-    for path in DOCUMENTS:
+    for path in [*DOCUMENTS, *ROOT.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_modules_that_the_documents_name_are_there() -> None:
+    folders = (ROOT, ROOT / "src" / "vitrail")
+    documents = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCUMENTS]
+    named = {
+        (path.name, code)
+        for path in documents
+        if path.name != "LOG.md"
+        for code in INLINE.findall(path.read_text(encoding="utf-8"))
+        if re.fullmatch(r"[a-z_/]+\.py", code)
+    }
+    assert len(named) > 50
+    assert sorted((name, code) for name, code in named if not any((folder / code).exists() for folder in folders)) == []
 
 
 def test_what_the_documents_install_is_what_the_extras_hold() -> None:
@@ -136,21 +155,57 @@ def test_the_python_of_the_documents_runs(
         for language, code in BLOCK.findall(path.read_text(encoding="utf-8"))
         if language == "python"
     ]
-    assert {"README.md", "model-file.md"} <= {name for name, _ in blocks}
+    expected = {"README.md", "README.zh-CN.md", "from-the-tutorial.md", "model-file.md"}
+    assert expected <= {name for name, _ in blocks}
     model = random_vit(num_labels=2)
     preprocessing = Preprocessing(image_size=(16, 16), decode_size=(16, 16))
     card = vitrail.Card(geometry=model.config, classes=("cat", "dog"), preprocessing=preprocessing)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     vitrail.save(tmp_path / "runs" / "demo" / "best.safetensors", model, card)
     monkeypatch.chdir(tmp_path)
+    _tutorial_checkpoint()
     found: dict[str, dict[str, Any]] = {}
-    for name, code in blocks:
+    for name, code in {
+        ast.dump(ast.parse(code)): (name, code) for name, code in reversed(blocks)
+    }.values():  # once each
         variables: dict[str, Any] = {}
         exec(compile(code, name, "exec"), variables)
         found[name] = {**found.get(name, {}), **variables}
     assert "torch.Size([2, 10])" in capsys.readouterr().out
+    assert found["from-the-tutorial.md"]["card"].classes[3] == "cat"
     assert found["model-file.md"]["about"]["classes"] == ["cat", "dog"]
     assert set(found["model-file.md"]["names"]) == set(model.state_dict())
+
+
+def _tutorial_checkpoint() -> None:
+    """best_model.pth, a small model saved as the tutorial saves its best one."""
+    torch.manual_seed(0)
+    model = ReferenceViT()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    model(torch.randn(2, 3, 224, 224)).sum().backward()
+    optimizer.step()
+    state = {"model_state_dict": model.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
+    torch.save({"epoch": 79, **state, "accuracy": 79.7}, "best_model.pth")
+
+
+def test_the_tutorials_checkpoint_comes_along(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _tutorial_checkpoint()
+    image_folder(tmp_path / "photos", {"cat": 12, "dog": 12})
+    Image.new("RGB", (40, 30), "green").save("photo.png")
+    document = ROOT / "docs" / "from-the-tutorial.md"
+    commands = [line.split(" #")[0] for line in _blocks(document) if re.search(r"best_model\.pth|mine\.saf", line)]
+    assert [shlex.split(command)[1] for command in commands] == ["inspect", "convert", "predict", "finetune"]
+    for command in commands:
+        words = shlex.split(command)[1:]
+        assert main([*words, "--min-steps", "0", "--epochs", "1"] if words[0] == "finetune" else words) == 0, command
+    printed = capsys.readouterr().out
+    shown = re.search(r"^family .*?^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert [line for line in shown[0].splitlines()[:-1] if line not in printed] == []
+    assert (tmp_path / "runs" / "mine" / "best.safetensors").exists()
 
 
 def test_the_example_writes_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

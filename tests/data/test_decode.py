@@ -32,7 +32,8 @@ from vitrail.config import Preprocessing
 from vitrail.data import colour, decode, fit, store
 from vitrail.data.colour import BACKGROUND
 from vitrail.data.decode import Limits, decode_image, image_header, load_image
-from vitrail.data.room import Room
+from vitrail.data.memory_budget import MemoryBudget
+from vitrail.data.pillow_readers import small_webp
 from vitrail.errors import ImageError
 from vitrail.selftest.fork_server import ForkServer
 
@@ -380,7 +381,7 @@ def test_an_image_too_large_for_the_memory_is_not_called_damaged(tmp_path: Path)
 def test_every_way_of_decoding_waits_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
-    class Recording(Room):
+    class Recording(MemoryBudget):
         def taking(self, num_bytes: int) -> contextlib.AbstractContextManager[None]:
             taken.append(num_bytes)
             return super().taking(num_bytes)
@@ -401,7 +402,7 @@ def test_a_file_too_large_for_the_memory_is_not_called_damaged(monkeypatch: pyte
 
     path = tmp_path / "image.png"
     path.write_bytes(encode(noise(8, 8), "PNG"))
-    for name in ("opened", "read_regular"):
+    for name in ("open_image", "read_regular"):
         with monkeypatch.context() as patched, pytest.raises(ImageError, match="memory that is free"):
             patched.setattr(decode, name, fail)
             decode_image(path)
@@ -544,11 +545,11 @@ def test_small_webp_files_are_decoded_as_pillow_does() -> None:
         encode(smooth(300, 200), "WEBP"),
     ]
     other = [encode(alpha, "WEBP"), encode(opaque, "WEBP", exif=exif(8)), encode(noise(40, 400), "WEBP"), b"RIFF"]
-    assert all(decode._small_webp(data) is not None for data in whole)
-    assert all(decode._small_webp(data) is None for data in (*other[:2], other[3], encode(smooth(300, 300), "WEBP")))
+    assert all(small_webp(data) is not None for data in whole)
+    assert all(small_webp(data) is None for data in (*other[:2], other[3], encode(smooth(300, 300), "WEBP")))
     short = 0
     for data in (*whole, *other, *mutants(whole[:2], 1200)):
-        pixels = decode._small_webp(data)
+        pixels = small_webp(data)
         if pixels is not None:
             short += 1
             np.testing.assert_array_equal(pixels, decode_image(data))

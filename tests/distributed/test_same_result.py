@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.support.jobs import tiny_evaluation
 from vitrail.distributed import World
-from vitrail.engine import evaluate
 from vitrail.run import RunDir
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
+from vitrail.training import evaluate
 
 # Without dropout, which draws for each process: then everything else has to agree.
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ class _OneOf(World):
         super().__init__()
         self.rank, self.size, self.said = rank, size, said
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
         self.said.append(values.clone())
         if self.rank < self.size - 1:
             raise _NotAll

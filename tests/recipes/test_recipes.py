@@ -9,11 +9,11 @@ from vitrail import recipes
 from vitrail.augment import Augment
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.config.checks import pair
-from vitrail.engine.optim import build_optimizers
-from vitrail.engine.setup import model_config
-from vitrail.engine.step import TrainStep
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
+from vitrail.training.optim import build_optimizers
+from vitrail.training.setup import model_config
+from vitrail.training.step import TrainStep
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -90,11 +90,11 @@ def test_a_checkpoint_under_the_name_of_another_step_is_refused(tmp_path: Path) 
 
 
 def test_a_holder_of_a_lock_that_is_no_object_holds_nothing(tmp_path: Path) -> None:
-    from vitrail.run.lock import held
+    from vitrail.run.lock import hold_lock
 
     for content in ("[1]", "9" * 5000, json.dumps({"machine": None, "pid": "x"}), "[" * 100_000):
         (tmp_path / ".lock-1").write_text(content)
         assert RunDir(tmp_path).read_metrics() == []
     (tmp_path / ".lock-1").write_text("[1]")
-    with held(tmp_path):
+    with hold_lock(tmp_path):
         pass

@@ -28,12 +28,12 @@ def _locks(directory: Path) -> list[str]:
 
 
 def test_a_second_run_is_refused_with_the_process_of_the_first(tmp_path: Path) -> None:
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         with pytest.raises(RunError, match=rf"another process is writing.*\n.*process {os.getpid()} on "):
             train(tiny_run(), tmp_path)
         assert _locks(tmp_path) == [".lock-1"]
     assert json.loads((tmp_path / ".lock-1").read_text()) == {"released": True}
-    with lock.held(tmp_path) as again:
+    with lock.hold_lock(tmp_path) as again:
         again.check()
         assert _locks(tmp_path) == [".lock-2"]
 
@@ -45,28 +45,28 @@ def _someone_else(path: Path, **changes: object) -> None:
 
 def test_a_dead_process_of_this_machine_is_followed_at_once(tmp_path: Path) -> None:
     _someone_else(tmp_path / ".lock-7")
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         assert _locks(tmp_path) == [".lock-8"]
 
 
 def test_a_later_process_with_the_same_number_is_not_the_holder(tmp_path: Path) -> None:
     _someone_else(tmp_path / ".lock-1", pid=os.getpid(), process_started="0")
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         pass
 
 
 def test_a_process_of_another_machine_is_gone_after_a_minute_of_silence(tmp_path: Path) -> None:
     other = tmp_path / ".lock-3"
     _someone_else(other, machine="another boot")
-    with pytest.raises(RunError, match="process 4194305 on elsewhere"), lock.held(tmp_path):
+    with pytest.raises(RunError, match="process 4194305 on elsewhere"), lock.hold_lock(tmp_path):
         pass
     os.utime(other, (time.time() - 61, time.time() - 61))
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         assert _locks(tmp_path) == [".lock-4"]
 
 
 def test_one_that_overslept_notices_before_it_writes(tmp_path: Path) -> None:
-    with lock.held(tmp_path) as mine:
+    with lock.hold_lock(tmp_path) as mine:
         _someone_else(tmp_path / ".lock-2")
         with pytest.raises(RunError, match="has taken this run over"):
             mine.check()
@@ -75,7 +75,7 @@ def test_one_that_overslept_notices_before_it_writes(tmp_path: Path) -> None:
 
 def test_the_holder_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
-    with lock.held(tmp_path) as mine:
+    with lock.hold_lock(tmp_path) as mine:
         os.utime(mine.path, (0, 0))
         until = time.monotonic() + 5
         while mine.path.stat().st_mtime == 0 and time.monotonic() < until:
@@ -85,7 +85,7 @@ def test_the_holder_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_damaged_lock_file_does_not_lock_out(tmp_path: Path) -> None:
     (tmp_path / ".lock-1").write_bytes(b"\x00")
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         assert _locks(tmp_path) == [".lock-2"]
 
 
@@ -122,12 +122,12 @@ def test_several_threads_count_as_one_process(tmp_path: Path) -> None:
 
     def ask() -> None:
         try:
-            with lock.held(tmp_path):
+            with lock.hold_lock(tmp_path):
                 pass
         except RunError as error:
             refused.append(str(error))
 
-    with lock.held(tmp_path):
+    with lock.hold_lock(tmp_path):
         thread = threading.Thread(target=ask)
         thread.start()
         thread.join()

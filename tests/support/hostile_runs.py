@@ -20,13 +20,13 @@ from tests.support.folders import image_folder
 from tests.support.hostile import VALUES, command, damaged, damaged_card, damaged_header, damaged_json, try_mutants
 from vitrail import weights
 from vitrail.config import ArchitectureConfig, RunConfig, to_json
-from vitrail.engine import train
-from vitrail.engine.loop import Loop
-from vitrail.engine.transfer import with_weights
-from vitrail.model.tensor_file import tensor_file
 from vitrail.reading import DAMAGE, read_regular
 from vitrail.run import RunDir
+from vitrail.tensor_file import tensor_file
 from vitrail.tensor_header import HEADER_SHA256, read_header
+from vitrail.training import train
+from vitrail.training.loop import Loop
+from vitrail.training.transfer import with_weights
 
 _TINY = ArchitectureConfig(patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2.0)
 _DATA = "images"
@@ -139,7 +139,8 @@ def _damage_once(run: Path, rng: random.Random) -> str:
         return _damage_layout(run, rng)
     weights = rng.random() < 0.3
     victim = rng.choice([f for f in files if (f.suffix == ".safetensors") == weights] or files)
-    raw = victim.read_bytes()
+    with victim.open("rb") as file:
+        raw = file.read(1 << 24)  # the damage before this one may have made it huge
     try:
         if victim.suffix == ".json":
             new = damaged_json(raw, rng)

@@ -13,18 +13,18 @@ import vitrail
 from vitrail import data, fsio, weights
 from vitrail.config import ParallelConfig
 from vitrail.distributed import join_processes
-from vitrail.engine import evaluate
 from vitrail.model import ViT
 from vitrail.run import lock
 from vitrail.selftest.faulty_files import Dying
 from vitrail.selftest.jobs import train_and_die, train_tiny
+from vitrail.training import evaluate
 
 __all__ = ["train_and_die", "train_tiny"]  # jobs of the package that tests name beside those here
 
 
 def train_and_stop(run: str, at_step: int, resume: bool, sections: dict[str, dict[str, Any]]) -> None:
     """The same, asked to stop by a signal in one of its steps."""
-    from vitrail.engine.loop import Loop
+    from vitrail.training.loop import Loop
 
     step = Loop._step
 
@@ -39,7 +39,7 @@ def train_and_stop(run: str, at_step: int, resume: bool, sections: dict[str, dic
 
 def log_batches(run: str, sections: dict[str, dict[str, Any]], log: str) -> None:
     """Train, and write down which images each rank had in which step, and what became of them."""
-    from vitrail.engine.loop import Loop
+    from vitrail.training.loop import Loop
 
     torch.set_num_threads(1)
     step = Loop._step
@@ -94,7 +94,7 @@ def hold_lock(directory: str, log: str) -> None:
 
     path = Path(directory)
     try:
-        with lock.held(path):
+        with lock.hold_lock(path):
             entry = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.write(entry, f"in {os.getpid()}\n".encode())
             _pause(0.002)
@@ -127,7 +127,7 @@ def train_with_fault(run: str, fault: str, sections: dict[str, dict[str, Any]], 
 
     from vitrail.distributed import faults
 
-    reached = faults.reached
+    reached = faults.trigger
 
     def noted(phase: str, step: int, rank: int) -> None:
         if fault.startswith(f"{phase}:{step}:{rank}:"):
@@ -135,7 +135,7 @@ def train_with_fault(run: str, fault: str, sections: dict[str, dict[str, Any]], 
         reached(phase, step, rank)
 
     os.environ["VITRAIL_FAULT"] = fault
-    faults.reached = noted  # type: ignore[assignment]
+    faults.trigger = noted  # type: ignore[assignment]
     train_tiny(run, resume=resume, sections=sections)
 
 
@@ -151,7 +151,7 @@ def train_slowly(run: str, sections: dict[str, dict[str, Any]]) -> None:
         if step > 1:
             _pause(0.4)
 
-    faults.reached = pause
+    faults.trigger = pause
     train_tiny(run, sections=sections)
 
 
@@ -175,7 +175,7 @@ def train_with_nan(
     run: str, rank: int, layer: str, step: int, backward: bool, sections: dict[str, dict[str, Any]]
 ) -> None:
     """The same; on one rank a layer's output, or its gradient, is NaN in one step."""
-    from vitrail.engine.loop import Loop
+    from vitrail.training.loop import Loop
 
     call = Loop._step
 

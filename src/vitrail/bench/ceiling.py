@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from vitrail.config import ViTConfig
-from vitrail.model.quick_linear import has_onednn_linear, quick_linear
+from vitrail.training.onednn_linear import has_onednn_linear, onednn_linear
 
 BACKWARD = 2  # gradients of the input and of the weight, each as large a product as the forward one
 
@@ -23,7 +23,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype = torch.float32, *, sec
     F.linear(a, b)
     while True:
         for by_onednn in (False, True) if takes_turns else (False,):
-            with quick_linear(by_onednn):
+            with onednn_linear(by_onednn):
                 _wait(device)
                 start = time.perf_counter()
                 F.linear(a, b)

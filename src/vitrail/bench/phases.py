@@ -10,10 +10,10 @@ from vitrail import data
 from vitrail.augment import Augment
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.data import Batch, ImageSet
-from vitrail.engine.optim import build_optimizers
-from vitrail.engine.products import products_for
-from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
+from vitrail.training.linear_kernels import choose_linear_kernels
+from vitrail.training.optim import build_optimizers
+from vitrail.training.step import TrainStep
 
 PHASES = ("data wait", "transfer", "augment", "forward", "backward", "optimiser")
 
@@ -59,7 +59,7 @@ class Training:
         self.device = next(model.parameters()).device
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
         optimizers = build_optimizers(model.train(), config.optim)
-        linear = products_for(config.compute, model, min(config.data.batch_size, len(image_set))).by
+        linear = choose_linear_kernels(config.compute, model, min(config.data.batch_size, len(image_set))).by
         self.train_step = TrainStep(model, optimizers, config.optim, config.compute, seed=config.seed, linear=linear)
         self.clock: Clock | None = None
         self._batches = self._whole_batches()

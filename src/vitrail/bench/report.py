@@ -13,14 +13,15 @@ from vitrail.bench.fresh import peak_memory_mib
 from vitrail.bench.measure import compare, rate_of
 from vitrail.bench.phases import Training, random_images
 from vitrail.config import RunConfig, ViTConfig
-from vitrail.engine.optim import build_optimizers
-from vitrail.engine.products import products_for
-from vitrail.engine.setup import model_config
-from vitrail.engine.speed import check_can_compile, keep_freed_memory
-from vitrail.engine.step import TrainStep
 from vitrail.model import ViT
-from vitrail.run.device import autocast_dtype, pick_device
 from vitrail.run.environment import cpu_name
+from vitrail.runtime.device import pick_device
+from vitrail.training.linear_kernels import choose_linear_kernels
+from vitrail.training.machine import check_can_compile, keep_freed_memory
+from vitrail.training.optim import build_optimizers
+from vitrail.training.precision import autocast_dtype
+from vitrail.training.setup import model_config
+from vitrail.training.step import TrainStep
 
 ROUNDS = 3
 
@@ -119,7 +120,7 @@ def plain_steps(
 ) -> Callable[[], int]:
     """Our training step on one batch that lies on the device."""
     model = ViT(geometry).to(images.device).train()
-    linear = products_for(config.compute, model, len(images)).by
+    linear = choose_linear_kernels(config.compute, model, len(images)).by
     optimizers = build_optimizers(model, config.optim)
     step = TrainStep(model, optimizers, config.optim, config.compute, seed=0, linear=linear)
     count = 0

@@ -107,9 +107,9 @@ def _is_first(verb: str) -> bool:
     """
     if verb not in _SHARED or "WORLD_SIZE" not in os.environ:
         return True
-    from vitrail.distributed import launched_rank
+    from vitrail.distributed import rank_in_launch
 
-    return launched_rank() == 0
+    return rank_in_launch() == 0
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

@@ -109,7 +109,7 @@ def _verified(args: argparse.Namespace, written: Path, model: Any, family: str) 
             return verify.max_logit_difference(weights.load(written)[0], folder, library, called=args.source), name
         if library == "timm" and model.config.layer_norm_eps != _TIMM_EPS:  # what that changes is said as lost
             geometry = dataclasses.replace(model.config, layer_norm_eps=_TIMM_EPS)
-            model = weights.filled_model(geometry, dict(model.state_dict()), "cpu")
+            model = weights.build_model(geometry, dict(model.state_dict()), "cpu")
             name = f"timm, with layer_norm_eps {_TIMM_EPS:g} here as there"
         return verify.max_logit_difference(model, folder, library, called=args.target), name
     again, _ = weights.load(written)
@@ -121,12 +121,12 @@ def _verified(args: argparse.Namespace, written: Path, model: Any, family: str) 
 def _asked(args: argparse.Namespace, written: Path, family: str) -> "tuple[Format, Path] | None":
     """Which library is asked, and the folder that it opens; None: a vitrail file from a source that none opens."""
     from vitrail.weights import verify
-    from vitrail.weights.hub import fetched
+    from vitrail.weights.hub import fetch
 
     if args.to != "vitrail":
         return args.to, written
     library = None if args.image_size else verify.library_of(family)
     if not library:
         return None
-    folder = fetched(args.source)
+    folder = fetch(args.source)
     return (library, folder) if (folder / "config.json").is_file() else None

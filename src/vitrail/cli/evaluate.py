@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> Answer:
 def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     """Evaluate on one of the processes that share the work."""
     from vitrail import data
-    from vitrail.engine import evaluate
     from vitrail.predict import Predictor
+    from vitrail.training import evaluate
 
     predictor = Predictor(
         args.model,

@@ -73,13 +73,13 @@ def run(args: argparse.Namespace) -> Answer:
         )
 
     from vitrail import weights
-    from vitrail.distributed import inside_launch
-    from vitrail.engine import transfer
+    from vitrail.distributed import is_launched
+    from vitrail.training import transfer
 
     card = weights.load_card(args.weights)
     count = weights.num_parameters(card.geometry)
     recipe = recipes.get(args.recipe, num_parameters=count)
-    if args.recipe == "finetune" and not (args.list_settings or inside_launch()):
+    if args.recipe == "finetune" and not (args.list_settings or is_launched()):
         size = "small" if count < recipes.SMALL else "large"
         say(f"finetune with the settings for {size} weights: {count / 1e6:.2f} M parameters")
     start = with_data(transfer.with_weights(recipe, args.weights, args.head, card), args.data, args.data_root)

@@ -26,9 +26,9 @@ def started_here(args: argparse.Namespace) -> bool:
         raise ConfigError("--nproc must be positive.", got=args.nproc, expected="an integer >= 1")
     if args.nproc == 1:
         return False
-    from vitrail.distributed import inside_launch
+    from vitrail.distributed import is_launched
 
-    if inside_launch():
+    if is_launched():
         raise ConfigError("--nproc and torchrun exclude each other.", do="Leave --nproc out: torchrun has its own.")
     return True
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Answer:
 
 def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     """Train as a configuration says, and tell what came of it."""
-    from vitrail.engine import train
+    from vitrail.training import train
 
     if not args.resume and (args.data or _is_set("--data.spec", args)):
         config = _with_splits_it_has(config, args)
@@ -150,7 +150,7 @@ def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfi
     Without a val split of their own, a recipe that measures on the test split does so as it stands.
     """
     from vitrail import data
-    from vitrail.distributed import inside_launch
+    from vitrail.distributed import is_launched
 
     own = data.available_splits(replace(config.data, validation_fraction=0.0))
     changed = config.evaluation
@@ -162,7 +162,7 @@ def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfi
         else:
             changed = replace(changed, split="val")
             said = f"{spec} has no test split: {part} are held out and measured on"
-        if not inside_launch():
+        if not is_launched():
             say(f"{said} (--evaluation.split val)")
     if changed.split == "val" and "test" in own and not _is_set("--evaluation.test-best", args):
         changed = replace(changed, test_best=True)
@@ -171,7 +171,7 @@ def _with_splits_it_has(config: RunConfig, args: argparse.Namespace) -> RunConfi
 
 def verdict(result: "RunResult") -> list[str]:
     """The probes beside the result, and what to do where training was not better than both."""
-    from vitrail.engine.evaluate import wilson
+    from vitrail.training.evaluate import wilson
 
     if not (probes := result.baseline):
         return []
@@ -196,7 +196,7 @@ def verdict(result: "RunResult") -> list[str]:
 
 def _accuracy(evaluation: dict[str, Any], remark: str) -> str:
     """An accuracy in words, with its interval where few images decide."""
-    from vitrail.engine.evaluate import wilson
+    from vitrail.training.evaluate import wilson
 
     right, count = evaluation["num_correct"], evaluation["num_examples"]
     text = f"{evaluation['accuracy']:.4f} on the {evaluation['split']} split{remark}: {right} of {count} right"

@@ -18,11 +18,11 @@ from vitrail.data.sources import (
     case_twins,
     class_index,
     few,
-    joined,
+    join_splits,
     nfc,
     open_source,
     pack_preprocessing,
-    taken,
+    take_rows,
 )
 from vitrail.data.store import DECODING, Decoded, decode_split
 from vitrail.errors import DataError, ImageError, shown
@@ -185,11 +185,11 @@ def _chosen(
     if "val" in names and can_hold_out:
         train = source.splits["train"]
         held = hold_out(train.labels, source.classes, config.validation_fraction, config.seed)
-        own["val"] = (taken(train, held), held)
+        own["val"] = (take_rows(train, held), held)
         rest = np.setdiff1d(np.arange(len(train)), held, assume_unique=True)
-        own["train"] = (taken(train, rest), rest)
+        own["train"] = (take_rows(train, rest), rest)
     if "all" in names:
-        everything = joined(source.splits[name] for name in _SPLITS if name in source.splits)
+        everything = join_splits(source.splits[name] for name in _SPLITS if name in source.splits)
         own["all"] = (everything, np.arange(len(everything)))
     return {name: own[name] for name in names}
 

@@ -25,9 +25,9 @@ from vitrail.config import Preprocessing
 from vitrail.data.colour import AT_ONCE_PIXELS, to_rgb
 from vitrail.data.containers import NotRead, gif_size, webp_size
 from vitrail.data.fit import array_of, fit, size_needed
-from vitrail.data.formats import READ, format_of, found
-from vitrail.data.readers import load, opened
-from vitrail.data.room import Room
+from vitrail.data.formats import READ, describe_start, format_of
+from vitrail.data.memory_budget import MemoryBudget
+from vitrail.data.pillow_readers import SMALL_PIXELS, load, open_image, small_webp
 from vitrail.errors import ImageError
 from vitrail.reading import read_regular
 
@@ -35,18 +35,11 @@ try:  # extra `fast`
     import simplejpeg
 except ImportError:
     simplejpeg = None
-try:  # Pillow's own decoder, which it may be built without
-    from PIL._webp import WebPAnimDecoder
-except ImportError:
-    WebPAnimDecoder = None
 
 _MOST_PIXELS_A_BYTE = 1000
-_room = Room()
+_room = MemoryBudget()
 # Pillow allocates the canvas of these when it opens them, so their size is read and their memory taken before.
 _AT_OPENING = ("WebP", "GIF")
-# Those of all threads together are little beside the room.
-_SMALL_PIXELS = 1 << 16
-_SMALL_BYTES = 1 << 16
 # What cannot be allocated when less than this was asked for is not for want of memory.
 _MUCH = 64 << 20
 _TOO_MANY = "{} x {} pixels, too many for the memory that is free"
@@ -117,7 +110,7 @@ def decode_image(
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
         try:
-            if image.width * image.height > _SMALL_PIXELS:
+            if image.width * image.height > SMALL_PIXELS:
                 _take_room(held, image, kind, _coefficient_bytes(image))
             rgb = _upright(image, kind, label, apply_profile)
             return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
@@ -148,13 +141,13 @@ def load_image(
             return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
         except MemoryError as error:
             raise ImageError(_TOO_MANY.format(*source.size), name or "image") from error
-    small = _small_webp(source) if isinstance(source, bytes) and limits is DEFAULT else None
+    small = small_webp(source) if isinstance(source, bytes) and limits is DEFAULT else None
     if small is not None:
         return fit(small, preprocessing)
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
         is_reduced = kind == "JPEG" and preprocessing.fast_decoding
-        is_small = image.width * image.height <= _SMALL_PIXELS
+        is_small = image.width * image.height <= SMALL_PIXELS
         try:
             coefficients = 0 if is_small else _coefficient_bytes(image)
             if is_reduced:
@@ -196,26 +189,6 @@ def _by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.
     except (ValueError, MemoryError):
         return None
     return pixels if pixels.shape == (image.height, image.width, 3) else None
-
-
-def _small_webp(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
-    """The pixels of a small file with one opaque image and nothing else in it, as those of CIFAR's Parquet files.
-
-    Pillow decodes the same with as much Python around it as there is decoding, for which threads wait for each other.
-    None: another file, or a damaged one, of which Pillow says what is wrong.
-    """
-    if WebPAnimDecoder is None or data[12:16] not in (b"VP8 ", b"VP8L") or not 30 <= len(data) <= _SMALL_BYTES:
-        return None
-    width, height = webp_size(data)
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or width * height > _SMALL_PIXELS:
-        return None
-    try:
-        decoder = WebPAnimDecoder(data)
-        canvas, *_, mode = decoder.get_info()
-        frame = decoder.get_next() if (canvas, mode) == ((width, height), "RGBX") else None
-    except (OSError, ValueError, RuntimeError, MemoryError, SyntaxError):
-        return None
-    return None if frame is None else np.frombuffer(frame[0], np.uint8).reshape(height, width, 4)[:, :, :3]
 
 
 def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> Image.Image:
@@ -282,15 +255,15 @@ def _open(
         raise ImageError(f"the file has more than {limits.max_bytes} bytes", label)
     kind = format_of(data)
     if kind is None:
-        raise ImageError(f"not an image ({found(data)}; {READ})", label)
+        raise ImageError(f"not an image ({describe_start(data)}; {READ})", label)
     size = (0, 0)
     try:
         if kind in _AT_OPENING:
             size = webp_size(data) if kind == "WebP" else gif_size(data)
             _check_pixels(size, kind, "", len(data), limits, label)
-            if size[0] * size[1] > _SMALL_PIXELS:
+            if size[0] * size[1] > SMALL_PIXELS:
                 held.enter_context(_room.taking(_cost(size, kind)))
-        image = opened(data, kind)
+        image = open_image(data, kind)
         _check_pixels(image.size, kind, image.mode, len(data), limits, label)
     except ImageError:
         raise

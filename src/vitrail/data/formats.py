@@ -45,7 +45,7 @@ def image_format(head: bytes) -> str | None:
     return kind if kind != "BMP" or head[15:18] == b"\0\0\0" else None
 
 
-def found(data: bytes) -> str:
+def describe_start(data: bytes) -> str:
     """What a file is that is no image, in a few words."""
     if not data:
         return "it is empty"

@@ -26,9 +26,9 @@ from vitrail import fsio
 from vitrail.config import Preprocessing, to_json
 from vitrail.data.decode import load_image
 from vitrail.data.fit import fit
-from vitrail.data.locations import decoded_cache
 from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
+from vitrail.locations import decoded_cache
 from vitrail.progress import Bar
 from vitrail.reading import DAMAGE, open_regular, read_json_object
 

@@ -13,12 +13,12 @@ PLACE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells a process of its place among WORLD_SIZE others."""
 
 
-def inside_launch() -> bool:
+def is_launched() -> bool:
     """Whether this process was started by torchrun, or by `launch`."""
     return "TORCHELASTIC_RUN_ID" in os.environ or number_in("WORLD_SIZE", 1) > 1
 
 
-def launched_rank() -> int:
+def rank_in_launch() -> int:
     """This process's rank among those that were started together; 0 where the environment is not that of a launch."""
     if number_in("WORLD_SIZE", 1) < 2 or any(name not in os.environ for name in PLACE):
         return 0
@@ -31,7 +31,7 @@ def leave_launch() -> None:
         os.environ.pop(name, None)
 
 
-def restarted() -> bool:
+def is_restarted() -> bool:
     """Whether torchrun started this process anew after a failure: the run goes on by itself."""
     return number_in("TORCHELASTIC_RESTART_COUNT", 0) > 0
 

@@ -92,7 +92,7 @@ class World:
         """Wait until all processes are here: one of them may have had work of its own. All of them must call it."""
         self.gather(None)
 
-    def total(self, values: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes of an integer or float64 tensor, exact for integers. All of them must call it."""
         if self.size == 1:
             return values
@@ -101,14 +101,14 @@ class World:
             dist.all_reduce(summed, group=self._control)
         return summed
 
-    def on_first(self, work: Callable[[], T]) -> T:
+    def run_on_first(self, work: Callable[[], T]) -> T:
         """Do something on the first process alone; all get its result, or raise its error. All of them must call it."""
         if self.size == 1:
             return work()
         with self.patiently():
-            return self._on_first(work)
+            return self._run_on_first(work)
 
-    def _on_first(self, work: Callable[[], T]) -> T:
+    def _run_on_first(self, work: Callable[[], T]) -> T:
         answer: list[Any] = [None]
         if self.is_first:
             try:
@@ -133,7 +133,7 @@ class World:
             dist.all_gather_object(values, value, group=self._control)
         return values
 
-    def same_weights(self, model: nn.Module, *, buffers_alone: bool = False) -> None:
+    def broadcast_weights(self, model: nn.Module, *, buffers_alone: bool = False) -> None:
         """Give every process the first one's weights and statistics. All of them must call it."""
         if self.size == 1:
             return
@@ -215,7 +215,7 @@ def join_processes(config: ParallelConfig, device: str) -> Iterator[World]:
 
     try:
         store = meet(rank, size, start_heartbeat)
-        faults.reached("start", 0, rank)
+        faults.trigger("start", 0, rank)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=size, timeout=_GROUP_TIMEOUT
         )

@@ -2,7 +2,7 @@
 
 from vitrail.run.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, remove_unfinished, save_checkpoint
 from vitrail.run.directory import RunDir, check_resumable, next_free_run, read_config
-from vitrail.run.environment import differences, environment, made_with
+from vitrail.run.environment import describe_numerics, differences, environment
 from vitrail.run.result import RunResult
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "differences",
     "environment",
     "load_checkpoint",
-    "made_with",
+    "describe_numerics",
     "newest_checkpoint",
     "next_free_run",
     "read_config",

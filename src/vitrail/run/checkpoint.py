@@ -21,9 +21,9 @@ import torch
 
 from vitrail import fsio
 from vitrail.errors import RunError, SaveError, WeightsError, shown
-from vitrail.model.tensor_file import tensor_file
 from vitrail.reading import DAMAGE, read_json_object, read_regular
 from vitrail.schema import ANYTHING, TEXT, Schema, by_name, checked, record, whole
+from vitrail.tensor_file import tensor_file
 from vitrail.tensor_header import read_header
 
 FORMAT_VERSION = 2

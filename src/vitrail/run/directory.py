@@ -30,7 +30,7 @@ from vitrail.schema import ANYTHING, TEXT, Schema, by_name, checked, many, numbe
 # A resumed run may change these: they say where, how fast and how long it runs, not what a step computes.
 _CHANGEABLE = (
     "schedule.max_steps",
-    "schedule.epochs",  # a run can be made longer: vitrail.engine.loop
+    "schedule.epochs",  # a run can be made longer: vitrail.training.loop
     "schedule.steps",
     "compute.device",
     "compute.compile",

@@ -39,7 +39,7 @@ def environment(
     }
 
 
-def made_with(config: RunConfig, device: torch.device, processes: int, linear: str) -> dict[str, Any]:
+def describe_numerics(config: RunConfig, device: torch.device, processes: int, linear: str) -> dict[str, Any]:
     """What the last bits of a run depend on besides its settings; written into every checkpoint.
 
     Args:

@@ -66,7 +66,7 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def held(directory: Path) -> Iterator[RunLock]:
+def hold_lock(directory: Path) -> Iterator[RunLock]:
     """Hold the lock of a run directory for the length of a `with` block. The directory is created when missing.
 
     Raises:

@@ -43,7 +43,7 @@ class Saver:
             self._thread.shutdown(wait=True)
 
 
-def copied(tensors: Tensors) -> Tensors:
+def copy_tensors(tensors: Tensors) -> Tensors:
     """A copy on the CPU that training does not change."""
     return {
         group: {name: t.detach().to("cpu", copy=True).contiguous() for name, t in named.items()}

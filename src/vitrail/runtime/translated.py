@@ -16,11 +16,11 @@ import torch
 
 from vitrail import fsio
 from vitrail.config import to_json
-from vitrail.data.locations import engine_cache
 from vitrail.errors import SaveError
+from vitrail.locations import engine_cache
 from vitrail.model import ViT
-from vitrail.model.tensor_file import tensors_sha256
 from vitrail.reading import read_json_object, read_regular
+from vitrail.tensor_file import tensors_sha256
 
 TRANSLATION_VERSION = 2
 """Changed with everything that changes the file of the same weights."""

@@ -11,7 +11,6 @@ import torch
 
 from vitrail import fsio, weights
 from vitrail.config import ViTConfig
-from vitrail.engine import train
 from vitrail.model import ViT
 from vitrail.predict import Predictor
 from vitrail.run import load_checkpoint, newest_checkpoint, read_config
@@ -20,6 +19,7 @@ from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.jobs import state_of
 from vitrail.selftest.same_run import differences
 from vitrail.selftest.tiny import tiny_run
+from vitrail.training import train
 
 # 12 steps in two epochs, with everything that has a state: average, Muon, dropout, mixing, sizes, accumulation.
 EVERYTHING: dict[str, dict[str, Any]] = {

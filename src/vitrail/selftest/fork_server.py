@@ -77,7 +77,7 @@ class ForkServer:
 
 
 def _serve() -> None:
-    for name in ("numpy", "sklearn.datasets", "torch.distributed", "vitrail.engine"):
+    for name in ("numpy", "sklearn.datasets", "torch.distributed", "vitrail.training"):
         importlib.import_module(name)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_run(json.loads(line))) + "\n")

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from vitrail import fsio
-from vitrail.engine import train
 from vitrail.run import save_checkpoint
 from vitrail.selftest.faulty_files import Dying
 from vitrail.selftest.tiny import tiny_run
+from vitrail.training import train
 
 
 def train_tiny(run: str, resume: bool = False, sections: dict[str, dict[str, Any]] | None = None) -> None:

@@ -7,10 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitrail.weights.adapt import Head
     from vitrail.weights.card import Card, builtin_names, head_left_out, is_own, read_card, stored_parameters
-    from vitrail.weights.kinds import kind_of
-    from vitrail.weights.modelfile import filled_model, num_parameters, save
+    from vitrail.weights.file_kinds import kind_of
+    from vitrail.weights.modelfile import build_model, num_parameters, save
+    from vitrail.weights.new_geometry import Head
     from vitrail.weights.reader import load, load_card
     from vitrail.weights.writer import Written, write
 
@@ -19,7 +19,7 @@ __all__ = [
     "Head",
     "Written",
     "builtin_names",
-    "filled_model",
+    "build_model",
     "head_left_out",
     "is_own",
     "kind_of",
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "adapt": ("Head",),
+    "new_geometry": ("Head",),
     "card": ("Card", "builtin_names", "head_left_out", "is_own", "read_card", "stored_parameters"),
-    "kinds": ("kind_of",),
-    "modelfile": ("filled_model", "num_parameters", "save"),
+    "file_kinds": ("kind_of",),
+    "modelfile": ("build_model", "num_parameters", "save"),
     "reader": ("load", "load_card"),
     "writer": ("Written", "write"),
 }

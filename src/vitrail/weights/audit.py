@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.errors import WeightsError, nearest, shown
-from vitrail.weights.foreign import DROP_REASONS, Reading, Source
+from vitrail.weights.key_table import DROP_REASONS, Reading, WeightSource
 
 _MOST_NAMES = 8
 
@@ -57,7 +57,7 @@ class Audit:
         ]
 
 
-def check_explained(source: Source, reading: Reading, expected: Mapping[str, Tensor], theirs: Any) -> None:
+def check_explained(source: WeightSource, reading: Reading, expected: Mapping[str, Tensor], theirs: Any) -> None:
     """Raise WeightsError unless file and model explain each other completely.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from vitrail.weights.card import HEAD_OF_POOLER, HEAD_OF_PRE_LOGITS, OTHER_HEAD
-from vitrail.weights.foreign import POOLER, PRE_LOGITS, Reading
+from vitrail.weights.key_table import POOLER, PRE_LOGITS, Reading
 
 _WORDS = {"head", "heads", "classifier", "classifiers", "fc", "linear", "logits"}
 _NO_HEADS = {"fc_norm", "pre_logits"}

@@ -20,7 +20,7 @@ _WEIGHTS = (
 )
 
 
-def fetched(where: str | Path) -> Path:
+def fetch(where: str | Path) -> Path:
     """A local file or folder as it is; a hub id as the folder of its files, from the cache when there is no network.
 
     HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are respected, as by every program that uses huggingface_hub.

@@ -17,7 +17,7 @@ from vitrail import fsio
 from vitrail.config import ViTConfig, to_json
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.model import ViT, fixed_positions
-from vitrail.model.tensor_file import tensor_file, tensors_sha256
+from vitrail.tensor_file import tensor_file, tensors_sha256
 from vitrail.weights.card import FORMAT_VERSION, Card, model_path, read_card
 
 _FRACTIONS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -71,7 +71,7 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT
             expected=written[:16],
             do="Take the file from its source again.",
         )
-    return filled_model(card.geometry, tensors, device), card
+    return build_model(card.geometry, tensors, device), card
 
 
 def _sort_of(tensor: torch.Tensor) -> str:
@@ -90,7 +90,7 @@ def num_parameters(geometry: ViTConfig) -> int:
     return sum(parameter.numel() for parameter in empty_model(geometry).parameters())
 
 
-def filled_model(geometry: ViTConfig, tensors: dict[str, torch.Tensor], device: torch.device | str) -> ViT:
+def build_model(geometry: ViTConfig, tensors: dict[str, torch.Tensor], device: torch.device | str) -> ViT:
     """A model with these weights, in fp32 and evaluation mode; nothing is initialised, no random number is drawn."""
     model = empty_model(geometry)
     fixed = geometry.position == "sincos"

@@ -11,7 +11,7 @@ from typing import Any, cast
 from vitrail.config import Preprocessing
 from vitrail.config.preprocessing import CropRounding, ResizeFilter, ResizeMode
 from vitrail.errors import WeightsError
-from vitrail.weights.foreign import size_pair
+from vitrail.weights.key_table import size_pair
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)

@@ -17,14 +17,14 @@ from vitrail.errors import ConfigError, VitrailError, WeightsError
 from vitrail.model import ViT
 from vitrail.reading import DAMAGE
 from vitrail.weights import modelfile
-from vitrail.weights.adapt import Head, change_channels, change_classes, change_patch, resize_image
 from vitrail.weights.audit import Audit, check_explained
 from vitrail.weights.card import Card, is_own, read_card
-from vitrail.weights.container import open_source
-from vitrail.weights.foreign import Source, check_claims
+from vitrail.weights.files import open_source
 from vitrail.weights.heads import drop_fed_head, read_head
-from vitrail.weights.modelfile import empty_model, filled_model
-from vitrail.weights.unwrap import narrowed
+from vitrail.weights.key_table import WeightSource, check_claims
+from vitrail.weights.modelfile import build_model, empty_model
+from vitrail.weights.new_geometry import Head, change_channels, change_classes, change_patch, resize_image
+from vitrail.weights.unwrap import select_model
 
 
 @dataclass
@@ -79,7 +79,7 @@ def load(
         card = replace(
             card, provenance={**card.provenance, "audit": read.audit.to_json(), "audit_lines": lines}, metrics={}
         )
-    return filled_model(card.geometry, read.tensors, device), card
+    return build_model(card.geometry, read.tensors, device), card
 
 
 def load_card(source: str | Path) -> Card:
@@ -98,7 +98,7 @@ def _read(source: str | Path, image_size: int | tuple[int, int] | None = None) -
     asked = pair(image_size) if image_size is not None else None
     found = replace(open_source(source), asked_size=asked)
     try:
-        family, evidence, opened = narrowed(found)
+        family, evidence, opened = select_model(found)
         reading = family.read(opened, evidence)
         read_head(reading, opened.tensors)
         expected = empty_model(reading.geometry).state_dict()
@@ -127,7 +127,7 @@ def _read(source: str | Path, image_size: int | tuple[int, int] | None = None) -
 
 
 def _provenance(
-    source: str | Path, opened: Source, family: str, evidence: str, defaulted: Sequence[str]
+    source: str | Path, opened: WeightSource, family: str, evidence: str, defaulted: Sequence[str]
 ) -> dict[str, Any]:
     dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in opened.tensors.values()})
     return {

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError, shown
 from vitrail.weights.families import recognised, refusal, unrecognised
-from vitrail.weights.foreign import BESIDE, Source
 from vitrail.weights.heads import claim_outer_head, is_head
+from vitrail.weights.key_table import BESIDE, WeightSource
 
 # Names that files of the families have near their root: what stands before one of them is a prefix to try.
 _ANCHORS = (
@@ -52,7 +52,7 @@ class _Candidate:
     tensors: dict[str, Tensor]
 
 
-def narrowed(source: Source) -> tuple[ModuleType, str, Source]:
+def select_model(source: WeightSource) -> tuple[ModuleType, str, WeightSource]:
     """The family of the one model in a source, the evidence, and the source without what stands around the model.
 
     Raises:
@@ -86,7 +86,7 @@ def narrowed(source: Source) -> tuple[ModuleType, str, Source]:
     )
 
 
-def _candidates(source: Source) -> list[_Candidate]:
+def _candidates(source: WeightSource) -> list[_Candidate]:
     """Every prefix below which a family is recognised. Raises WeightsError when there is none."""
     names = source.tensors
     found = {n.removesuffix(a) for n in names for a in _ANCHORS if n.endswith(f".{a}")}
@@ -108,7 +108,7 @@ def _candidates(source: Source) -> list[_Candidate]:
     return result
 
 
-def _the_one(source: Source, candidates: list[_Candidate]) -> tuple[_Candidate, list[str]]:
+def _the_one(source: WeightSource, candidates: list[_Candidate]) -> tuple[_Candidate, list[str]]:
     """The model that is meant: the only one; of a model and its running average the average."""
     different: list[_Candidate] = []
     for candidate in candidates:
@@ -134,7 +134,7 @@ def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
 
 
-def _check_numbers(tensors: dict[str, Tensor], source: Source) -> None:
+def _check_numbers(tensors: dict[str, Tensor], source: WeightSource) -> None:
     """Raise WeightsError for numbers that are no weights as they stand, and for those that are not finite."""
     for name, tensor in tensors.items():
         plain = tensor.layout is torch.strided and not tensor.is_quantized

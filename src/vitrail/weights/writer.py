@@ -1,6 +1,6 @@
 """Models to the files of other libraries: Hugging Face folders and timm folders that load there with equal logits.
 
-What a format cannot hold is refused with the reason, or rewritten exactly where that is possible (rewrite.py); what is
+What a format cannot hold is refused with the reason, or rewritten exactly where that is possible (folding.py); what is
 lost beside the model's function, as a step of the preprocessing, is said.
 """
 
@@ -21,10 +21,10 @@ from vitrail.config import ViTConfig
 from vitrail.config.checks import pair
 from vitrail.errors import SaveError, WeightsError, shown
 from vitrail.model import ViT
-from vitrail.weights import modelfile, rewrite
+from vitrail.weights import folding, modelfile
 from vitrail.weights.card import Card
 from vitrail.weights.families import dinov2, huggingface, timm
-from vitrail.weights.foreign import MASK_TOKEN, KeyTable
+from vitrail.weights.key_table import MASK_TOKEN, KeyTable
 from vitrail.weights.preprocess import to_huggingface, to_timm
 
 Format = Literal["vitrail", "huggingface", "timm"]
@@ -109,10 +109,10 @@ def _write_huggingface(target: Path, model: ViT, card: Card) -> Written:
     kind = _huggingface_kind(g)
     tensors, written = _canonical(model), Written(files=[])
     steps: dict[str, tuple[_Rewrite, ...]] = {
-        "vit": (rewrite.one_norm, rewrite.add_prefix_positions, rewrite.fold_layer_scale),
-        "deit": (rewrite.one_norm, rewrite.add_prefix_positions, rewrite.fold_layer_scale, rewrite.second_head),
+        "vit": (folding.one_norm, folding.add_prefix_positions, folding.fold_layer_scale),
+        "deit": (folding.one_norm, folding.add_prefix_positions, folding.fold_layer_scale, folding.second_head),
         "dinov2": (
-            rewrite.one_norm, rewrite.add_prefix_positions, rewrite.add_layer_scale, rewrite.head_for_mean
+            folding.one_norm, folding.add_prefix_positions, folding.add_layer_scale, folding.head_for_mean
         ),
     }  # fmt: skip
     for step in steps[kind]:
@@ -233,8 +233,8 @@ def _write_timm(target: Path, model: ViT, card: Card) -> Written:
         written.dropped["mask_token"] = MASK_TOKEN
         del tensors["mask_token"]
     if g.num_registers:
-        written.adapted += rewrite.fold_prefix_positions(tensors, g)
-    written.adapted += rewrite.second_head(tensors, g)
+        written.adapted += folding.fold_prefix_positions(tensors, g)
+    written.adapted += folding.second_head(tensors, g)
     prefix_positions = g.prefix_positions and not g.num_registers
     if g.activation == "swiglu":
         for i in range(g.num_hidden_layers):
@@ -300,7 +300,7 @@ def _timm_config(
 def _other_eps(model: ViT) -> str:
     """What timm's constant costs, measured on this model."""
     geometry = replace(model.config, layer_norm_eps=_TIMM_EPS)
-    other = modelfile.filled_model(geometry, dict(model.state_dict()), "cpu")
+    other = modelfile.build_model(geometry, dict(model.state_dict()), "cpu")
     images = random_images(geometry)
     with torch.inference_mode():
         worst = (other(images)["logits"] - model.cpu()(images)["logits"]).abs().max()

@@ -11,9 +11,9 @@ from tests.support.folders import cifar_files, idx_gz, tar_gz, write_parquet
 from tests.support.images import encode, noise
 from vitrail.cli import main
 from vitrail.config import DataConfig
-from vitrail.data.locations import data_root, decoded_cache
 from vitrail.data.sources import Source, named, official, open_source
 from vitrail.errors import DataError
+from vitrail.locations import data_root, decoded_cache
 
 
 @pytest.fixture(autouse=True)

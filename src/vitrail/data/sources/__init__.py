@@ -7,7 +7,18 @@ from vitrail.config import DataConfig
 from vitrail.data.sources.download import download
 from vitrail.data.sources.folders import open_folder
 from vitrail.data.sources.hub import open_hub
-from vitrail.data.sources.index import Encoded, Packed, Source, Split, case_twins, class_index, few, joined, nfc, taken
+from vitrail.data.sources.index import (
+    Encoded,
+    Packed,
+    Source,
+    Split,
+    case_twins,
+    class_index,
+    few,
+    join_splits,
+    nfc,
+    take_rows,
+)
 from vitrail.data.sources.manifest import open_manifest
 from vitrail.data.sources.named import NAMED_SETS, open_named, place_of
 from vitrail.data.sources.packed import check_whole, is_pack, open_pack, pack_preprocessing
@@ -26,12 +37,12 @@ __all__ = [
     "class_index",
     "download",
     "few",
-    "joined",
+    "join_splits",
     "nfc",
     "open_source",
     "pack_preprocessing",
     "place_of",
-    "taken",
+    "take_rows",
 ]
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail import fsio
-from vitrail.data.locations import data_root
 from vitrail.errors import DataError
+from vitrail.locations import data_root
 from vitrail.progress import Bar
 from vitrail.reading import open_regular
 

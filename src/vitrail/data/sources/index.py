@@ -40,7 +40,7 @@ class Packed:
     errors: dict[int, ImageError]
     pixels_sha256: str
 
-    def taken(self, positions: Int64[np.ndarray, "M"]) -> "Packed":
+    def take_rows(self, positions: Int64[np.ndarray, "M"]) -> "Packed":
         """Of some ascending positions of the split."""
         chosen = np.isin(self.kept, positions)
         kept = np.searchsorted(positions, self.kept[chosen])
@@ -118,7 +118,7 @@ def listing_of_paths(paths: Iterable[Path], root: Path) -> tuple[str, int]:
     return listing_of(entries), sum(size for _, size, _ in entries)
 
 
-def joined(splits: Iterable[Split]) -> Split:
+def join_splits(splits: Iterable[Split]) -> Split:
     """Several splits as one, one after the other."""
     parts = list(splits)
     if len(parts) == 1:
@@ -147,14 +147,14 @@ def path_split(paths: Sequence[Path], labels: Sequence[int] | Int64[np.ndarray, 
     return Split(np.array(labels, dtype=np.int64), names, read)
 
 
-def taken(split: Split, positions: Int64[np.ndarray, "M"]) -> Split:
+def take_rows(split: Split, positions: Int64[np.ndarray, "M"]) -> Split:
     """The examples at some ascending positions as a split of their own."""
 
     def read(inner: Int64[np.ndarray, "K"]) -> Iterator[Encoded]:
         return split.read(positions[inner])
 
     names = [split.names[int(position)] for position in positions]
-    return Split(split.labels[positions], names, read, split.packed and split.packed.taken(positions))
+    return Split(split.labels[positions], names, read, split.packed and split.packed.take_rows(positions))
 
 
 def nfc(name: str) -> str:

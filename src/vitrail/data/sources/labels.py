@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from vitrail.data.sources.index import Split, class_index, nfc, places_of, taken
+from vitrail.data.sources.index import Split, class_index, nfc, places_of, take_rows
 from vitrail.errors import DataError, shown
 
 Label = int | str | None
@@ -153,7 +153,7 @@ def labelled(splits: dict[str, Split], name: str) -> tuple[dict[str, Split], lis
             continue
         missing = len(content) - len(rows)
         if len(rows):
-            kept[split] = taken(content, rows)
+            kept[split] = take_rows(content, rows)
             notes.append(f"{split}: {missing} of {len(content)} examples have no label and are left out")
         else:
             notes.append(f"{split}: none of its {missing} examples has a label; no such split")

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.data.locations import data_root
 from vitrail.data.order import hold_out
 from vitrail.data.sources.download import ARCHIVES, download
 from vitrail.data.sources.index import Source, Split, array_split, listing_of
 from vitrail.data.sources.official import open_cifar, open_fashion_mnist
 from vitrail.data.sources.parquet import open_parquet
 from vitrail.errors import DataError
+from vitrail.locations import data_root
 
 # The digits have no official test set: a fifth of them is always the same one, whatever the settings.
 _DIGITS_TEST_FRACTION, _DIGITS_TEST_SEED = 0.2, 0

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vitrail.data.sources.download import ARCHIVES
-from vitrail.data.sources.index import Source, Split, array_split, joined, listing_of_paths
+from vitrail.data.sources.index import Source, Split, array_split, join_splits, listing_of_paths
 from vitrail.data.sources.labels import check_classes
 from vitrail.errors import DataError, shown
 from vitrail.reading import DAMAGE, open_regular, read_regular
@@ -71,7 +71,7 @@ def open_cifar(place: Path, name: str) -> Source:
             pixels, labels = _batch(content(member), labels_key, len(classes), f"{place}: {member}")
             names = [f"{place.name}/{member}:{row}" for row in range(len(labels))]
             parts.append(array_split(pixels, labels, names))
-        splits[split] = joined(parts)
+        splits[split] = join_splits(parts)
     paths = [place / member for member in wanted] if place.is_dir() else [place]
     listing, num_bytes = listing_of_paths(paths, place.parent)
     return Source(name, classes, splits, listing, num_bytes)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError, shown
 from vitrail.weights.families import dinov2, google, huggingface, reference, timm, torchvision
-from vitrail.weights.foreign import Source
+from vitrail.weights.key_table import WeightSource
 
 # In the order in which they are tried: the more particular evidence first.
 FAMILIES: tuple[ModuleType, ...] = (google, dinov2, reference, huggingface, torchvision, timm)
@@ -45,7 +45,7 @@ REFUSED = {
 _MOST_KEYS = 20
 
 
-def refusal(source: Source, tensors: Mapping[str, Tensor]) -> WeightsError | None:
+def refusal(source: WeightSource, tensors: Mapping[str, Tensor]) -> WeightsError | None:
     """The error for weights that are known and not read; None: they are none of these."""
     for pattern, whose in REFUSED.items():
         if name := next((n for n in tensors if re.search(pattern, n)), None):
@@ -70,7 +70,7 @@ def recognised(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tupl
     return None
 
 
-def unrecognised(source: Source) -> WeightsError:
+def unrecognised(source: WeightSource) -> WeightsError:
     """The error for weights of no known family; it shows the first names and shapes."""
     keys = ", ".join(f"{shown(n)} {list(t.shape)}" for n, t in list(source.tensors.items())[:_MOST_KEYS])
     more = f", and {len(source.tensors) - _MOST_KEYS} more" if len(source.tensors) > _MOST_KEYS else ""

@@ -13,8 +13,8 @@ from torch import Tensor
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
 from vitrail.weights.families.huggingface import class_names, common_behaviour, config_claims, problem_type
-from vitrail.weights.foreign import Key, KeyTable, Reading, Source, size_pair
 from vitrail.weights.geometry import infer_geometry
+from vitrail.weights.key_table import Key, KeyTable, Reading, WeightSource, size_pair
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, from_huggingface, shorter_side
 
 NAME = "DINOv2"
@@ -100,7 +100,7 @@ def recognise(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str |
     return None
 
 
-def read(source: Source, evidence: str) -> Reading:
+def read(source: WeightSource, evidence: str) -> Reading:
     """Read DINOv2."""
     if any(n.startswith("blocks.") for n in source.tensors):
         return _read_meta(source, evidence)
@@ -138,7 +138,7 @@ def read(source: Source, evidence: str) -> Reading:
     )
 
 
-def _read_meta(source: Source, evidence: str) -> Reading:
+def _read_meta(source: WeightSource, evidence: str) -> Reading:
     names = {name: _CHUNKED.sub(r"blocks.\1.\2", name) for name in source.tensors}  # the chunk is no block number
     renamed = {names[name]: tensor for name, tensor in source.tensors.items()}
     tensors, mapped = META.read(renamed)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
-from vitrail.weights.foreign import PRE_LOGITS, WRAPPER, Key, KeyTable, Reading, Source
 from vitrail.weights.geometry import infer_geometry
+from vitrail.weights.key_table import PRE_LOGITS, WRAPPER, Key, KeyTable, Reading, WeightSource
 from vitrail.weights.preprocess import HALF, squash
 
 NAME = "Google .npz"
@@ -145,7 +145,7 @@ def recognise(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str |
     return f"{found[0]}, {_layout(tensors, prefix)}"
 
 
-def read(source: Source, evidence: str) -> Reading:
+def read(source: WeightSource, evidence: str) -> Reading:
     """Read a Google file in any layout. eps 1e-6; exact GELU, as timm and transformers run these weights."""
     prefix = _prefix(source.tensors)
     theirs: dict[str, Tensor] = {}

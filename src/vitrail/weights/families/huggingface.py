@@ -13,17 +13,17 @@ from vitrail.config import ViTConfig
 from vitrail.config.checks import distinct_names, pair
 from vitrail.errors import WeightsError, shown
 from vitrail.weights.card import ProblemType
-from vitrail.weights.foreign import (
+from vitrail.weights.geometry import check_patch_kernel, infer_geometry
+from vitrail.weights.key_table import (
     DECODER,
     POOLER,
     Claim,
     Key,
     KeyTable,
     Reading,
-    Source,
+    WeightSource,
     size_pair,
 )
-from vitrail.weights.geometry import check_patch_kernel, infer_geometry
 from vitrail.weights.preprocess import from_huggingface
 
 NAME = "Hugging Face ViT"
@@ -96,7 +96,7 @@ def recognise(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str |
     return None
 
 
-def read(source: Source, evidence: str) -> Reading:
+def read(source: WeightSource, evidence: str) -> Reading:
     """Read a ViT or DeiT of transformers."""
     config, prefix = source.config, _prefix(source.tensors)
     on_disk = any(n.startswith(f"{prefix}encoder.layer.") for n in source.tensors)

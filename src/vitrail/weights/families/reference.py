@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitrail.config.checks import pair
 from vitrail.weights.families.huggingface import common_behaviour
-from vitrail.weights.foreign import Key, KeyTable, Reading, Source
 from vitrail.weights.geometry import infer_geometry
+from vitrail.weights.key_table import Key, KeyTable, Reading, WeightSource
 from vitrail.weights.preprocess import HALF, squash
 
 NAME = "reference"
@@ -57,7 +57,7 @@ def recognise(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str |
     return f"{layer}*.attention.qkv"
 
 
-def read(source: Source, evidence: str) -> Reading:
+def read(source: WeightSource, evidence: str) -> Reading:
     """Read the reference system's ViT."""
     table = _TABLES[_prefix(source.tensors)]
     tensors, mapped = table.read(source.tensors)

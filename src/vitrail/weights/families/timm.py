@@ -16,7 +16,8 @@ from vitrail.config.checks import distinct_names, pair
 from vitrail.errors import WeightsError
 from vitrail.weights.families.dinov2 import split_gates
 from vitrail.weights.families.huggingface import heads_of_width
-from vitrail.weights.foreign import (
+from vitrail.weights.geometry import infer_geometry, read_rows
+from vitrail.weights.key_table import (
     DECODER,
     MASK_TOKEN,
     PRE_LOGITS,
@@ -24,10 +25,9 @@ from vitrail.weights.foreign import (
     Key,
     KeyTable,
     Reading,
-    Source,
+    WeightSource,
     size_pair,
 )
-from vitrail.weights.geometry import infer_geometry, read_rows
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, from_timm
 
 NAME = "timm"
@@ -62,7 +62,7 @@ def recognise(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str |
     return f"blocks.*.attn.qkv and patch_embed.proj{said}"
 
 
-def read(source: Source, evidence: str) -> Reading:
+def read(source: WeightSource, evidence: str) -> Reading:
     """Read timm's vision_transformer, and DeiT, DeiT-III and MAE originals."""
     theirs, config = dict(source.tensors), source.config
     adapted: dict[str, str] = {}

@@ -8,8 +8,8 @@ from torch import Tensor
 from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
 from vitrail.weights.families.huggingface import heads_of_width
-from vitrail.weights.foreign import PRE_LOGITS, Key, KeyTable, Reading, Source
 from vitrail.weights.geometry import infer_geometry
+from vitrail.weights.key_table import PRE_LOGITS, Key, KeyTable, Reading, WeightSource
 from vitrail.weights.preprocess import IMAGENET_MEAN, IMAGENET_STD, shorter_side
 
 NAME = "torchvision"
@@ -40,7 +40,7 @@ def recognise(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str |
     return "encoder.layers.encoder_layer_* and conv_proj" if found else None
 
 
-def read(source: Source, evidence: str) -> Reading:
+def read(source: WeightSource, evidence: str) -> Reading:
     """Read torchvision's VisionTransformer. eps 1e-6, exact GELU, ImageNet mean and std."""
     if stem := next((n for n in source.tensors if n.startswith("conv_proj.conv_bn_relu")), None):
         raise WeightsError("torchvision's ViT with a convolutional stem is not read.", got=stem)

@@ -1,0 +1,192 @@
+"""Exact evaluation: every example once, counts as integers, nothing padded, nothing dropped."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitrail.augment import prepare
+from vitrail.config import Preprocessing
+from vitrail.config.checks import pair
+from vitrail.data import ImageSet, batches
+from vitrail.distributed import World
+from vitrail.errors import DataError, ImageError
+from vitrail.model import ViT
+from vitrail.progress import Bar
+
+TOP = 5
+# Losses are summed as whole multiples of this, so that the sum does not depend on who added what first.
+_LOSS_UNIT = 2.0**-24
+
+
+def wilson(num_correct: int, num_examples: int) -> tuple[float, float]:
+    """Where the true accuracy lies with 95 % confidence, from exact counts.
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    z2, rate = 1.959964**2, num_correct / num_examples
+    centre = (rate + z2 / (2 * num_examples)) / (1 + z2 / num_examples)
+    half = math.sqrt(z2 * (rate * (1 - rate) / num_examples + z2 / (4 * num_examples**2))) / (1 + z2 / num_examples)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class EvaluationStopped(Exception):
+    """A process was asked to stop; there is no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model does on one split.
+
+    An example that cannot be read counts as an example and as a wrong answer; it has no loss and no place in the
+    confusion matrix.
+
+    Args:
+        confusion: [L][L] counts, row = true class, column = predicted class.
+        loss: mean cross-entropy over the readable examples, in nats.
+    """
+
+    split: str
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    num_top5_correct: int
+    loss: float
+    errors: tuple[ImageError, ...]
+
+    @property
+    def num_examples(self) -> int:
+        return sum(map(sum, self.confusion)) + len(self.errors)
+
+    @property
+    def num_correct(self) -> int:
+        return sum(row[i] for i, row in enumerate(self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        """Right answers over all examples, in [0, 1]."""
+        return self.num_correct / self.num_examples
+
+    @property
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """Examples, precision, recall and F1 of each class; 0 where nothing was predicted or present."""
+        result: dict[str, dict[str, float]] = {}
+        for i, name in enumerate(self.classes):
+            right = self.confusion[i][i]
+            present, predicted = sum(self.confusion[i]), sum(row[i] for row in self.confusion)
+            result[name] = {
+                "num_examples": present,
+                "precision": right / predicted if predicted else 0.0,
+                "recall": right / present if present else 0.0,
+                "f1": 2 * right / (present + predicted) if present + predicted else 0.0,
+            }
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `vitrail eval --json`."""
+        return {
+            "split": self.split,
+            "num_examples": self.num_examples,
+            "num_correct": self.num_correct,
+            "accuracy": self.accuracy,
+            "top5_accuracy": self.num_top5_correct / self.num_examples,
+            "loss": self.loss,
+            "per_class": self.per_class,
+            "classes": list(self.classes),
+            "confusion": [list(row) for row in self.confusion],
+            "errors": [{"path": error.name, "error": error.reason} for error in self.errors],
+        }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: ViT,
+    image_set: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    progress: bool = False,
+    on_batch: Callable[[], object] | None = None,
+    world: World | None = None,
+    runtime: Callable[[Tensor], Tensor] | None = None,
+) -> Evaluation:
+    """Measure a model on a split, in fp32, in evaluation mode.
+
+    Several processes share the examples, each once: nothing is padded, nobody waits before the end, integers are
+    summed. Every process gets the same result.
+
+    Args:
+        model: on its device; its mode is put back afterwards.
+        image_set: labels index image_set.classes, which are the model's.
+        preprocessing: the model's own.
+        batch_size: examples at a time.
+        progress: show a bar on standard error.
+        on_batch: called after each batch; a true answer stops all processes.
+        world: the processes that share the work; None: this one.
+        runtime: images [B, C, H, W] to fp32 logits [B, L], in place of the model (vitrail.runtime); None: the model.
+    Raises:
+        DataError: there is nothing to evaluate.
+        EvaluationStopped: on_batch asked for it, here or in another process.
+    """
+    world = world or World()
+    device = next(model.parameters()).device
+    if len(image_set.labels) == 0:
+        raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
+    counts = _Counts(len(image_set.classes), device)
+    mine = np.arange(world.rank, len(image_set), world.size)
+    other_size = preprocessing.image_size != pair(model.config.image_size)
+    was_training = model.training
+    model.eval()
+    with Bar(len(mine), title=image_set.split, keep=False, enabled=progress) as bar:
+        for batch in batches(image_set, mine, batch_size, device=device):
+            images = prepare(batch.images, preprocessing)
+            logits = runtime(images) if runtime else model(images, interpolate_pos_encoding=other_size)["logits"]
+            counts.add(logits.float(), batch.labels)
+            bar.advance(len(batch.labels))
+            if on_batch and on_batch():
+                counts.stopped = True
+                break
+    model.train(was_training)
+    return counts.summed(world, image_set)
+
+
+class _Counts:
+    """Integers that are added up on the device, and once over all processes."""
+
+    def __init__(self, num_labels: int, device: torch.device) -> None:
+        self.num_labels, self.device, self.stopped = num_labels, device, False
+        self.confusion = torch.zeros(num_labels * num_labels, dtype=torch.int64, device=device)
+        # Right among the top 5, loss in units, examples without a finite loss.
+        self.rest = torch.zeros(3, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count some examples: float logits [B, L] and their true classes [B]."""
+        self.confusion += torch.bincount(labels * self.num_labels + logits.argmax(1), minlength=self.num_labels**2)
+        top = logits.topk(min(TOP, self.num_labels)).indices
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        finite = losses.isfinite()
+        units = (losses.where(finite, 0.0) / _LOSS_UNIT).round().long().sum()
+        self.rest += torch.stack(((top == labels[:, None]).sum(), units, (~finite).sum()))
+
+    def summed(self, world: World, image_set: ImageSet) -> Evaluation:
+        """What all processes counted together. Raises EvaluationStopped where one of them was told to stop."""
+        stopped = torch.tensor([int(self.stopped)], device=self.device)
+        *counts, top5, units, bad, stops = world.sum(torch.cat((self.confusion, self.rest, stopped))).tolist()
+        if stops:
+            raise EvaluationStopped
+        num_counted, num_labels = sum(counts), self.num_labels
+        if num_counted != len(image_set):
+            raise AssertionError(f"{num_counted} of {len(image_set)} examples were counted")
+        rows = [counts[i * num_labels : (i + 1) * num_labels] for i in range(num_labels)]
+        return Evaluation(
+            split=image_set.split,
+            classes=image_set.classes,
+            confusion=tuple(tuple(row) for row in rows),
+            num_top5_correct=top5,
+            loss=math.nan if bad else units * _LOSS_UNIT / num_counted,
+            errors=image_set.errors,
+        )

@@ -1,0 +1,89 @@
+"""The figures of the documents are those of bench/results, and both READMEs state the same ones."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results"
+
+
+def _result(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _row(document: str, *words: str, end: str = "|") -> str:
+    """The one line of a table that has all these words, and this end."""
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    (row,) = [line for line in lines if line.endswith(end) and all(word in line for word in words)]
+    return row
+
+
+@pytest.mark.parametrize("recipe", ["cifar10-cpu", "cifar10-cpu-conv"])
+@pytest.mark.parametrize("document", ["README.md", "README.zh-CN.md", "docs/bench.md"])
+def test_accuracies_are_those_of_the_seeds(document: str, recipe: str) -> None:
+    seeds = _result(f"{recipe}-seeds")["seeds"]
+    accuracies = [100 * seed["num_correct"] / seed["num_examples"] for seed in seeds]
+    minutes = [seed["train_seconds"] / 60 for seed in seeds]
+    row = _row(document, f"{recipe}`", "+-")
+    assert f"{statistics.mean(accuracies):.2f} % +- {statistics.stdev(accuracies):.2f}" in row
+    assert len(seeds) == 3
+    if document == "docs/bench.md":
+        assert f"({', '.join(f'{value:.2f}' for value in accuracies)})" in row
+        assert f"{min(minutes):.1f} to {max(minutes):.1f} min" in row
+    else:
+        assert re.search(rf"\b{round(statistics.mean(minutes))} (min|分钟)", row)
+
+
+def _ratios() -> list[tuple[str, list[str]]]:
+    """Rows by the script that they name and a word of theirs, and the figures that have to be in them."""
+    step, inference = _result("step")["cases"], _result("inference")
+    inputs, folder = _result("input")["cases"], _result("folder")["contenders"]
+    vitrail = [inference[batch]["contenders"] for batch in ("batch 1", "batch 8")]
+    costs, transfer = _result("checkpoint-cost")["costs"], _result("transfer-cifar100-conv")
+    default = [engines[f"ours {engine}"]["ratio"] for engines in vitrail for engine in ("onnx", "openvino")]
+    int8 = [engines["ours int8"]["ratio"] for engines in vitrail]
+    merged = [engines["ours int8, merge 16"]["ratio"] for engines in vitrail]
+    saving = statistics.median(costs["ours, asynchronous"]) / statistics.median(costs["torch.save"])
+    folders = (("cold, exact", 1), ("cold, fast", 1), ("packed", 0))
+    startup = "vitrail predict, one image / transformers pipeline, one image"
+    crop = inputs["small"]["one process"]["contenders"]["vitrail"]["ratio"]
+    return [
+        ("step.py` | ViT-B/16", [f"{step['b16']['contenders']['vitrail']['ratio']:.2f}"]),
+        ("step.py` | small ViT", [f"{step['small6']['contenders']['vitrail']['ratio']:.2f}"]),
+        ("inference.py` | default engine", [f"{min(default):.1f}", f"{max(default):.1f}"]),
+        ("inference.py` | int8", [f"{value:.1f}" for value in (*int8, *merged)]),
+        (
+            "input.py` | crop",
+            [f"{inputs['reference']['one process']['contenders']['vitrail']['ratio']:.1f}", f"{crop:.0f}"],
+        ),
+        ("folder.py` | packed", [f"{folder[name]['ratio']:.{digits}f}" for name, digits in folders]),
+        ("startup.py` | predict", [f"{_result('startup')['ratios'][startup]:.2f}"]),
+        ("checkpoint.py` | torch.save", [f"{saving:.2f}"]),
+        ("transfer.py` | from scratch", [f"+{100 * transfer['gain_over_scratch']:.1f}"]),
+    ]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/bench.md"])
+@pytest.mark.parametrize(("row", "figures"), _ratios())
+def test_ratios_are_those_of_the_scripts(document: str, row: str, figures: list[str]) -> None:
+    script, word = row.split(" | ")
+    numbers = re.findall(r"\+?\d+(?:\.\d+)?", _row(document, word, end=f" `bench/{script} |"))
+    assert [figure for figure in figures if figure not in numbers] == []
+
+
+def test_the_readmes_state_the_same_figures_and_commands() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    tutorial = (ROOT / "docs" / "from-the-tutorial.md").read_text(encoding="utf-8")
+    figures = re.findall(r"\d+\.\d+ %", chinese)
+    assert len(figures) >= 5
+    assert [figure for figure in figures if figure not in english] == []
+    commands = re.findall(r"^vitrail [a-z][^#\n]*[^#\n ]", chinese, re.MULTILINE)
+    assert len(commands) >= 7
+    assert [command for command in commands if command not in english + tutorial] == []
+    assert "README.zh-CN.md" in english
+    assert "(README.md)" in chinese

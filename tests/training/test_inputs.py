@@ -1,0 +1,64 @@
+"""Balanced sampling: the same input whatever the number of processes, and no image twice in the same form."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.folders import image_folder
+from vitrail import data
+from vitrail.config import AugmentConfig, DataConfig, RunConfig
+from vitrail.distributed import World
+from vitrail.training.inputs import Inputs
+
+COUNTS = {"train/rare": 2, "train/common": 13, "test/rare": 1, "test/common": 1}
+
+
+class _OneOf(World):
+    """One of several processes, without the others."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        super().__init__()
+        self.rank, self.size = rank, size
+
+
+def _epoch(config: RunConfig, world: World) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What one process trains on in epoch 1."""
+    train_set = data.load(config.data, ("train",))["train"]
+    preprocessing = data.preprocessing_for(config.data)
+    inputs, size = Inputs(config, preprocessing, 2, world), config.data.batch_size
+    order = inputs.order(1, train_set.labels)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    walk = data.batches(train_set, order, size, device=torch.device("cpu"), pick=inputs.pick(1))
+    for number, batch in enumerate(walk):
+        images, targets, own = inputs(batch, 1, number, min(size, len(order) - number * size), 1.0)
+        found.append((images[:own], targets[:own]))
+    return found
+
+
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_balanced_batches_do_not_depend_on_the_number_of_processes(tmp_path: Path, cutmix: float) -> None:
+    spec = str(image_folder(tmp_path, COUNTS, side=8))
+    config = RunConfig(
+        data=DataConfig(spec=spec, image_size=16, batch_size=6, balance="sampling"),
+        augment=AugmentConfig(flip=0.5, crop_padding=2, cutmix=cutmix),
+    )
+    alone = _epoch(config, World())
+    shares = [_epoch(config, _OneOf(rank, 3)) for rank in range(3)]
+    for number, (images, targets) in enumerate(alone):
+        assert torch.equal(torch.cat([share[number][0] for share in shares]), images)
+        assert torch.equal(torch.cat([share[number][1] for share in shares]), targets)
+
+
+def test_an_image_that_comes_again_is_augmented_anew(tmp_path: Path) -> None:
+    spec = str(image_folder(tmp_path, COUNTS, side=8))
+    config = RunConfig(
+        data=DataConfig(spec=spec, image_size=16, batch_size=6, balance="sampling"),
+        augment=AugmentConfig(flip=0.5, crop_padding=4),
+    )
+    images, labels = (torch.cat(parts) for parts in zip(*_epoch(config, World()), strict=True))
+    assert np.bincount(labels.numpy()).tolist() in ([7, 8], [8, 7])
+    rare = data.load(config.data, ("train",))["train"].classes.index("rare")
+    seen = {image.numpy().tobytes() for image in images[labels == rare]}
+    assert len(seen) > 2  # of two photographs
