@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             terminal.answer(answer.lines)
     except VitrailError as error:
-        if not (not is_first if error.told is None else error.told):
+        if not (not is_first if error.is_shown_elsewhere is None else error.is_shown_elsewhere):
             terminal.say(error)
         return error.exit_status
     except KeyboardInterrupt:

@@ -51,7 +51,7 @@ class Heartbeat:
                 error = read_reason(self._store, self._rank) or self._check_predecessor()
             except RuntimeError:
                 error = RankLost("The launcher or the first process of this run is gone.", do=RESUME)
-                error.told = self._rank != 1
+                error.is_shown_elsewhere = self._rank != 1
             if error is None:
                 continue
             if not self._watchdog.over.wait(_LAST_WORDS_SECONDS):
@@ -83,5 +83,5 @@ class Heartbeat:
         error = RankLost(
             "The process that all of this run speak through does not answer: it was stopped, or is cut off.", do=RESUME
         )
-        error.told = self._rank != 1
+        error.is_shown_elsewhere = self._rank != 1
         return error

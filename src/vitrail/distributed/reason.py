@@ -24,7 +24,7 @@ def record_reason(store: dist.Store, rank: int, error: BaseException) -> None:
     with contextlib.suppress(RuntimeError, ValueError):
         first = json.loads(store.compare_set(_KEY, "", json.dumps(reason)))
         if isinstance(error, VitrailError):
-            error.told = first["rank"] != rank
+            error.is_shown_elsewhere = first["rank"] != rank
 
 
 def read_reason(store: dist.Store, rank: int) -> VitrailError | None:
@@ -34,7 +34,7 @@ def read_reason(store: dist.Store, rank: int) -> VitrailError | None:
     reason: dict[str, Any] = json.loads(store.get(_KEY))
     error = RankLost(f"rank {reason['rank']} ended: {' '.join(reason['text'].split())}")
     error.exit_status = reason["status"]
-    error.told = reason["rank"] != rank
+    error.is_shown_elsewhere = reason["rank"] != rank
     return error
 
 
@@ -42,7 +42,7 @@ def end_process(error: VitrailError) -> None:
     """Say where every thread stands and leave at once: the main thread may wait in a call that never returns."""
     try:
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        if not error.told:
+        if not error.is_shown_elsewhere:
             say(error)
         sys.stderr.flush()
     finally:

@@ -120,7 +120,7 @@ class World:
         kind, value = answer[0]
         if kind == "failed":
             error = VitrailError(value[0])
-            error.exit_status, error.told = value[1], True
+            error.exit_status, error.is_shown_elsewhere = value[1], True
             raise error
         return value
 
