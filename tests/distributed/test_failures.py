@@ -70,8 +70,8 @@ def _fails(server: ForkServer, run: Path, fault: str) -> tuple[list[int | None],
 def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, rank: int, action: str) -> None:
     run = tmp_path / f"{place.replace(':', '-')}-{rank}-{action}"
     statuses, seconds, said = _fails(server, run, f"{place}:{rank}:{action}")
-    # Twice the slowest step is allowed where that is more than the time-out, as on a busy machine.
-    assert seconds < (2 * MOST_SECONDS if action == "hang" else MOST_SECONDS), (action, seconds)
+    # Ten times the time-out is allowed in the first step; later twice the slowest step, which counts on a busy machine.
+    assert seconds < (3 * MOST_SECONDS if action == "hang" else MOST_SECONDS), (action, seconds)
     other = statuses[1 - rank]
     if action == "term":
         assert statuses == [143, 143]
