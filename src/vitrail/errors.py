@@ -107,7 +107,7 @@ class VitrailError(Exception):
     """
 
     exit_status = 2
-    told: bool | None = None
+    is_shown_elsewhere: bool | None = None
     """Whether another process of the same run shows it to the user; None: there was none to ask."""
 
     def __init__(

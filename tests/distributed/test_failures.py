@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +19,7 @@ from typing import Any
 import pytest
 
 import vitrail
-from vitrail.distributed.meeting import Process, this_machine
-from vitrail.distributed.watch import _kill
+from vitrail.process_identity import ProcessIdentity, start_of, this_machine
 from vitrail.run import RunDir
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
@@ -29,7 +30,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "schedule": {"epochs": 2, "max_steps": 16},
     "evaluation": {"every_epochs": 1},
     "checkpoint": {"every_steps": 3},
-    "parallel": {"silence_seconds": 2.0, "timeout_seconds": 2.0},
+    "parallel": {"timeout_seconds": 2.0, "silence_seconds": 2.0},
 }  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.support.jobs"
@@ -69,7 +70,8 @@ def _fails(server: ForkServer, run: Path, fault: str) -> tuple[list[int | None],
 def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, rank: int, action: str) -> None:
     run = tmp_path / f"{place.replace(':', '-')}-{rank}-{action}"
     statuses, seconds, said = _fails(server, run, f"{place}:{rank}:{action}")
-    assert seconds < MOST_SECONDS, (action, seconds)
+    # Ten times the time-out is allowed in the first step; later twice the slowest step, which counts on a busy machine.
+    assert seconds < (3 * MOST_SECONDS if action == "hang" else MOST_SECONDS), (action, seconds)
     other = statuses[1 - rank]
     if action == "term":
         assert statuses == [143, 143]
@@ -80,7 +82,7 @@ def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, ra
         assert any(text in said for text in ("of this run is gone", "does not answer", f"rank {rank} (process "))
     elif action == "hang":
         assert statuses == [75, 75]
-        assert "Nothing went on for 2 s" in said or "silent" in said
+        assert re.search(r"rank \d made no progress for [\d.]+ s, in \w+ step \d+:", said)
         assert "faults.py" in said, "the place where it stands is named"
     else:
         assert statuses[rank] == 1
@@ -103,6 +105,44 @@ def test_a_fault_of_one_process_ends_all_within_seconds(
     _check_fault(server, tmp_path, whole, place, rank, action)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_without_the_heartbeat_the_time_out_notices_a_stopped_process(
+    server: ForkServer, tmp_path: Path, rank: int
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    sections = SECTIONS | {"parallel": {"timeout_seconds": 2.0}}
+    arguments = {"run": str(run), "fault": f"train:8:{rank}:stop", "sections": sections}
+    ended = server.run(f"{JOBS}:train_with_fault", arguments, ranks=2, log=log, timeout=2 * MOST_SECONDS)
+    assert (ended.statuses[1 - rank], ended.statuses[rank]) == (75, None), "there is no launcher that would kill it"
+    assert f"rank {1 - rank} made no progress for" in log.read_text(errors="replace")
+
+
+def test_a_job_that_was_suspended_goes_on(server: ForkServer, whole: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    suspender = threading.Thread(target=_suspend_often, args=(run, 3, 5.0))
+    suspender.start()
+    ended = server.run(f"{JOBS}:train_slowly", {"run": str(run), "sections": SECTIONS}, ranks=2, log=log)
+    suspender.join()
+    assert ended.statuses == [0, 0], log.read_text()
+    assert ended.seconds > 15.0
+    assert differences(whole, run) == []
+
+
+def _suspend_often(run: Path, times: int, seconds: float) -> None:
+    """Stop both processes of a job and let them go on, again and again."""
+    files = [Path(f"{run}.process{rank}") for rank in range(2)]
+    until = time.monotonic() + 60
+    while not all(file.exists() for file in files) and time.monotonic() < until:
+        time.sleep(0.05)
+    processes = [int(file.read_text()) for file in files]
+    for _ in range(times):
+        time.sleep(1.0)
+        for signal_number, wait in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+            for process in processes:
+                os.kill(process, signal_number)
+            time.sleep(wait)
+
+
 @pytest.mark.parametrize("slow_rank", [0, 2])
 def test_a_process_that_starts_slowly_is_waited_for(server: ForkServer, tmp_path: Path, slow_rank: int) -> None:
     log = tmp_path / "log"
@@ -113,13 +153,14 @@ def test_a_process_that_starts_slowly_is_waited_for(server: ForkServer, tmp_path
 
 def test_only_processes_of_the_same_machine_are_killed() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    here = Process(child.pid, socket.gethostname(), this_machine())
-    _kill(replace(here, machine=f"{this_machine()} another container"))
+    here = ProcessIdentity(child.pid, socket.gethostname(), this_machine(), start_of(child.pid))
+    replace(here, machine=f"{this_machine()} another container").kill()
+    replace(here, process_started="0").kill()
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(timeout=0.5)
-    _kill(here)
+    here.kill()
     assert child.wait(timeout=10) == -signal.SIGKILL
-    _kill(here)
+    here.kill()
     assert child.stdin is not None
     child.stdin.close()
 

@@ -143,7 +143,7 @@ class _OneOf(World):
         super().__init__()
         self.rank, self.size, self.said = rank, size, said
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
         self.said.append(values.clone())
         if self.rank < self.size - 1:
             raise _NotAll

@@ -11,6 +11,7 @@ import pytest
 
 from vitrail import fsio, train
 from vitrail.errors import RunError
+from vitrail.process_identity import this_machine
 from vitrail.run import lock
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.tiny import tiny_run
@@ -38,7 +39,7 @@ def test_a_second_run_is_refused_with_the_process_of_the_first(tmp_path: Path) -
 
 
 def _someone_else(path: Path, **changes: object) -> None:
-    holder = {"pid": 2**22 + 1, "host": "elsewhere", "machine": lock._machine(), "process_started": "1"} | changes
+    holder = {"pid": 2**22 + 1, "host": "elsewhere", "machine": this_machine(), "process_started": "1"} | changes
     path.write_text(json.dumps(holder))
 
 

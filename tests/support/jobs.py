@@ -12,7 +12,7 @@ import torch
 import vitrail
 from vitrail import data, fsio, weights
 from vitrail.config import ParallelConfig
-from vitrail.distributed import joined
+from vitrail.distributed import join_processes
 from vitrail.model import ViT
 from vitrail.run import lock
 from vitrail.selftest.faulty_files import Dying
@@ -62,7 +62,7 @@ def log_batches(run: str, sections: dict[str, dict[str, Any]], log: str) -> None
 def evaluate_shards(cases: list[tuple[int, int]], out: str) -> None:
     """Evaluate splits of several lengths over the processes; rank 0 writes what came out."""
     torch.set_num_threads(1)
-    with joined(ParallelConfig(), "cpu") as world:
+    with join_processes(ParallelConfig(), "cpu") as world:
         found: list[dict[str, Any]] = []
         for count, batch_size in cases:
             model, image_set, steps = tiny_evaluation(count)
@@ -128,7 +128,7 @@ def train_with_fault(run: str, fault: str, sections: dict[str, dict[str, Any]], 
 
     from vitrail.distributed import faults
 
-    reached = faults.reached
+    reached = faults.trigger
 
     def noted(phase: str, step: int, rank: int) -> None:
         if fault.startswith(f"{phase}:{step}:{rank}:"):
@@ -136,23 +136,39 @@ def train_with_fault(run: str, fault: str, sections: dict[str, dict[str, Any]], 
         reached(phase, step, rank)
 
     os.environ["VITRAIL_FAULT"] = fault
-    faults.reached = noted  # type: ignore[assignment]
+    faults.trigger = noted  # type: ignore[assignment]
     train_tiny(run, resume=resume, sections=sections)
 
 
+def train_slowly(run: str, sections: dict[str, dict[str, Any]]) -> None:
+    """The same, two steps a second; each process says in a file which one it is."""
+    from vitrail.distributed import faults
+
+    def pause(phase: str, step: int, rank: int) -> None:
+        if (phase, step) == ("train", 2):
+            mine = Path(f"{run}.process{rank}")
+            mine.with_name(f"{mine.name}.new").write_text(str(os.getpid()))
+            mine.with_name(f"{mine.name}.new").rename(mine)
+        if step > 1:
+            _pause(0.4)
+
+    faults.trigger = pause
+    train_tiny(run, sections=sections)
+
+
 def join_slowly(slow_rank: int, seconds: float) -> None:
-    """Meet, where one process takes a while from the meeting to its first word; then say who is there."""
-    from vitrail.distributed.watch import Watch
+    """Meet, where one process takes a while until its first heartbeat; then say who is there."""
+    from vitrail.distributed.heartbeat import Heartbeat
 
-    start = Watch.start
+    start = Heartbeat.start
 
-    def slowly(self: Watch) -> None:
-        if self.rank == slow_rank:
+    def start_slowly(self: Heartbeat) -> None:
+        if self._rank == slow_rank:
             _pause(seconds)
         start(self)
 
-    Watch.start = slowly  # type: ignore[method-assign]
-    with joined(ParallelConfig(silence_seconds=1.0, timeout_seconds=1.0), "cpu") as world:
+    Heartbeat.start = start_slowly  # type: ignore[method-assign]
+    with join_processes(ParallelConfig(silence_seconds=1.0, timeout_seconds=1.0), "cpu") as world:
         assert world.gather(world.rank) == list(range(world.size))
 
 

@@ -81,7 +81,7 @@ def evaluate(
         on_note(note)
     return training.evaluate(
         predictor.model, image_set, preprocessing, batch_size=chosen.batch_size, runtime=chosen.runtime,
-        progress=progress, on_batch=lambda: world.at("evaluate", 0), world=world,
+        progress=progress, on_batch=lambda: world.report_progress("evaluate", 0), world=world,
     )  # fmt: skip
 
 

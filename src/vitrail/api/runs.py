@@ -9,7 +9,7 @@ from vitrail import recipes, training
 from vitrail.config import RunConfig
 from vitrail.config.settings import full_name, with_data, with_settings
 from vitrail.data import Source, available_splits, open_source
-from vitrail.distributed import inside_launch
+from vitrail.distributed import is_launched
 from vitrail.errors import ConfigError, shown
 from vitrail.run import RunDir
 from vitrail.terminal import say
@@ -67,7 +67,7 @@ def train(
         config = replace(config, init=replace(config.init, weights=weights))
     if not resume and (data is not None or "data.spec" in map(full_name, given)):
         source = open_source(config.data, may_download=True, progress=progress)
-        config = fitted_to_splits(config, source, given, on_note=say if progress and not inside_launch() else _silent)
+        config = fitted_to_splits(config, source, given, on_note=say if progress and not is_launched() else _silent)
         return training.train(config, run, progress=progress, source=source)
     return training.train(config, run, resume=resume, progress=progress)
 
@@ -102,7 +102,7 @@ def finetune(
         WeightsError: the weights cannot be read.
         ConfigError, DataError, RunError, SaveError, Interrupted, RankLost: as of `train`.
     """
-    on_note = say if progress and not inside_launch() else _silent
+    on_note = say if progress and not is_launched() else _silent
     start = finetune_start(weights, _text(data), recipe=recipe, head=head, data_root=_text(data_root), on_note=on_note)
     given = settings or {}
     config = transfer.with_image_size(with_settings(start, given), start)

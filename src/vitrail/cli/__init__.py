@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             terminal.answer(answer.lines)
     except VitrailError as error:
-        if not (not is_first if error.told is None else error.told):
+        if not (not is_first if error.is_shown_elsewhere is None else error.is_shown_elsewhere):
             terminal.say(error)
         return error.exit_status
     except KeyboardInterrupt:
@@ -108,9 +108,9 @@ def _is_first(verb: str) -> bool:
     """
     if verb not in _SHARED or "WORLD_SIZE" not in os.environ:
         return True
-    from vitrail.distributed import launched_rank
+    from vitrail.distributed import rank_in_launch
 
-    return launched_rank() == 0
+    return rank_in_launch() == 0
 
 
 def parsed(words: list[str]) -> argparse.Namespace:

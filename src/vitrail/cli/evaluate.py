@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> Answer:
         return launched(args)
 
     from vitrail.config import ParallelConfig
-    from vitrail.distributed import joined
+    from vitrail.distributed import join_processes
 
-    with joined(ParallelConfig(), args.device) as world:
+    with join_processes(ParallelConfig(timeout_seconds=600), args.device) as world:
         return _evaluated(args, world)
 
 

@@ -81,10 +81,10 @@ def run(args: argparse.Namespace) -> Answer:
         )
 
     from vitrail.api import finetune_start
-    from vitrail.distributed import inside_launch
+    from vitrail.distributed import is_launched
     from vitrail.training import transfer
 
-    quiet = args.list_settings or inside_launch()
+    quiet = args.list_settings or is_launched()
     start = finetune_start(
         args.weights,
         args.data,

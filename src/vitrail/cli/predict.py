@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> Answer:
         return launched(args)
 
     from vitrail.config import ParallelConfig
-    from vitrail.distributed import joined
+    from vitrail.distributed import join_processes
     from vitrail.predictor import Prediction, Predictor
 
-    with joined(ParallelConfig(), args.device) as world:
+    with join_processes(ParallelConfig(timeout_seconds=600), args.device) as world:
         predictor = Predictor(
             args.model,
             device=args.device,
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> Answer:
         found: list[Prediction | tuple[str, str]] = []
         with Bar(len(mine), unit="files", keep=False, enabled=world.is_first) as bar:
             for result in stream:
-                world.at("predict", len(found))
+                world.report_progress("predict", len(found))
                 found.append((result.reason, result.name) if isinstance(result, ImageError) else result)
                 bar.advance(1)
         results = [result for part in world.gather(found) for result in part]

@@ -28,9 +28,9 @@ def started_here(args: argparse.Namespace) -> bool:
         if getattr(args, "max_restarts", 0):
             raise ConfigError("--max-restarts needs --nproc.", do="Add --nproc N, or leave --max-restarts out.")
         return False
-    from vitrail.distributed import inside_launch
+    from vitrail.distributed import is_launched
 
-    if inside_launch():
+    if is_launched():
         raise ConfigError("--nproc and torchrun exclude each other.", do="Leave --nproc out: torchrun has its own.")
     return True
 

@@ -65,10 +65,10 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     if not args.resume and (args.data or "--data.spec" in flags):
         from vitrail.api import fitted_to_splits
         from vitrail.data import open_source
-        from vitrail.distributed import inside_launch
+        from vitrail.distributed import is_launched
 
-        source = open_source(config.data, may_download=True, progress=not inside_launch())
-        config = fitted_to_splits(config, source, flags, on_note=(lambda _: None) if inside_launch() else say)
+        source = open_source(config.data, may_download=True, progress=not is_launched())
+        config = fitted_to_splits(config, source, flags, on_note=(lambda _: None) if is_launched() else say)
 
     if started_here(args):
         from vitrail.run import next_free_run

@@ -72,12 +72,14 @@ class ParallelConfig:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """ddp: all weights on every process, gradients averaged; fsdp: weights, gradients and optimiser state spread over
     the processes, for models that do not fit."""
-    silence_seconds: float = 6.0
-    """The run ends when a process has not been heard of for so long: it died, was stopped, or cannot be reached."""
-    timeout_seconds: float = 120.0
-    """The run ends when no process has finished a step or a batch for so long; start-up is not counted."""
+    timeout_seconds: float = 60.0
+    """A process ends, and the run with it, when it has got no further for so long, or for twice as long as the
+    slowest step or batch so far took; start-up is not counted, and the first step may take ten times as long."""
+    silence_seconds: float = 0.0
+    """The run ends when a process has not been heard of for so long: it was stopped, or cannot be reached. 0: only
+    the time-out notices that. 6 is enough where all processes run all the time."""
 
     def __post_init__(self) -> None:
         require_bounded("parallel", self)
-        require_positive("parallel.silence_seconds", self.silence_seconds)
         require_positive("parallel.timeout_seconds", self.timeout_seconds)
+        require_not_negative("parallel.silence_seconds", self.silence_seconds)

@@ -1,27 +1,27 @@
 """Several processes: the only room that speaks torch.distributed."""
 
 from vitrail.distributed import faults
-from vitrail.distributed.launch import inside_launch, launch, launched_rank, leave_launch, restarted
-from vitrail.distributed.shards import copy_whole, gathered, is_spread, local_list, scattered
-from vitrail.distributed.world import World, check_one_run_directory, joined
-from vitrail.distributed.wrap import accumulating, batch_norm_is_local, wrapped
+from vitrail.distributed.launch import is_launched, is_restarted, launch, leave_launch, rank_in_launch
+from vitrail.distributed.shards import copy_whole, gather_tensors, is_spread, local_list, scatter_tensor
+from vitrail.distributed.world import World, check_one_run_directory, join_processes
+from vitrail.distributed.wrap import accumulate_gradients, batch_norm_is_local, wrap_model
 
 __all__ = [
     "World",
-    "accumulating",
+    "accumulate_gradients",
     "batch_norm_is_local",
     "check_one_run_directory",
     "copy_whole",
     "faults",
-    "gathered",
-    "inside_launch",
+    "gather_tensors",
+    "is_launched",
     "is_spread",
-    "joined",
+    "join_processes",
     "launch",
-    "launched_rank",
+    "rank_in_launch",
     "leave_launch",
     "local_list",
-    "restarted",
-    "scattered",
-    "wrapped",
+    "is_restarted",
+    "scatter_tensor",
+    "wrap_model",
 ]

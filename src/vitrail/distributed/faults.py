@@ -15,7 +15,7 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTE
 _happened: set[str] = set()  # an evaluation comes by the same step with every batch
 
 
-def reached(phase: str, step: int, rank: int) -> None:
+def trigger(phase: str, step: int, rank: int) -> None:
     """Let the fault happen that the environment asks for at this point: once, in the first attempt of a run."""
     wanted = os.environ.get("VITRAIL_FAULT")
     if not wanted or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):

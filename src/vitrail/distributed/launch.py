@@ -1,6 +1,5 @@
 """Starting several processes on this machine, with torchrun's own engine."""
 
-import ctypes
 import logging
 import os
 import signal
@@ -12,15 +11,14 @@ from vitrail.errors import ConfigError, RankLost, shown
 
 PLACE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells a process of its place among WORLD_SIZE others."""
-_PR_SET_PDEATHSIG = 1
 
 
-def inside_launch() -> bool:
+def is_launched() -> bool:
     """Whether this process was started by torchrun, or by `launch`."""
     return "TORCHELASTIC_RUN_ID" in os.environ or number_in("WORLD_SIZE", 1) > 1
 
 
-def launched_rank() -> int:
+def rank_in_launch() -> int:
     """This process's rank among those that were started together; 0 where the environment is not that of a launch."""
     if number_in("WORLD_SIZE", 1) < 2 or any(name not in os.environ for name in PLACE):
         return 0
@@ -33,7 +31,7 @@ def leave_launch() -> None:
         os.environ.pop(name, None)
 
 
-def restarted() -> bool:
+def is_restarted() -> bool:
     """Whether torchrun started this process anew after a failure: the run goes on by itself."""
     return number_in("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
@@ -104,13 +102,3 @@ def launch(arguments: Sequence[str], nproc: int, *, max_restarts: int = 0, grace
     except SignalException as error:
         return 128 + error.sigval
     return 0
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its launcher is gone, however it went; elsewhere the watch notices."""
-    if not sys.platform.startswith("linux") or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    launcher = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:
-        os._exit(75)

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def gather_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors on every process; those that are whole already are passed on. All processes must call it."""
     return {name: tensor.full_tensor() if _is_part(tensor) else tensor for name, tensor in tensors.items()}
 
 
-def scattered(whole: Tensor, like: Tensor) -> Tensor:
+def scatter_tensor(whole: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, spread over the processes as `like` is; itself where `like` is whole.
 
     Every process must call it with the same values.
@@ -46,7 +46,7 @@ def local_list(tensors: list[Tensor]) -> list[Tensor]:
 @torch.no_grad()
 def copy_whole(target: Tensor, whole: Tensor) -> None:
     """Fill a tensor, spread or not, with whole values that every process has."""
-    local(target).copy_(local(scattered(whole, target)))
+    local(target).copy_(local(scatter_tensor(whole, target)))
 
 
 def _is_part(tensor: Tensor) -> TypeGuard["DTensor"]:

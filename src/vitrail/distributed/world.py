@@ -7,7 +7,7 @@ One process is the common case and costs nothing: every method then answers at o
 import contextlib
 import datetime
 import os
-import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -17,14 +17,18 @@ from torch import Tensor, nn
 
 from vitrail.config import ParallelConfig
 from vitrail.distributed import faults
-from vitrail.distributed.launch import PLACE, die_with_parent, number_in
-from vitrail.distributed.meeting import met, watched
-from vitrail.distributed.watch import Watch
+from vitrail.distributed.heartbeat import Heartbeat
+from vitrail.distributed.launch import PLACE, number_in
+from vitrail.distributed.reason import RESUME, read_reason, record_reason
+from vitrail.distributed.rendezvous import meet
+from vitrail.distributed.watchdog import Watchdog
 from vitrail.errors import ConfigError, RankLost, RunError, VitrailError
 
 T = TypeVar("T")
-# Nothing waits this long: the watch ends a run that stands still much earlier, and knows who is to blame.
-_GROUP_TIMEOUT = datetime.timedelta(hours=24)
+# Nothing waits this long: the watchdog ends a run that stands still much earlier. This one would go by the clock, and
+# end a job that was suspended for longer.
+_GROUP_TIMEOUT = datetime.timedelta(days=30)
+_STOP, _STOP_POLL_SECONDS = "stop", 0.5
 
 
 class World:
@@ -34,11 +38,20 @@ class World:
         rank: of this process, 0 is the first.
         size: number of processes.
         local_rank: of this process on its machine.
-        watch: what notices that one of them is gone; None for one process.
+        watchdog: of this process; None for one process.
+        store: what the processes of this attempt can write to and read from; None for one process.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, watch: Watch | None = None) -> None:
-        self.rank, self.size, self.local_rank, self.watch = rank, size, local_rank, watch
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        watchdog: Watchdog | None = None,
+        store: dist.Store | None = None,
+    ) -> None:
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self._watchdog, self._store, self._stop_polled = watchdog, store, 0.0
         # Small words between processes go over the CPU, so that no GPU waits for them.
         self._control: Any = dist.new_group(backend="gloo", timeout=_GROUP_TIMEOUT) if size > 1 else None
         self._vote: tuple[Tensor, Any] | None = None
@@ -61,23 +74,41 @@ class World:
         """How many of `count` things a process has."""
         return count * (rank + 1) // self.size - count * rank // self.size
 
-    def at(self, phase: str, step: int) -> None:
-        """Say that work goes on, and on what."""
-        if self.watch:
-            self.watch.at(phase, step)
+    def report_progress(self, phase: str, step: int) -> None:
+        """Note that work goes on, and on what."""
+        if self._watchdog:
+            self._watchdog.report(phase, step)
 
-    def total(self, values: Tensor) -> Tensor:
+    @contextlib.contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Allow more time than to a step, for the length of a `with` block: how long its work takes is not known."""
+        if self._watchdog:
+            self._watchdog.is_patient = True
+        yield
+        if self._watchdog:
+            self._watchdog.is_patient = False
+
+    def wait_for_all(self) -> None:
+        """Wait until all processes are here: one of them may have had work of its own. All of them must call it."""
+        self.gather(None)
+
+    def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes of an integer or float64 tensor, exact for integers. All of them must call it."""
         if self.size == 1:
             return values
         summed = values.cpu().clone()
-        dist.all_reduce(summed, group=self._control)
+        with self.patiently():
+            dist.all_reduce(summed, group=self._control)
         return summed
 
-    def on_first(self, work: Callable[[], T]) -> T:
+    def run_on_first(self, work: Callable[[], T]) -> T:
         """Do something on the first process alone; all get its result, or raise its error. All of them must call it."""
         if self.size == 1:
             return work()
+        with self.patiently():
+            return self._run_on_first(work)
+
+    def _run_on_first(self, work: Callable[[], T]) -> T:
         answer: list[Any] = [None]
         if self.is_first:
             try:
@@ -89,7 +120,7 @@ class World:
         kind, value = answer[0]
         if kind == "failed":
             error = VitrailError(value[0])
-            error.exit_status, error.told = value[1], True
+            error.exit_status, error.is_shown_elsewhere = value[1], True
             raise error
         return value
 
@@ -98,23 +129,24 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._control)
+        with self.patiently():
+            dist.all_gather_object(values, value, group=self._control)
         return values
 
-    def same_weights(self, model: nn.Module, *, buffers_alone: bool = False) -> None:
+    def broadcast_weights(self, model: nn.Module, *, buffers_alone: bool = False) -> None:
         """Give every process the first one's weights and statistics. All of them must call it."""
         if self.size == 1:
             return
         tensors = dict(model.named_buffers())
         if not buffers_alone:
             tensors |= dict(model.named_parameters())
-        with torch.no_grad():
+        with self.patiently(), torch.no_grad():
             for tensor in tensors.values():
                 on_cpu = tensor.detach().cpu()
                 dist.broadcast(on_cpu, src=0, group=self._control)
                 tensor.copy_(on_cpu)
 
-    def agreed_stop(self, signal_number: int) -> int:
+    def agree_on_stop(self, signal_number: int) -> int:
         """The signal that any process was told to stop with, the same answer on all; 0: none.
 
         What a process says is heard at the next call, so that nobody waits for the answer. All of them must call it
@@ -127,23 +159,32 @@ class World:
             said, work = self._vote
             work.wait()
             heard = int(said)
-        if self.watch and not signal_number:
-            signal_number = self.watch.stop_asked
         said = torch.tensor(signal_number)
         self._vote = said, dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
         return heard
 
-    def spread_stop(self, signal_number: int) -> None:
-        """Tell the others at once that this process was asked to stop."""
-        if self.watch:
-            self.watch.spread_stop(signal_number)
+    def heard_stop(self, signal_number: int) -> int:
+        """The signal that this process, or any other, was asked to stop with; 0: none. Waits for nobody.
+
+        Args:
+            signal_number: what this process was asked to stop with; the others hear of it within a second.
+        """
+        if self._store is None:
+            return signal_number
+        if signal_number:
+            self._store.set(_STOP, str(signal_number))
+        elif time.monotonic() - self._stop_polled > _STOP_POLL_SECONDS:
+            self._stop_polled = time.monotonic()
+            if self._store.check([_STOP]):
+                return int(self._store.get(_STOP))
+        return signal_number
 
 
 @contextlib.contextmanager
-def joined(config: ParallelConfig, device: str) -> Iterator[World]:
+def join_processes(config: ParallelConfig, device: str) -> Iterator[World]:
     """Join the processes that were started together, for the length of a `with` block.
 
-    When the block is left with an error the others end too, within seconds and with the same exit status.
+    When the block is left with an error the others end too, with the same exit status.
 
     Raises:
         RankLost: another process died or hangs.
@@ -161,53 +202,54 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
             expected="the environment that torchrun makes",
             do="Start with --nproc N, or with torchrun; for one process: unset WORLD_SIZE",
         )
-    die_with_parent()
     rank, local_rank = number_in("RANK", 0), number_in("LOCAL_RANK", 0)
     on_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    store, attempt = met(rank, size)
-    watch = Watch(rank, config, attempt)
+    watchdog, store = Watchdog(rank, config.timeout_seconds), None
+    watchdog.start()
+
+    def start_heartbeat(store: dist.Store) -> None:
+        if config.silence_seconds:
+            Heartbeat(store.clone(), size, config.silence_seconds, watchdog).start()  # type: ignore[attr-defined]
+
     try:
-        watch.start()  # a process that dies while they connect is missed too
-        watched(store, attempt, rank)
-        faults.reached("start", 0, rank)
+        store = meet(rank, size, start_heartbeat)
+        faults.trigger("start", 0, rank)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
-            store=dist.PrefixStore(f"vitrail/{attempt.name}", store),
-            rank=rank,
-            world_size=size,
-            timeout=_GROUP_TIMEOUT,
+            "cpu:gloo,cuda:nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=size, timeout=_GROUP_TIMEOUT
         )
-        world = World(rank, size, local_rank, watch)
+        world = World(rank, size, local_rank, watchdog, store)
         yield world
-        world.gather(None)  # the first to be done waits for the last: its watch would be missed
+        world.wait_for_all()  # the first to be done waits for the last: its heartbeat would be missed
     except BaseException as error:
-        ending = _understood(error, watch)
-        watch.abort(ending)
+        ending = error if store is None else _explain(error, store, rank)
+        if store is not None:
+            record_reason(store, rank, ending)
         raise ending from error
     finally:
-        watch.stop()
+        watchdog.stop()
         if dist.is_initialized():
             with contextlib.suppress(RuntimeError, ValueError):
                 dist.destroy_process_group()
 
 
-def _understood(error: BaseException, watch: Watch) -> BaseException:
+def _explain(error: BaseException, store: dist.Store, rank: int) -> BaseException:
     """What happened, when the error is only that a partner of this process is gone."""
-    lost = isinstance(error, dist.DistError) or (
+    is_partner_gone = isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and not isinstance(error, VitrailError) and "gloo" in str(error)
     )
-    if not lost:
+    if not is_partner_gone:
         return error
-    reason = watch.reason_of_others(seconds=5.0)
-    if isinstance(reason, VitrailError):
-        return reason
-    sys.stderr.flush()
+    for _ in range(10):
+        with contextlib.suppress(RuntimeError):
+            if reason := read_reason(store, rank):
+                return reason
+        time.sleep(0.1)
     return RankLost(
         "A process of this run is gone.",
         got=str(error).splitlines()[0][:200],
-        do="What was saved is intact: go on with --resume. Memory that ran out is the usual reason.",
+        do=f"{RESUME} Memory that ran out is the usual reason.",
     )
 
 

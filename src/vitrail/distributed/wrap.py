@@ -19,7 +19,7 @@ from vitrail.errors import ConfigError
 from vitrail.model import ViT
 
 
-def wrapped(model: ViT, config: ParallelConfig, world: World, *, compiled: bool) -> nn.Module:
+def wrap_model(model: ViT, config: ParallelConfig, world: World, *, compiled: bool) -> nn.Module:
     """What the forward pass is called on. Under FSDP the parameters of `model` itself become parts.
 
     Raises:
@@ -55,7 +55,7 @@ def wrapped(model: ViT, config: ParallelConfig, world: World, *, compiled: bool)
 
 
 @contextlib.contextmanager
-def accumulating(forward: nn.Module, *, last: bool) -> Iterator[None]:
+def accumulate_gradients(forward: nn.Module, *, last: bool) -> Iterator[None]:
     """Leave the gradients of a micro-batch where they are; those of the last one bring the sum together."""
     if isinstance(forward, DistributedDataParallel):
         with contextlib.nullcontext() if last else forward.no_sync():

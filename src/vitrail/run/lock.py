@@ -10,14 +10,15 @@ import contextlib
 import json
 import os
 import re
-import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vitrail import fsio
 from vitrail.errors import RunError, SaveError, shown
+from vitrail.process_identity import start_of, this_machine, this_process
 from vitrail.reading import read_json_object
 
 HEARTBEAT_SECONDS = 5.0
@@ -96,7 +97,7 @@ def is_lock_file(name: str) -> bool:
 
 def _acquired(directory: Path) -> Path:
     """Make the next lock file. Raises RunError while its holder is alive."""
-    content = json.dumps(_myself()).encode()
+    content = json.dumps(asdict(this_process())).encode()
     while True:
         highest = _highest(directory)
         if highest is not None and (holder := _content(highest)) and not _gone(highest, holder):
@@ -144,52 +145,16 @@ def _content(path: Path) -> dict[str, Any]:
     return {} if content.get("released") else content
 
 
-def _myself() -> dict[str, Any]:
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "process_started": _process_started(os.getpid()),
-    }
-
-
 def _who(holder: dict[str, Any]) -> str:
     return f"process {shown(holder.get('pid'))} on {shown(holder.get('host'))}"
 
 
 def _gone(path: Path, holder: dict[str, Any]) -> bool:
-    if holder.get("machine") == _machine():
+    if holder.get("machine") == this_machine():
         pid: Any = holder.get("pid")
         known = type(pid) is int and 0 < pid < 2**31
-        return not known or _process_started(pid) != holder.get("process_started")
+        return not known or start_of(pid) != holder.get("process_started")
     return _silent_for(path) > LEASE_SECONDS
-
-
-def _machine() -> str:
-    """Names a boot of a machine and what its process numbers mean (containers number their own)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{socket.gethostname()} without /proc"
-
-
-def _process_started(pid: int) -> str | None:
-    """When a process of this machine started, so that a later one with its number is told apart; None: it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else fields[19]
-    except OSError:
-        pass
-    if Path("/proc/self/stat").exists():
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return "unknown"
 
 
 def _silent_for(path: Path) -> float:

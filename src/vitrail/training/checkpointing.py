@@ -54,19 +54,20 @@ class Checkpointer:
                 checkpoint.on_error=retry only where `wait` asks for it and a second attempt fails too.
             RunError: another process has taken the run over, or weights are not finite.
         """
-        if self._saved != (state.step, state.evaluated_step):
-            self._submit(state)
-        if wait:
-            self._wait()
+        with self.world.patiently():
+            if self._saved != (state.step, state.evaluated_step):
+                self._submit(state)
+            if wait:
+                self._wait()
 
     def _submit(self, state: State) -> None:
         train_step = self.train_step
         tensors = {
-            "model": distributed.gathered(train_step.model.state_dict()),
-            "optim": distributed.gathered(optimizer_tensors(train_step.optimizers)),
+            "model": distributed.gather_tensors(train_step.model.state_dict()),
+            "optim": distributed.gather_tensors(optimizer_tensors(train_step.optimizers)),
         }
         if train_step.average:
-            tensors["ema"] = distributed.gathered(train_step.average.tensors)
+            tensors["ema"] = distributed.gather_tensors(train_step.average.tensors)
         self._saved = state.step, state.evaluated_step  # on all processes, which have to agree on when to gather
         if not self.world.is_first:
             return
@@ -135,7 +136,7 @@ class Checkpointer:
                 fsio.rename(directory / name, directory / f"refused-{name}")
             return (newest.name if newest else ""), refused
 
-        name, lines = self.world.on_first(look)
+        name, lines = self.world.run_on_first(look)
         if not name:
             self._cut_logs(-1)  # what was measured before the first step is measured again
             return None, [*lines, "no checkpoint yet: the run starts again from its first step"]

@@ -175,7 +175,7 @@ class _Counts:
     def summed(self, world: World, image_set: ImageSet) -> Evaluation:
         """What all processes counted together. Raises EvaluationStopped where one of them was told to stop."""
         stopped = torch.tensor([int(self.stopped)], device=self.device)
-        *counts, top5, units, bad, stops = world.total(torch.cat((self.confusion, self.rest, stopped))).tolist()
+        *counts, top5, units, bad, stops = world.sum(torch.cat((self.confusion, self.rest, stopped))).tolist()
         if stops:
             raise EvaluationStopped
         num_counted, num_labels = sum(counts), self.num_labels

@@ -31,14 +31,14 @@ def measure_best(
     Raises:
         EvaluationStopped: on_batch asked for it.
     """
-    if world.on_first(lambda: "test" in run_dir.read_evaluation()):
+    if world.run_on_first(lambda: "test" in run_dir.read_evaluation()):
         return None
     device = next(like.parameters()).device
     if world.is_first:
         best, _ = weights.load(run_dir.best_path, device=device)
     else:
         best = weights.build_model(like.config, like.state_dict(), device)
-    world.same_weights(best)
+    world.broadcast_weights(best)
     result = evaluate(best, test_set, preprocessing, batch_size=batch_size, on_batch=on_batch, world=world)
     if world.is_first:
         run_dir.write_evaluation({**run_dir.read_evaluation(), "test": result.to_json()})

@@ -61,6 +61,7 @@ def train_until_due(run: Run, state: State, reporter: Reporter, stop: StopReques
         The signal that a process was asked to stop with; 0: none.
     """
     config, times, train_set, signal_number = run.config, run.timetable, run.sets.train, 0
+    run.world.wait_for_all()  # the first one may still write
     epoch, first = divmod(state.step, times.steps_per_epoch)
     every, order = config.checkpoint.every_steps, run.inputs.order(epoch, train_set.labels)
     transfer.to_training(run.train_step.model, config.optim, state.step / times.schedule_steps)
@@ -70,14 +71,14 @@ def train_until_due(run: Run, state: State, reporter: Reporter, stop: StopReques
     clock = _Clock(waits := data.Timed(batches))
     for batch in waits:
         unfreeze_if_due(run, state)
-        run.world.at("train", state.step + 1)
-        distributed.faults.reached("train", state.step + 1, run.world.rank)
+        run.world.report_progress("train", state.step + 1)
+        distributed.faults.trigger("train", state.step + 1, run.world.rank)
         done = take_step(run, state, batch)
         state.step += 1
         clock.step(done.size)
         for hook in AFTER_EACH_STEP:
             hook(run, state, reporter, done, clock)
-        signal_number = run.world.agreed_stop(stop.signal_number)
+        signal_number = run.world.agree_on_stop(stop.signal_number)
         if signal_number or state.step == times.total_steps or (every and state.step % every == 0):
             break
     if run.device.type == "cuda":
@@ -150,7 +151,7 @@ def unfreeze_if_due(run: Run, state: State) -> None:
     before = [parameter.requires_grad for parameter in model.parameters()]
     transfer.to_training(model, config.optim, state.step / run.timetable.schedule_steps)
     if run.world.size > 1 and before != [parameter.requires_grad for parameter in model.parameters()]:
-        wrapped = distributed.wrapped(model, config.parallel, run.world, compiled=config.compute.compile)
+        wrapped = distributed.wrap_model(model, config.parallel, run.world, compiled=config.compute.compile)
         run.train_step.rewrap(wrapped)
 
 
@@ -181,7 +182,7 @@ def log_loss(run: Run, state: State, reporter: Reporter, done: Done, clock: _Clo
     due = state.step % max(1, times.steps_per_epoch // LOGS_PER_EPOCH) == 0 or state.step == times.total_steps
     if not due or done.skipped:
         return
-    loss = float(done.loss) if run.world.size == 1 else float(run.world.total(done.loss.double()))
+    loss = float(done.loss) if run.world.size == 1 else float(run.world.sum(done.loss.double()))
     nonfinite.check_finite(loss, "loss", state.step)
     lr = run.train_step.optimizers[0].param_groups[0]["lr"]
     if run.world.is_first:
@@ -224,7 +225,7 @@ def evaluate_if_due(run: Run, state: State, checkpointer: Checkpointer, reporter
         return
     started, model = time.perf_counter(), run.train_step.evaluated
     if run.world.size > 1:
-        run.world.same_weights(model, buffers_alone=True)
+        run.world.broadcast_weights(model, buffers_alone=True)
     with _saving_when_stopped(run, state, checkpointer, stop):
         found = evaluate(
             model, run.sets.held_out, run.sets.preprocessing, batch_size=evaluation.batch_size,
@@ -235,7 +236,8 @@ def evaluate_if_due(run: Run, state: State, checkpointer: Checkpointer, reporter
     score = Score(epoch=epoch + (rest > 0), accuracy=found.accuracy, loss=found.loss)
     better = note_score(state, score, is_early=2 * state.step < times.schedule_steps)
     if run.world.is_first:
-        keep_models(run, state, model, found, score, better, seconds)
+        with run.world.patiently():
+            keep_models(run, state, model, found, score, better, seconds)
     reporter.estimate.evaluation_seconds = seconds
     took = f" (took {seconds:.1f} s)" if seconds >= 0.05 else ""
     text = f"{found.split} accuracy {found.accuracy:.4f}, loss {found.loss:.4f}{took}"
@@ -320,8 +322,6 @@ def _saving_when_stopped(run: Run, state: State, checkpointer: Checkpointer, sto
 
 def _heard_stop(run: Run, state: State, stop: StopRequest) -> int:
     """The signal that this process was asked to stop with, or that another one spread."""
-    run.world.at("evaluate", state.step)
-    distributed.faults.reached("evaluate", state.step, run.world.rank)
-    if stop:
-        run.world.spread_stop(stop.signal_number)
-    return stop.signal_number or (run.world.watch.stop_asked if run.world.watch else 0)
+    run.world.report_progress("evaluate", state.step)
+    distributed.faults.trigger("evaluate", state.step, run.world.rank)
+    return run.world.heard_stop(stop.signal_number)

@@ -214,7 +214,7 @@ def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dic
         i, index, key = name.split(".")
         parameter = moved[int(i)][int(index)]
         alike = tensor.shape == parameter.shape
-        states[int(i)][int(index)][key] = distributed.scattered(tensor, parameter) if alike else tensor
+        states[int(i)][int(index)][key] = distributed.scatter_tensor(tensor, parameter) if alike else tensor
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
         _fill_momentum(optimizer)

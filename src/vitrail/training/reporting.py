@@ -174,7 +174,7 @@ class Reporter:
         parts = [f"epoch {number:g}/{self.epochs}"]
         if self._loss is not None:
             loss = self._loss / self._with_loss
-            mean = float(loss) if self.world.size == 1 else float(self.world.total(loss.double()))
+            mean = float(loss) if self.world.size == 1 else float(self.world.sum(loss.double()))
             parts.append(f"loss {mean:.4f}")
         if evaluated:
             parts.append(evaluated)

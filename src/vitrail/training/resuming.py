@@ -20,17 +20,17 @@ def take_up(run: Run, checkpointer: Checkpointer) -> tuple[Run, State, list[str]
         RunError: the data are others than before, or no checkpoint is whole.
         ConfigError: the run would be shorter than before.
     """
-    stored = run.world.on_first(run.run_dir.read_environment)
+    stored = run.world.run_on_first(run.run_dir.read_environment)
     check_same_data(run.config.data.spec, stored["data"], run.environment.data)
     run = replace(run, environment=replace(run.environment, init=Origin.from_json(stored["init"])))
-    before = timetable(run.world.on_first(run.run_dir.read_config), run.timetable.num_examples).schedule_steps
+    before = timetable(run.world.run_on_first(run.run_dir.read_config), run.timetable.num_examples).schedule_steps
     now = run.timetable.schedule_steps
     check_not_shorter(before, now)
     state, lines = checkpointer.restore()
     state = state or State()
     if now > before:
         state.stale = 0  # more was asked for
-        run.world.on_first(lambda: run.run_dir.write_config(run.config))
+        run.world.run_on_first(lambda: run.run_dir.write_config(run.config))
         lines.append(
             f"longer: {now} steps instead of {before}; from step {state.step} on, learning rate and image sizes follow "
             f"a schedule of {now} steps"

@@ -34,7 +34,7 @@ class TrainStep:
         compute: precision, compilation, micro-batches.
         seed: of dropout and stochastic depth.
         world: the processes that share a batch; None: this one.
-        forward: what `vitrail.distributed.wrapped` made of the model; None: the model, compiled or not.
+        forward: what `vitrail.distributed.wrap_model` made of the model; None: the model, compiled or not.
         linear: whose products train the linear layers; None: what `compute` states, else mkl.
     """
 
@@ -72,9 +72,9 @@ class TrainStep:
         """
         tensors = self.average.tensors if self.average else self.model.state_dict()
         if self.compute.precision == "fp8":  # evaluation is in fp32, by plain layers
-            return weights.build_model(self.model.config, distributed.gathered(tensors), self.device)
+            return weights.build_model(self.model.config, distributed.gather_tensors(tensors), self.device)
         if distributed.is_spread(tensors):
-            return weights.build_model(self.model.config, distributed.gathered(tensors), self.device)
+            return weights.build_model(self.model.config, distributed.gather_tensors(tensors), self.device)
         return self.average.model if self.average else self.model
 
     def __call__(
@@ -114,7 +114,7 @@ class TrainStep:
             if not len(part):
                 part, wanted = images[:1], targets[:1]
             last = number == micro - 1
-            with distributed.accumulating(self.forward, last=last), onednn_linear(self.linear == "onednn"):
+            with distributed.accumulate_gradients(self.forward, last=last), onednn_linear(self.linear == "onednn"):
                 # Processes average their gradients, which makes a mean of sums: hence the number of processes.
                 addend = self.loss(part, wanted, self.forward) * (counted / batch_size)
                 self.mark("forward")
@@ -184,7 +184,7 @@ class TrainStep:
         else:
             norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         # The same on every process: it is the norm of the average.
-        finite = bool(distributed.gathered({"norm": norm})["norm"].isfinite())
+        finite = bool(distributed.gather_tensors({"norm": norm})["norm"].isfinite())
         if finite:
             for optimizer in self.optimizers:
                 self.scaler.step(optimizer)
@@ -193,7 +193,7 @@ class TrainStep:
             optimizer.zero_grad(set_to_none=True)
         if finite:
             return ""
-        bad = self.world.total(torch.tensor(int(not bool(loss.isfinite()))))
+        bad = self.world.sum(torch.tensor(int(not bool(loss.isfinite()))))
         overflow = self.scaler.is_enabled() and not int(bad) and self.scaler.get_scale() >= 1
         return "overflow" if overflow else "not finite"
 

@@ -59,9 +59,12 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.compute.num_threads or threads)
     try:
-        with distributed.joined(config.parallel, config.compute.device) as world, contextlib.ExitStack() as stack:
-            path = world.on_first(lambda: str(run or next_free_run(config.recipe or "run")))
-            resume = resume or (distributed.restarted() and RunDir(Path(path)).exists())
+        with (
+            distributed.join_processes(config.parallel, config.compute.device) as world,
+            contextlib.ExitStack() as stack,
+        ):
+            path = world.run_on_first(lambda: str(run or next_free_run(config.recipe or "run")))
+            resume = resume or (distributed.is_restarted() and RunDir(Path(path)).exists())
             return _train(config, RunDir(Path(path)), world, stack, resume, progress and world.is_first, source)
     finally:
         torch.set_num_threads(threads)
@@ -82,16 +85,16 @@ def _train(
     transfer.check_has_features(config)
     if device.type == "cpu":
         keep_freed_memory()
-    world.on_first(lambda: _check_directory(config, run_dir, resume=resume))
+    world.run_on_first(lambda: _check_directory(config, run_dir, resume=resume))
 
     def lock() -> Path:
         return stack.enter_context(hold_lock(run_dir.path)).path
 
-    lock_file = world.on_first(lock) if resume else None
+    lock_file = world.run_on_first(lock) if resume else None
     sets = load_sets(config, world, source, progress=progress)
     torch.manual_seed(config.seed)
     # A run that was killed before its first checkpoint has nothing else to start from either.
-    has_checkpoint = resume and world.on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
+    has_checkpoint = resume and world.run_on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
     model, origin = transfer.initial_model(config, sets.preprocessing, sets.train.classes, resume=has_checkpoint)
     transfer.prepare(model, config.optim)
     model.to(device)
@@ -106,8 +109,8 @@ def _train(
     run = build_run(config, run_dir, world, device, sets, model, origin, progress=progress)
     state, lines = State(), list[str]()
     if lock_file is None:
-        lock_file = world.on_first(lock)
-        world.on_first(lambda: run_dir.start(config, run.environment))
+        lock_file = world.run_on_first(lock)
+        world.run_on_first(lambda: run_dir.start(config, run.environment))
     checkpointer = Checkpointer(run, lock_file)
     stack.callback(checkpointer.close)
     if resume:
@@ -122,7 +125,7 @@ def _train(
             run_loop(run, state, checkpointer, reporter, stop)
     finally:
         reporter.bar.close()
-    return world.on_first(lambda: run_result(run, state))
+    return world.run_on_first(lambda: run_result(run, state))
 
 
 def build_run(
@@ -145,8 +148,8 @@ def build_run(
     if config.optim.name == "muon" and config.parallel.strategy == "fsdp" and world.size > 1:
         raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
     batch_size = world.share_size(config.data.batch_size, world.size - 1)
-    kernels = world.on_first(lambda: choose_linear_kernels(config.compute, model, batch_size))
-    forward = distributed.wrapped(model, config.parallel, world, compiled=config.compute.compile)
+    kernels = world.run_on_first(lambda: choose_linear_kernels(config.compute, model, batch_size))
+    forward = distributed.wrap_model(model, config.parallel, world, compiled=config.compute.compile)
     train_step = TrainStep(
         model, build_optimizers(model, config.optim, len(sets.train)), config.optim, config.compute, config.seed,
         world=world, forward=forward, linear=kernels.by,
@@ -187,7 +190,7 @@ def start_from_pretrained(
         spread
         or not run.config.probe.baseline
         or state.step
-        or run.world.on_first(run.run_dir.read_baseline) is not None
+        or run.world.run_on_first(run.run_dir.read_baseline) is not None
     ):
         return
 
@@ -202,8 +205,8 @@ def start_from_pretrained(
             run.run_dir.log({"step": 0, "baseline": values})
             run.run_dir.log_time({"step": 0, "baseline_seconds": seconds})
 
-    run.world.on_first(measure)
-    run.world.same_weights(model)
+    run.world.run_on_first(measure)
+    run.world.broadcast_weights(model)
     if average := run.train_step.average:
         average.model.load_state_dict(model.state_dict())
 
