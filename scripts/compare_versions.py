@@ -69,7 +69,7 @@ def differences(theirs: Path, ours: Path) -> list[str]:
     """What of two finished runs is not equal: model files, the last checkpoint, losses, scores."""
     found = []
     files = sorted(p.relative_to(theirs) for p in theirs.glob("*.safetensors"))
-    last = [max((run / "checkpoints").iterdir()) if (run / "checkpoints").is_dir() else run for run in (theirs, ours)]
+    last = [max((run / "checkpoints").glob("step-*"), default=run) for run in (theirs, ours)]
     if last[0] != theirs:
         files += sorted(p.relative_to(last[0]) for p in last[0].glob("*.safetensors"))
     for file in files:
