@@ -32,6 +32,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAM = re.compile(r"(?:^|\s)(?:\.venv/bin/|-m )?vitrail(?= [a-z])")
+TOP_LEVEL = ("--help", "--version", "--json", "--print-completion")
 NOT_OURS = {"--x", "--no-x", "--section.field", "--smoke", "--signal", "--requeue", "--pretrained-path"}
 
 
@@ -97,6 +98,8 @@ def _unknown_in(code: str, verbs: Mapping[str, argparse.ArgumentParser]) -> list
         return [named[1]]
     if "pip " in code or (not named and PROGRAM.search(code)):  # a command of another program
         flags = []
+    if code.startswith("vitrail --"):
+        flags = [flag for flag in flags if flag not in TOP_LEVEL]
     unknown = [flag for flag in flags if not _is_known(flag, [verbs[named[1]]] if named else verbs.values())]
     sections = "|".join(field.name for field in dataclasses.fields(RunConfig) if field.name not in ("recipe", "seed"))
     setting = re.fullmatch(rf"((?:{sections})\.[a-z][a-z_-]*)(?:[= ].*)?", code)
