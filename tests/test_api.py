@@ -149,7 +149,7 @@ def test_finetune_says_what_it_does_only_when_asked(
     settings = {"epochs": 1, "min_steps": 0, "data.image_size": 16}
     vitrail.finetune("builtin:cifar100", photos, tmp_path / "run", settings=settings, progress=True)
     told = capsys.readouterr().err
-    assert "small weights" in told
+    assert "settings for a small model" in told
     assert "epoch 1/1" in told
     assert vitrail.load(tmp_path / "run")[1].preprocessing.image_size == (16, 16)
     with pytest.raises(vitrail.ConfigError, match="no recipe"):
@@ -259,7 +259,7 @@ def test_load_data(photos: Path) -> None:
     assert list(vitrail.load_data(vitrail.DataConfig(spec=str(photos), image_size=32))) == ["train"]
     held = vitrail.load_data(str(photos), ("train", "val"), card=vitrail.load("builtin:cifar100", num_labels=0)[1])
     assert {name: len(split) for name, split in held.items()} == {"train": 81, "val": 9}
-    with pytest.raises(vitrail.DataError, match="is no data set"):
+    with pytest.raises(vitrail.DataError, match="is not a data set"):
         vitrail.load_data(photos / "nowhere")
 
 

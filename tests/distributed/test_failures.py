@@ -30,7 +30,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "schedule": {"epochs": 2, "max_steps": 16},
     "evaluation": {"every_epochs": 1},
     "checkpoint": {"every_steps": 3},
-    "parallel": {"timeout_seconds": 2.0, "silence_seconds": 2.0},
+    "parallel": {"timeout_seconds": 6.0, "silence_seconds": 2.0},  # a process that is stopped is found first
 }  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests.support.jobs"

@@ -1,6 +1,7 @@
 """The run directory and its checkpoints."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,28 +10,29 @@ import torch
 import vitrail
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, RunError
-from vitrail.run import RunDir, load_checkpoint, newest_checkpoint, save_checkpoint
+from vitrail.run import RunDir, describe_environment, load_checkpoint, newest_checkpoint, save_checkpoint
 from vitrail.selftest.tiny import tiny_run
 
 TENSORS = {"model": {"w": torch.arange(6.0).view(2, 3)}, "optim": {"0.0.step": torch.tensor(5.0)}}
+ENVIRONMENT = describe_environment(RunConfig(), torch.device("cpu"))
 STATE = {"step": 5, "best": {"accuracy": 0.5}}
 
 
 def test_a_run_starts_in_a_new_or_empty_directory(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "runs" / "a")
-    run.start(RunConfig(seed=3), {"versions": {}})
+    run.start(RunConfig(seed=3), ENVIRONMENT)
     assert run.read_config() == RunConfig(seed=3)
-    assert json.loads((run.path / "environment.json").read_text()) == {"versions": {}}
+    assert json.loads((run.path / "environment.json").read_text()) == ENVIRONMENT.to_json()
     with pytest.raises(RunError, match="holds a run already"):
-        run.start(RunConfig(), {})
+        run.start(RunConfig(), ENVIRONMENT)
 
 
 def test_other_files_are_not_trodden_on(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="not free"):
-        RunDir(tmp_path).start(RunConfig(), {})
+        RunDir(tmp_path).start(RunConfig(), ENVIRONMENT)
     with pytest.raises(RunError, match="not free"):
-        RunDir(tmp_path / "thesis.txt").start(RunConfig(), {})
+        RunDir(tmp_path / "thesis.txt").start(RunConfig(), ENVIRONMENT)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -77,7 +79,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
 
 def test_settings_that_are_no_json_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        RunDir(tmp_path / "run").start(RunConfig(), {"x": float("nan")})
+        RunDir(tmp_path / "run").start(RunConfig(), replace(ENVIRONMENT, linear={"seconds": float("nan")}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +140,7 @@ def test_the_best_checkpoint_of_a_run_has_epoch_accuracy_weights_and_optimiser(t
     result = vitrail.train(tiny_run(**sections, schedule={"epochs": 4}), run.path)
     kept = [load_checkpoint(path) for path in sorted(run.checkpoints_dir.iterdir())]
     best = next(c for c in kept if c.state["step"] == c.state["best_step"])
-    assert best.state["best"] == result.best
+    assert best.state["best"] == vars(result.best)
     assert {"epoch", "accuracy", "loss"} <= best.state["best"].keys()
     model, _ = vitrail.load(run.best_path)
     for name, tensor in model.state_dict().items():

@@ -9,7 +9,7 @@ import torch
 
 from vitrail.config import RunConfig, from_json, to_json
 from vitrail.errors import ConfigError, RunError
-from vitrail.run import RunDir, next_free_run, remove_unfinished, save_checkpoint
+from vitrail.run import RunDir, describe_environment, next_free_run, remove_unfinished, save_checkpoint
 from vitrail.run.checkpoint import damage_of
 
 TENSORS = {"model": {"w": torch.arange(6.0)}}
@@ -35,7 +35,7 @@ def test_a_link_in_place_of_the_checkpoints_is_refused_and_nothing_behind_it_goe
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", ".lock-3", "checkpoints/step-0000001"])
 def test_a_link_in_place_of_what_a_run_writes_is_refused(tmp_path: Path, name: str) -> None:
     run = RunDir(tmp_path / "run")
-    run.start(RunConfig(), {})
+    run.start(RunConfig(), describe_environment(RunConfig(), torch.device("cpu")))
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="link"):
@@ -46,7 +46,7 @@ def test_the_run_directory_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     run = RunDir(tmp_path / "run")
-    run.start(RunConfig(), {})
+    run.start(RunConfig(), describe_environment(RunConfig(), torch.device("cpu")))
     run.check_own()
 
 

@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
         torch.set_num_threads(threads)
     shown = capsys.readouterr().err
     assert "step-0000008 refused: ema.safetensors has another SHA-256" in shown
-    assert "step-0000006 verified (SHA-256): the run goes on from step 6, exactly" in shown
+    assert "step-0000006 verified (SHA-256): the run goes on from step 6, bit-exactly" in shown
     assert (run / "checkpoints" / "refused-step-0000008").is_dir()
     assert (run / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
     resumed = RunDir(run).read_environment()["resumed"]

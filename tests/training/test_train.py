@@ -51,7 +51,7 @@ def test_a_run_leaves_everything_the_interface_promises(tmp_path: Path) -> None:
     assert [record["epoch"] for record in evaluations] == [1, 2, 3]
     best = max(evaluations, key=lambda record: (record["accuracy"], -record["loss"]))
     assert vars(result.best) == {key: best[key] for key in ("epoch", "accuracy", "loss")}
-    assert result.final == {key: evaluations[-1][key] for key in ("epoch", "accuracy", "loss")}
+    assert vars(result.final) == {key: evaluations[-1][key] for key in ("epoch", "accuracy", "loss")}
     assert result.evaluation["accuracy"] == result.best.accuracy
     _, card = vitrail.load(result.model)
     assert card.classes == tuple(map(str, range(10)))
@@ -229,7 +229,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path, capsys: pytest.Captur
     vitrail.train(tiny_run(), tmp_path / "run")
     longer = tiny_run(schedule={"epochs": 4})
     result = vitrail.train(longer, tmp_path / "run", resume=True, progress=True)
-    assert "longer: 48 steps in place of 24; from step 24 on" in capsys.readouterr().err
+    assert "longer: 48 steps instead of 24; from step 24 on" in capsys.readouterr().err
     assert (result.steps, result.epochs) == (48, 4)
     run_dir = RunDir(tmp_path / "run")
     assert run_dir.read_config() == longer

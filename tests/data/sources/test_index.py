@@ -38,6 +38,6 @@ def test_more_classes_or_longer_names_than_a_classifier_has_are_refused() -> Non
 
 
 def test_half_of_a_character_is_no_name() -> None:
-    with pytest.raises(DataError, match="no text(.|\n)*ud800"):
+    with pytest.raises(DataError, match="not text(.|\n)*ud800"):
         names_of(["a", "\ud800"])
     assert names_of([b"\xff".decode(errors="surrogateescape")])  # a file's name that is no Unicode
