@@ -5,8 +5,8 @@
     vitrail.train("digits", "runs/digits")                                   # from scratch, by the name of a recipe
     vitrail.finetune("builtin:cifar100-conv", "photos/", "runs/mine")        # pretrained weights, images of your own
     vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
-    vitrail.predict("runs/mine", "photos/new/")[0].label                     # images to ranked classes
-    vitrail.features("runs/mine", "photos/new/")                             # images to embeddings, [images, width]
+    vitrail.predict("runs/mine", "new_photos/")[0].label                      # images to ranked classes
+    vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
 
     model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
     vitrail.save("model.safetensors", model, card)

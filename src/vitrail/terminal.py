@@ -50,8 +50,16 @@ def answer(lines: Iterable[str]) -> None:
 
 
 def answer_json(values: dict[str, Any]) -> None:
-    """The answer for programs: one JSON object on one line, every text in it whole and escaped as JSON does it."""
-    sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
+    """The answer for programs: one JSON object on one line, every text in it whole.
+
+    Letters of any language stand as they are where the output takes UTF-8; what would do something to a terminal is
+    escaped as JSON does it.
+    """
+    takes_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(values, allow_nan=False, ensure_ascii=not takes_utf8)
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

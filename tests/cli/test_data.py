@@ -19,7 +19,7 @@ def folder_with_extras(root: Path) -> Path:
 
 NOTES = [
     "beside the splits, these folders are left out: more",
-    "left out, no images: 1 file, as Training/cat/notes.txt",
+    "left out, no images: 1 file, such as Training/cat/notes.txt",
 ]
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 import vitrail
 from tests.support.folders import write_parquet
 from tests.support.images import encode, noise
+from vitrail import terminal
 from vitrail.cli import main
 from vitrail.cli.answer import table
 from vitrail.data.sources.download import ARCHIVES, Archive
@@ -265,3 +266,17 @@ def test_a_servers_answer(
     monkeypatch.setitem(ARCHIVES, "cifar10", (Archive("x.gz", rude_server + "x.gz", 10, "0"),))
     _, err = clean(capsys, "data", "download", "cifar10", "--data-root", str(tmp_path), statuses=(2,))
     assert "404 (\\x1b[31m" in err
+
+
+def test_letters_of_any_language_are_aligned_and_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = table(("class", "images"), [("\u732b", 3), ("dog", 12), ("e\u0301", 1)])
+    assert [str(line) for line in lines[2:]] == [
+        "\u732b" + " " * 10 + "3",
+        "dog" + " " * 8 + "12",
+        "e\u0301" + " " * 11 + "1",
+    ]
+    terminal.answer_json({"label": "\u72d7", "forged": "a\u202eb\n\u2028\x9b"})
+    printed = capsys.readouterr().out
+    assert "\u72d7" in printed
+    assert printed.rstrip("\n").isprintable()
+    assert json.loads(printed) == {"label": "\u72d7", "forged": "a\u202eb\n\u2028\x9b"}

@@ -69,6 +69,25 @@ def test_training_and_fine_tuning_have_different_constants(tmp_path: Path) -> No
     assert any("2 attention heads" in line for line in tuned.provenance["defaulted"])
 
 
+@pytest.mark.parametrize(("prefix", "head"), [("module.", "classifier"), ("", "head"), ("module.", "fc")])
+def test_names_of_the_classifier_and_wrappers_change_nothing(tmp_path: Path, prefix: str, head: str) -> None:
+    theirs, optimizer = trained()
+    card = weights.load(checkpoint(tmp_path / "a.pth", theirs, optimizer))[1]
+    state = {prefix + name.replace("classifier.", f"{head}."): tensor for name, tensor in theirs.state_dict().items()}
+    torch.save({"epoch": 4, "model_state_dict": state, "accuracy": 51.66}, tmp_path / "b.pth")
+    other = weights.load(tmp_path / "b.pth")[1]
+    assert (other.preprocessing, other.geometry) == (card.preprocessing, card.geometry)
+
+
+def test_the_number_of_heads_is_taken_from_config_json(tmp_path: Path) -> None:
+    theirs, optimizer = trained()
+    checkpoint(tmp_path / "a.pth", theirs, optimizer)
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
+    card = weights.load(tmp_path)[1]
+    assert card.geometry.num_attention_heads == 4
+    assert not any("attention heads" in line for line in card.provenance["defaulted"])
+
+
 def test_every_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs, optimizer = trained(depth=1)
     path = checkpoint(tmp_path / "best.pth", theirs, optimizer)

@@ -72,6 +72,8 @@ def evaluate(
     config, own_data = _data_to_open(card, data, data_root)
     source = datasets.open_source(config, may_download=True, progress=progress)
     wanted, preprocessing = _splits_to_load(card, config, source, split, own_data), predictor.preprocessing
+    if own_data and wanted[0] in ("train", "all"):
+        on_note("this model was trained on most of these images: its accuracy on new ones is that of val or test")
     splits = datasets.load(
         config, wanted, classes=card.classes, preprocessing=preprocessing, source=source, progress=progress
     )
@@ -116,6 +118,8 @@ def _splits_to_load(
         no_test = measured_on_val and not evaluation.get("test_best")
         has_test = "test" in datasets.available_splits(config, source=source)
         split = "val" if no_test and not has_test else "test"
+        if not own_data and not has_test and set(source.splits) == {"train"}:  # a folder of classes, without splits
+            split = "all"
     return (split, "val") if measured_on_val and split == "train" else (split,)
 
 

@@ -1,6 +1,7 @@
 """What a verb answers, for people and for programs, and how tables look."""
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """
     cells = [[shown(cell, LONGEST_PART) for cell in row] for row in rows]
     titles = [shown(title) for title in header]
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(titles, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
     room = columns(LONGEST_LINE) - sum(widths[:-1]) - _GAP * (len(widths) - 1)
     if not right[-1] and _LEAST <= room < widths[-1]:
@@ -41,10 +42,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
         cells = [part for row in cells for part in _folded(row, room)]
 
     def line(row: Sequence[str]) -> str:
-        aligned = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        gaps = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        aligned = (gap + cell if r else cell + gap for cell, gap, r in zip(row, gaps, right, strict=True))
         return (" " * _GAP).join(aligned).rstrip()
 
     return [Heading(line(titles)), line(["-" * width for width in widths]), *map(line, cells)]
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: Chinese, Japanese and Korean characters take two, accents none."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
 def _folded(row: list[str], room: int) -> list[list[str]]:

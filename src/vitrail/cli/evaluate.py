@@ -87,9 +87,10 @@ def _text(result: dict[str, Any]) -> list[str]:
     ]
     if len(rows) > _MOST_CLASSES:
         rows.sort(key=lambda row: row[-1])
+    where = "of all splits" if result["split"] == "all" else f"of the {result['split']} split"
     lines = [
         f"accuracy {result['accuracy']:.4f}   top-5 {result['top5_accuracy']:.4f}   loss {result['loss']:.4f}",
-        f"{result['num_correct']} of {result['num_examples']} images of the {result['split']} split are right"
+        f"{result['num_correct']} of {result['num_examples']} images {where} are right"
         + (f"; {len(errors)} could not be read and count as wrong" if errors else ""),
         "",
         *table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),

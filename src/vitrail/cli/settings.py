@@ -23,6 +23,7 @@ from vitrail.terminal import Heading, columns
 _HABITS = {
     "arch": "the recipe's name: vitrail train RECIPE",
     "bs": "--data.batch-size",
+    "batch": "--data.batch-size",
     "checkpoint": "--init WEIGHTS, or --resume",
     "config": "--from",
     "data-dir": "--data",

@@ -160,6 +160,7 @@ def verdict(result: "RunResult") -> list[str]:
         return lines
     _, high = wilson(result.evaluation["num_correct"], result.evaluation["num_examples"])
     doubt = f", a difference that {count} images cannot tell from chance" if best < high and reached < best else ""
+    doubt = f", a tie on {count} images" if reached == best else doubt
     kept = "the starting weights are kept as the model; " if not result.best.epoch else ""
     votes = " (which needs the training images, so it cannot be saved as a model)" if name == "k-NN" else ""
     advice = (

@@ -27,6 +27,11 @@ from vitrail.weights.families import dinov2, huggingface, timm
 from vitrail.weights.key_table import MASK_TOKEN, KeyTable
 from vitrail.weights.preprocess import to_huggingface, to_timm
 
+_ALTERNATIVE = (
+    "Keep it as a vitrail file (--to vitrail). A model that other libraries have a place for is a plain ViT: "
+    "builtin:cifar100, or their own weights."
+)
+
 Format = Literal["vitrail", "huggingface", "timm"]
 _HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
 _TIMM_POOLINGS = {ours: theirs for theirs, ours in timm.POOLINGS.items() if theirs} | {"cls_dist": "token"}
@@ -335,9 +340,7 @@ def _refuse(reasons: dict[str, bool], where: str) -> None:
     """Raise WeightsError with the first reason that holds."""
     for what, holds in reasons.items():
         if holds:
-            raise WeightsError(
-                f"{where} has no place for this model.", got=what, do="Keep it as a vitrail file: --to vitrail."
-            )
+            raise WeightsError(f"{where} has no place for this model.", got=what, do=_ALTERNATIVE)
 
 
 def _write_folder(

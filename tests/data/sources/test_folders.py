@@ -134,7 +134,7 @@ def test_an_empty_class_folder(tmp_path: Path, empty: str) -> None:
     (tmp_path / empty / "notes.txt").write_text("none yet")
     source = opened(tmp_path)
     assert f"class folders without images: {empty}" in source.notes
-    assert f"left out, no images: 1 file, as {empty}/notes.txt" in source.notes
+    assert f"left out, no images: 1 file, such as {empty}/notes.txt" in source.notes
     config = DataConfig(spec=str(tmp_path), image_size=8)
     if empty == "train/mouse":
         assert any("1 class has no images: mouse" in line for line in data.check(config)["warnings"])
@@ -155,7 +155,7 @@ def test_an_image_is_told_by_its_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "a" / "film.m4v").write_bytes(b"\0\0\0\x20ftypisom\0\0\0\1isommp42" + b"\0" * 9)
     source = opened(tmp_path)
     assert counts(source) == {"train": [5, 1]}
-    assert "left out, no images: 3 files, as a/BMW.dat, a/film.m4v, a/note" in source.notes
+    assert "left out, no images: 3 files, such as a/BMW.dat, a/film.m4v, a/note" in source.notes
     loaded = data.load(DataConfig(spec=str(tmp_path), image_size=8, validation_fraction=0), ("train",))["train"]
     assert (len(loaded), loaded.errors, loaded.notes) == (6, (), source.notes)
 
@@ -171,7 +171,9 @@ def test_formats_of_cameras_and_scanners_are_seen(tmp_path: Path, kind: str) -> 
 
 def test_images_in_no_class_folder_are_counted(tmp_path: Path) -> None:
     image_folder(tmp_path, {"a": 1, "b": 1, ".": 4})
-    assert opened(tmp_path).notes == ("left out, images in no class folder: 4 files, as img0.png, img1.png, img2.png",)
+    assert opened(tmp_path).notes == (
+        "left out, images in no class folder: 4 files, such as img0.png, img1.png, img2.png",
+    )
 
 
 def test_accents_stored_in_two_ways_are_one_class(tmp_path: Path) -> None:
@@ -232,3 +234,9 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     for spec in (tmp_path / "data.zip", tmp_path):
         with pytest.raises(DataError, match="(another kind|no class folders)(.|\n)*Unpack"):
             opened(spec)
+
+
+def test_a_class_that_holds_folders_of_images_is_pointed_out(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"my photos/cat": 2, "my photos/dog": 2, "shots": 1, "deep/only": 2})
+    (note,) = [note for note in opened(tmp_path).notes if "if these are the classes" in note]
+    assert "class my photos: its images lie in 2 folders (cat, dog)" in note

@@ -117,6 +117,17 @@ def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
         opened(path)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "name", "expected"), [("gbk", "\u72d7", "GB18030"), ("cp1252", "B\u00e4r", "WINDOWS-1252")]
+)
+def test_the_way_to_utf8_keeps_the_labels(tmp_path: Path, encoding: str, name: str, expected: str) -> None:
+    path = manifest(tmp_path, f"path,label\nimages/img0.png,x\nimages/img1.png,{name}\n", encoding=encoding)
+    with pytest.raises(DataError, match=f"iconv -f {expected} "):
+        opened(path)
+    path.write_bytes(path.read_bytes().decode(expected).encode())
+    assert opened(path).classes == tuple(sorted((name, "x")))
+
+
 def test_rows_without_a_label_are_set_aside(tmp_path: Path) -> None:
     rows = ["images/img0.png,a,train", "images/img1.png,b,train", "images/img2.png,,train", "images/img3.png,-1,test"]
     source = opened(manifest(tmp_path, "path,label,split\n" + "\n".join(rows)))

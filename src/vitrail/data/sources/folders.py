@@ -70,6 +70,7 @@ def open_folder(root: Path, name: str) -> Source:
     empty = {split: [_relative(folder, root) for folder in content.empty()] for split, content in found.items()}
     others = [path for content in found.values() for path in content.others]
     loose = [path for content in found.values() for path in content.loose]
+    notes += _nested(found[first])
     notes += _left_out(root, others, loose, [folder for folders in empty.values() for folder in folders])
     return Source(name, classes, splits, listing, num_bytes, len(others), tuple(notes), tuple(empty[first]))
 
@@ -89,12 +90,29 @@ def _classes(folder: Path) -> _Found:
     return found
 
 
+def _nested(found: _Found) -> list[str]:
+    """A line for a class that looks like a folder of classes: all its images lie in several folders of its own."""
+    notes: list[str] = []
+    for name, images in sorted(found.images.items()):
+        inner = {
+            path.relative_to(found.folders[name]).parts[0]
+            for path in images
+            if path.is_relative_to(found.folders[name])
+        }
+        if len(inner) > 1 and not any((found.folders[name] / part).is_file() for part in inner):
+            notes.append(
+                f"class {shown(name)}: its images lie in {len(inner)} folders ({few(sorted(inner))}); "
+                f"if these are the classes, give {shown(found.folders[name])} instead"
+            )
+    return notes
+
+
 def _left_out(root: Path, others: Sequence[Path], loose: Sequence[Path], empty: Sequence[str]) -> list[str]:
     notes: list[str] = []
     for paths, what in ((others, "no images"), (loose, "images in no class folder")):
         if paths:
             examples = [_relative(path, root) for path in paths[:3]]
-            notes.append(f"left out, {what}: {len(paths)} file{'s'[: len(paths) > 1]}, as {', '.join(examples)}")
+            notes.append(f"left out, {what}: {len(paths)} file{'s'[: len(paths) > 1]}, such as {', '.join(examples)}")
     if empty:
         notes.append(f"class folders without images: {few(empty)}")
     return notes

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -194,8 +195,15 @@ def _lines(path: Path) -> Iterator[str]:
                 f"{shown(path)}, line {line_number}: not a readable table.",
                 got=f"a byte {error.object[error.start]:#04x} that is not {encoding.removesuffix('-sig').upper()}",
                 expected="CSV or TSV in UTF-8",
-                do=f"Save it as UTF-8, as with: iconv -f WINDOWS-1252 -t UTF-8 {shell_word(path.name)} > new.csv",
+                do=f"Save it as UTF-8, as with: iconv -f {_encoding(error.object)} -t UTF-8 {shell_word(path.name)} "
+                "> new.csv",
             ) from error
+
+
+def _encoding(text: bytes) -> str:
+    """What a table that is not UTF-8 is probably written in: Chinese characters, pairs of bytes; Western letters."""
+    strange = re.findall(rb"[\x80-\xff]+", text)
+    return "GB18030" if all(re.fullmatch(rb"([\xb0-\xf7][\xa1-\xfe])+", run) for run in strange) else "WINDOWS-1252"
 
 
 def _too_large(path: Path, got: str) -> DataError:

@@ -165,8 +165,8 @@ def heads_of_width(tensors: Mapping[str, Tensor]) -> int:
     if width % 64:
         raise WeightsError(
             "Nothing says how many attention heads there are.",
-            got=f"width {width}, no config.json",
-            do="Put config.json beside the weights and give the folder.",
+            got=f"width {width}, which is no multiple of 64, and no num_attention_heads in a config.json",
+            do='Write {"num_attention_heads": N} to config.json beside the weights, and give the folder.',
         )
     return width // 64
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from vitrail.config.checks import pair
 from vitrail.weights.families.huggingface import common_behaviour
 from vitrail.weights.geometry import infer_geometry
+from vitrail.weights.heads import is_head
 from vitrail.weights.key_table import Key, KeyTable, Reading, WeightSource
 from vitrail.weights.preprocess import HALF, squash
 
@@ -61,13 +62,15 @@ def read(source: WeightSource, evidence: str) -> Reading:
     """Read the reference system's ViT."""
     table = _TABLES[_prefix(source.tensors)]
     tensors, mapped = table.read(source.tensors)
-    behaviour, defaulted = common_behaviour({"layer_norm_eps": 1e-12}, tensors, default_eps=1e-12)
+    stated = {name: source.config[name] for name in ("num_attention_heads",) if name in source.config}
+    behaviour, defaulted = common_behaviour({**stated, "layer_norm_eps": 1e-12}, tensors, default_eps=1e-12)
     geometry = infer_geometry(
         tensors, pooling="cls", position_resampling="bicubic", asked_size=source.asked_size, **behaviour
     )
     size, channels = pair(geometry.image_size), geometry.num_channels
     mean, std, whose = HALF[:channels], HALF[:channels], "0.5, as in its fine-tuning"
-    if source.prefix.startswith(_TRAINING) and geometry.num_labels == 10 and channels == 3:
+    heads = [tensor.shape[0] for name, tensor in source.tensors.items() if is_head(name) and tensor.ndim == 2]
+    if source.prefix.startswith(_TRAINING) and heads == [10] and channels == 3:
         mean, std, whose = CIFAR10_MEAN, CIFAR10_STD, "of CIFAR-10, as in its training from scratch"
     return Reading(
         family=NAME,
