@@ -202,7 +202,7 @@ def test_the_tutorials_checkpoint_comes_along(
     shown = re.search(r"^family .*?^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert shown is not None
     assert [line for line in shown[0].splitlines()[:-1] if line not in printed] == []
-    assert (tmp_path / "runs" / "mine" / "best.safetensors").exists()
+    assert (tmp_path / "runs" / "mine2" / "best.safetensors").exists()
 
 
 def test_the_example_writes_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,16 @@ def _result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _text(document: str) -> str:
+    """A document, with figures as the English ones write them: Chinese has "79.7% ± 0.5"."""
+    return re.sub(r"(?<=\d)%", " %", (ROOT / document).read_text(encoding="utf-8")).replace("±", "+-")
+
+
 def _row(document: str, *words: str, end: str = "|") -> str:
     """The one line of a table that has all these words, and this end."""
-    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
-    (row,) = [line for line in lines if line.endswith(end) and all(word in line for word in words)]
+    (row,) = [
+        line for line in _text(document).splitlines() if line.endswith(end) and all(word in line for word in words)
+    ]
     return row
 
 
@@ -77,8 +83,8 @@ def test_ratios_are_those_of_the_scripts(document: str, row: str, figures: list[
 
 
 def test_the_readmes_state_the_same_figures_and_commands() -> None:
-    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
-    tutorial = (ROOT / "docs" / "from-the-tutorial.md").read_text(encoding="utf-8")
+    english, chinese = _text("README.md"), _text("README.zh-CN.md")
+    tutorial = _text("docs/from-the-tutorial.md")
     figures = re.findall(r"\d+\.\d+ %", chinese)
     assert len(figures) >= 5
     assert [figure for figure in figures if figure not in english] == []
@@ -87,3 +93,19 @@ def test_the_readmes_state_the_same_figures_and_commands() -> None:
     assert [command for command in commands if command not in english + tutorial] == []
     assert "README.zh-CN.md" in english
     assert "(README.md)" in chinese
+
+
+def test_the_chinese_page_of_the_tutorial_states_the_same() -> None:
+    english, chinese = _text("docs/from-the-tutorial.md"), _text("docs/from-the-tutorial.zh-CN.md")
+
+    def said(text: str) -> list[list[str]]:
+        """The decimals of a page, its code blocks without their comments, and how many cells each table row has."""
+        blocks = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+        rows = re.findall(r"^\|.*\|$", text, re.MULTILINE)
+        decimals = sorted(re.findall(r"\d+\.\d+", text))
+        return [decimals, [re.sub(r" +# .*", "", block) for block in blocks], [str(row.count("|")) for row in rows]]
+
+    assert said(chinese) == said(english)
+    assert "(from-the-tutorial.zh-CN.md)" in english
+    assert "(from-the-tutorial.md)" in chinese
+    assert "(docs/from-the-tutorial.zh-CN.md)" in _text("README.zh-CN.md")
