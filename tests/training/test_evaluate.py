@@ -13,7 +13,6 @@ from vitrail.data import ImageSet
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
 from vitrail.training import Evaluation, evaluate
-from vitrail.training.evaluate import wilson
 
 PREPROCESSING = Preprocessing(image_size=(8, 8), decode_size=(8, 8))
 CONFIG = ViTConfig(image_size=8, patch_size=4, num_labels=7, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
@@ -105,11 +104,3 @@ def test_another_input_size_interpolates_positions() -> None:
     result = evaluate(_model(), _set(), larger, batch_size=10)
     assert result.num_examples == 53
     assert result.loss != evaluate(_model(), _set(), PREPROCESSING, batch_size=10).loss
-
-
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [(8, 10, 0.4902, 0.9433), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0), (500, 1000, 0.4691, 0.5309)],
-)
-def test_the_interval_is_wilsons(right: int, count: int, low: float, high: float) -> None:
-    assert wilson(right, count) == pytest.approx((low, high), abs=1e-4)

@@ -146,7 +146,7 @@ def _start(args: argparse.Namespace) -> RunConfig:
 
 def verdict(result: "RunResult") -> list[str]:
     """The probes beside the result, and what to do where training was not better than both."""
-    from vitrail.training.evaluate import wilson
+    from vitrail.statistics import wilson
 
     if not (probes := result.baseline):
         return []
@@ -172,7 +172,7 @@ def verdict(result: "RunResult") -> list[str]:
 
 def _accuracy(evaluation: dict[str, Any], remark: str) -> str:
     """An accuracy in words, with its interval where few images decide."""
-    from vitrail.training.evaluate import wilson
+    from vitrail.statistics import wilson
 
     right, count = evaluation["num_correct"], evaluation["num_examples"]
     text = f"{evaluation['accuracy']:.4f} on the {evaluation['split']} split{remark}: {right} of {count} right"

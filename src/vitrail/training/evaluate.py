@@ -24,17 +24,6 @@ TOP = 5
 _LOSS_UNIT = 2.0**-24
 
 
-def wilson(num_correct: int, num_examples: int) -> tuple[float, float]:
-    """Where the true accuracy lies with 95 % confidence, from exact counts.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
-    """
-    z2, rate = 1.959964**2, num_correct / num_examples
-    centre = (rate + z2 / (2 * num_examples)) / (1 + z2 / num_examples)
-    half = math.sqrt(z2 * (rate * (1 - rate) / num_examples + z2 / (4 * num_examples**2))) / (1 + z2 / num_examples)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 class EvaluationStopped(Exception):
     """A process was asked to stop; there is no result."""
 
