@@ -80,7 +80,8 @@ def test_a_public_name_is_described(name: str) -> None:
     value = getattr(vitrail, name)
     text = inspect.getdoc(value) or ""
     assert text
-    if inspect.isfunction(value) and name != "save":
+    if name[0].islower() and name != "save":
+        assert inspect.isfunction(value)
         missing = [
             parameter for parameter in inspect.signature(value).parameters if not re.search(rf"\b{parameter}\b", text)
         ]
