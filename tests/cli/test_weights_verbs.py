@@ -322,6 +322,7 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)  # 120 steps of a real run, on whatever machine
 def test_photographs_to_a_model_with_one_command(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch

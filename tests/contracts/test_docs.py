@@ -54,6 +54,7 @@ def test_the_notebook_is_the_tutorial() -> None:
         assert (tutorial.SOURCE.parent / target).exists(), f"{target}: run scripts/tutorial.py --run"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_tutorial_runs_and_prints_what_it_shows() -> None:
     done = run_script("scripts/tutorial.py", "--check")

@@ -26,7 +26,12 @@ def test_every_recipe_states_command_hardware_time_score_and_source(name: str) -
     assert recipes.get(name).recipe == name
 
 
-@pytest.mark.parametrize("name", recipes.names())
+QUICK = ("digits", "cifar10-cpu", "cifar10-cpu-conv")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in recipes.names()]
+)
 def test_every_recipe_takes_a_step(name: str) -> None:
     config = recipes.get(name)
     if name == "reference-scratch":  # the whole ViT-B/16 takes a step in the benchmark

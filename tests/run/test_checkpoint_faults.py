@@ -54,6 +54,7 @@ def _number_of_model(directory: Path) -> int:
     raise AssertionError("neither the old nor the new model")
 
 
+@pytest.mark.long
 def test_death_at_every_operation_leaves_the_old_or_the_new(tmp_path: Path, server: ForkServer) -> None:
     _prepared(tmp_path / "whole")
     job = "tests.support.jobs:save_model_and_checkpoint"
