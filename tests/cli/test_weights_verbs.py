@@ -362,6 +362,7 @@ def test_settings_are_listed_with_the_values_of_the_weights(capsys: pytest.Captu
     assert "--optim.layer-decay" in told
 
 
+@pytest.mark.long
 def test_train_starts_from_weights_of_its_architecture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     small = ["--model.hidden-size", "32", "--model.num-attention-heads", "2", "--schedule.epochs"]
     first = vitrail_json(capsys, "train", "digits", "--run", str(tmp_path / "a"), *small, "3")

@@ -64,6 +64,7 @@ def test_the_tutorial_runs_and_prints_what_it_shows() -> None:
 # ---- the API reference -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_reference_has_every_public_name_and_needs_no_network(tmp_path: Path) -> None:
     done = run_script("-W", "error", "scripts/build_reference.py", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -85,7 +85,11 @@ def _operations(directory: Path) -> Counting:
 
 
 @pytest.mark.parametrize(
-    ("code", "short"), [(errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, False), (errno.EROFS, False)]
+    ("code", "short"),
+    [
+        (errno.ENOSPC, True),
+        *(pytest.param(code, False, marks=pytest.mark.long) for code in (errno.ENOSPC, errno.EIO, errno.EROFS)),
+    ],
 )
 def test_a_fault_at_every_operation_keeps_what_was_saved(tmp_path: Path, code: int, short: bool) -> None:
     _prepared(tmp_path / "count")
