@@ -2,7 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
-FAST := not slow and not gpu
+# One core each: tests of processes and of torch would otherwise take each other's threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
+UNCHECKED := JAXTYPING_DISABLE=1 $(PYTEST)
+ALL := not slow and not gpu
+QUICK := $(ALL) and not long
 
 define NEXT
 
@@ -14,9 +18,9 @@ Try next:
 endef
 export NEXT
 
-.PHONY: help demo setup fmt check test slow bench docs
+.PHONY: help demo setup fmt check test test-all slow bench docs
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 demo: .venv/core.stamp  ## train on handwritten digits, evaluate, predict; writes runs/demo anew
 	rm -rf runs/demo && $(BIN)/vitrail train digits --run runs/demo && $(BIN)/vitrail eval runs/demo --data digits
@@ -34,9 +38,14 @@ check: setup  ## format, lint, types, import ladder, sizes, forbidden calls
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_names.py && $(BIN)/python scripts/check_sizes.py && $(BIN)/python scripts/check_calls.py
 
-test: setup  ## the suite under a type checker; then, without it, what it would stop
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile -m "$(FAST) and not unchecked"
-	JAXTYPING_DISABLE=1 $(BIN)/pytest -q -m "$(FAST) and unchecked"
+# Twice: under a type checker, and without it what the checker would stop.
+test: setup  ## the quick tests: a few of each kind, in under four minutes on two cores
+	$(PYTEST) -m "$(QUICK) and not unchecked"
+	$(UNCHECKED) -m "$(QUICK) and unchecked"
+
+test-all: setup  ## these and the long ones, as CI runs them: about twelve minutes
+	$(PYTEST) -m "$(ALL) and not unchecked"
+	$(UNCHECKED) -m "$(ALL) and unchecked"
 
 slow: setup  ## what takes minutes, or a GPU
 	$(BIN)/pytest -q -m "(slow or gpu) and not unchecked"

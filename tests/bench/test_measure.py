@@ -25,13 +25,18 @@ def test_contenders_take_turns_and_the_order_turns_with_the_rounds() -> None:
     assert all(len(figures.rates) == 3 for figures in found.figures.values())
 
 
-def test_a_turn_lasts_as_long_as_asked_and_counts_everything_done() -> None:
+def test_a_turn_lasts_as_long_as_asked_and_counts_everything_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, times = 0.0, 0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
     def work() -> int:
-        time.sleep(0.01)
+        nonlocal now, times
+        now, times = now + 0.25, times + 1
         return 10
 
-    found = compare({"a": work}, unit="images", rounds=1, seconds=0.1)
-    assert 300 < found.figures["a"].median <= 1000
+    found = compare({"a": work}, unit="images", rounds=1, seconds=1.0)
+    assert found.figures["a"].median == 40
+    assert times == 5, "once untimed, four times in a turn of a second"
 
 
 def test_drift_that_hits_both_alike_cancels_in_the_ratio() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,56 @@ from bench.results_file import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ["step.py", "memory.py", "whole_run.py", "gpu/throughput.py", "gpu/input.py", "gpu/determinism.py"]
+# The others behind the rows of the README, with as little work as their options allow.
+LITTLE = {
+    "startup.py": "--rounds 1 --out OUT",
+    "checkpoint.py": "--rounds 1 --steps 2 --batch-size 1 --folder OUT",
+    "folder.py": "--rounds 1 --images 64 --out OUT",
+    "input.py": "--rounds 1 --seconds 0 --cases small --out OUT",
+    "inference.py": "--rounds 1 --seconds 0 --skip accuracy memory --out OUT",
+    "recipe_seeds.py": "digits --seeds 0 --runs OUT/runs",
+}
+# A tiny model in place of B/16, and results that do not replace the published ones.
+LAUNCH = """
+import pathlib, runpy, sys
+script, out = map(pathlib.Path, sys.argv[1:3])
+sys.path[:0] = [str(script.parent)]
+import results_file
+from vitrail.config import ViTConfig
+results_file.RESULTS = out
+named = ViTConfig.named
+ViTConfig.named = lambda name, **changes: named(name, **changes, num_hidden_layers=1)
+sys.argv = [str(script), *sys.argv[3:]]
+runpy.run_path(str(script), run_name="__main__")
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.long
+@pytest.mark.timeout(400)  # on a busy machine; alone, up to half a minute
+@pytest.mark.parametrize("name", LITTLE)
+def test_in_little(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    if name in ("folder.py", "input.py"):
+        env["VITRAIL_DATA"] = str(request.getfixturevalue("cifar_root"))
+    options = LITTLE[name].replace("OUT", str(tmp_path)).split()
+    command = [sys.executable, "-c", LAUNCH, str(ROOT / "bench" / name), str(tmp_path), *options]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=390)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| " in done.stdout
+    (written,) = tmp_path.glob("*.json")
+    assert json.loads(written.read_text())["machine"]["versions"]["torch"]
+
+
+def test_every_script_behind_a_row_of_the_readme_is_tried() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    named = set(re.findall(r"`bench/(\w+\.py)", "\n".join(rows)))
+    assert len(named) > 5
+    assert named - {*SCRIPTS, *LITTLE} == {"transfer.py"}, "nine minutes of training, and no option for less"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "gpu" in name else pytest.mark.long) for name in SCRIPTS]
+)
 def test_smoke(name: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(ROOT / "bench" / name), "--smoke"]

@@ -71,6 +71,7 @@ def test_train_answers_the_promised_keys(capsys: pytest.CaptureFixture[str], tmp
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 3
 
 
+@pytest.mark.long
 def test_a_stored_config_is_replayed(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     again = vitrail_json(capsys, "train", "--from", str(run / "config.json"), "--run", str(tmp_path / "again"))
     assert (tmp_path / "again" / "config.json").read_bytes() == (run / "config.json").read_bytes()
@@ -172,7 +173,7 @@ def test_data_info(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "vitrail", "train", "digits", "--run", str(run), "--schedule.epochs", "1000"]

@@ -322,6 +322,7 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)  # 120 steps of a real run, on whatever machine
 def test_photographs_to_a_model_with_one_command(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
@@ -361,6 +362,7 @@ def test_settings_are_listed_with_the_values_of_the_weights(capsys: pytest.Captu
     assert "--optim.layer-decay" in told
 
 
+@pytest.mark.long
 def test_train_starts_from_weights_of_its_architecture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     small = ["--model.hidden-size", "32", "--model.num-attention-heads", "2", "--schedule.epochs"]
     first = vitrail_json(capsys, "train", "digits", "--run", str(tmp_path / "a"), *small, "3")

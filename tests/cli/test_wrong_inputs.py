@@ -194,6 +194,7 @@ def test_a_full_or_read_only_disk_is_found_before_the_start(
     assert _files(tmp_path) == set()
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_while_saving_ends_with_74(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class FillsUp(fsio.FileSystem):
         def fsync(self, file: IO[Any]) -> None:

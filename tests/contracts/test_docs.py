@@ -54,6 +54,7 @@ def test_the_notebook_is_the_tutorial() -> None:
         assert (tutorial.SOURCE.parent / target).exists(), f"{target}: run scripts/tutorial.py --run"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_tutorial_runs_and_prints_what_it_shows() -> None:
     done = run_script("scripts/tutorial.py", "--check")
@@ -63,6 +64,7 @@ def test_the_tutorial_runs_and_prints_what_it_shows() -> None:
 # ---- the API reference -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_reference_has_every_public_name_and_needs_no_network(tmp_path: Path) -> None:
     done = run_script("-W", "error", "scripts/build_reference.py", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,7 +82,8 @@ def test_a_public_name_is_described(name: str) -> None:
     value = getattr(vitrail, name)
     text = inspect.getdoc(value) or ""
     assert text
-    if inspect.isfunction(value) and name != "save":
+    if name[0].islower() and name != "save":
+        assert inspect.isfunction(value)
         missing = [
             parameter for parameter in inspect.signature(value).parameters if not re.search(rf"\b{parameter}\b", text)
         ]

@@ -5,20 +5,8 @@ import sys
 
 import pytest
 
-VERBS = [
-    "",
-    "recipes",
-    "train",
-    "finetune",
-    "eval",
-    "predict",
-    "inspect",
-    "convert",
-    "data",
-    "data info",
-    "selftest",
-    "bench",
-]
+from vitrail.cli import _VERBS  # pyright: ignore[reportPrivateUsage]
+
 PROGRAM = """
 import sys
 from vitrail.cli import main
@@ -32,11 +20,12 @@ print("status", status or 0, "heavy", *sorted(heavy))
 """
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ["", *_VERBS, "data pack"])
 def test_help_needs_no_torch(verb: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *verb.split()], capture_output=True, text=True, check=False, timeout=60
     )
     *text, last = done.stdout.splitlines()
     assert last == "status 0 heavy", done.stdout[-2000:] + done.stderr[-2000:]
+    assert text[0].startswith(f"usage: vitrail {verb}".split(" pack")[0]), done.stdout
     assert any("--help" in line for line in text), done.stdout

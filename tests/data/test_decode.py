@@ -369,6 +369,7 @@ def decode_with_little_memory(kind: str) -> None:
     assert decode_image(data).shape == (4000, 4000, 3)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_an_image_too_large_for_the_memory_is_not_called_damaged(tmp_path: Path) -> None:
     with ForkServer() as server:  # a process that has freed much would not need to ask for more

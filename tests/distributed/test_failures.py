@@ -93,9 +93,14 @@ def _check_fault(server: ForkServer, tmp_path: Path, whole: Path, place: str, ra
 @pytest.mark.parametrize(
     ("place", "rank", "action"),
     [
-        ("train:1", 1, "kill"), ("train:8", 0, "kill"), ("train:8", 0, "stop"), ("evaluate:12", 1, "stop"),
-        ("train:8", 1, "hang"), ("evaluate:12", 1, "term"), ("train:16", 0, "exit"),
-        ("start:0", 0, "stop"), ("start:0", 1, "stop"), ("start:0", 0, "kill"), ("train:1", 0, "stop"),
+        ("train:8", 0, "kill"), ("evaluate:12", 1, "term"), ("train:16", 0, "exit"),
+        *(
+            pytest.param(*fault, marks=pytest.mark.long)
+            for fault in (
+                ("train:1", 1, "kill"), ("train:8", 0, "stop"), ("evaluate:12", 1, "stop"), ("train:8", 1, "hang"),
+                ("start:0", 0, "stop"), ("start:0", 1, "stop"), ("start:0", 0, "kill"), ("train:1", 0, "stop"),
+            )
+        ),
     ],
 )  # fmt: skip
 @pytest.mark.timeout(300)
@@ -105,6 +110,7 @@ def test_a_fault_of_one_process_ends_all_within_seconds(
     _check_fault(server, tmp_path, whole, place, rank, action)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 def test_without_the_heartbeat_the_time_out_notices_a_stopped_process(
     server: ForkServer, tmp_path: Path, rank: int
@@ -117,6 +123,7 @@ def test_without_the_heartbeat_the_time_out_notices_a_stopped_process(
     assert f"rank {1 - rank} made no progress for" in log.read_text(errors="replace")
 
 
+@pytest.mark.long
 def test_a_job_that_was_suspended_goes_on(server: ForkServer, whole: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     suspender = threading.Thread(target=_suspend_often, args=(run, 3, 5.0))
@@ -143,7 +150,7 @@ def _suspend_often(run: Path, times: int, seconds: float) -> None:
             time.sleep(wait)
 
 
-@pytest.mark.parametrize("slow_rank", [0, 2])
+@pytest.mark.parametrize("slow_rank", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_process_that_starts_slowly_is_waited_for(server: ForkServer, tmp_path: Path, slow_rank: int) -> None:
     log = tmp_path / "log"
     ended = server.run(f"{JOBS}:join_slowly", {"slow_rank": slow_rank, "seconds": 4.0}, ranks=3, log=log)
@@ -199,7 +206,7 @@ def _check_nan(server: ForkServer, run: Path, rank: int, layer: str, step: int, 
         assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 @pytest.mark.parametrize(("rank", "layer", "step", "backward"), [(1, LAYERS[1], 5, False), (0, LAYERS[2], 9, True)])
 def test_nan_on_one_process_is_skipped_on_all_and_named(
     server: ForkServer, tmp_path: Path, rank: int, layer: str, step: int, backward: bool, strategy: str
@@ -238,6 +245,7 @@ def _processes_of(run: Path) -> list[int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.timeout(300)
 def test_processes_end_with_their_launcher(tmp_path: Path) -> None:
@@ -265,6 +273,7 @@ def test_processes_end_with_their_launcher(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["steps"] >= 8
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_restart_goes_on_by_itself(tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"

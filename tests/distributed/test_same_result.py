@@ -74,7 +74,7 @@ def _batches(log: Path, size: int) -> dict[int, tuple[list[int], list[float]]]:
     return found
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 4))])
 def test_the_same_images_in_the_same_order_and_the_same_losses(
     server: ForkServer, alone: Path, tmp_path: Path, size: int
 ) -> None:
@@ -89,7 +89,7 @@ def test_the_same_images_in_the_same_order_and_the_same_losses(
     _same_losses(alone / "run", tmp_path / "run")
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_weights_spread_over_processes_train_alike(server: ForkServer, alone: Path, tmp_path: Path, size: int) -> None:
     sections = SECTIONS | {"parallel": {"strategy": "fsdp"}}
     arguments = {"run": str(tmp_path / "run"), "sections": sections}
@@ -98,6 +98,7 @@ def test_weights_spread_over_processes_train_alike(server: ForkServer, alone: Pa
     _same_losses(alone / "run", tmp_path / "run")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("strategy", "sizes"), [("ddp", (4, 2, 1)), ("fsdp", (4, 2, 1)), ("ddp", (1, 3))])
 def test_a_run_goes_on_with_another_number_of_processes(
     server: ForkServer, alone: Path, tmp_path: Path, strategy: str, sizes: tuple[int, ...]
@@ -162,6 +163,7 @@ def _in_shards(count: int, batch_size: int, size: int) -> dict[str, Any]:
     raise AssertionError
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 9), size=st.integers(1, 4))
 def test_every_image_is_counted_once(count: int, batch_size: int, size: int) -> None:
@@ -185,7 +187,7 @@ def test_every_combination_of_images_batch_and_processes() -> None:
                 assert _in_shards(count, batch_size, size)["confusion"] == [list(row) for row in expected]
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 4))])
 def test_real_processes_count_as_one_does(server: ForkServer, tmp_path: Path, size: int) -> None:
     cases = [(1, 1), (2, 3), (3, 9), (7, 2), (40, 9), (39, 5)]
     out = tmp_path / "found.json"

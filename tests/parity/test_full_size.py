@@ -54,6 +54,11 @@ def written_back(tmp_path: Path, model: ViT, card: weights.Card, to: Any) -> Non
     verify.max_logit_difference(model, tmp_path / "back", to)  # raises beyond the tolerance
 
 
+def first_only(name: str, rows: dict[str, Any]) -> list[pytest.MarkDecorator]:
+    """The first model of each library is among the quick tests."""
+    return [] if name == next(iter(rows)) else [pytest.mark.long]
+
+
 HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ViT": ("ViTForImageClassification", "ViTConfig", {}),
     "DeiT, distilled": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", {}),
@@ -64,7 +69,10 @@ HUGGING_FACE: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("architecture", "configuration", "changes"), HUGGING_FACE.values(), ids=HUGGING_FACE)
+@pytest.mark.parametrize(
+    ("architecture", "configuration", "changes"),
+    [pytest.param(*row, id=name, marks=first_only(name, HUGGING_FACE)) for name, row in HUGGING_FACE.items()],
+)
 @torch.no_grad()
 def test_transformers(tmp_path: Path, architecture: str, configuration: str, changes: dict[str, Any]) -> None:
     config = getattr(transformers, configuration)(num_labels=1000, **changes)
@@ -84,7 +92,10 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("architecture", "changes"), TIMM.values(), ids=TIMM)
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [pytest.param(*row, id=name, marks=first_only(name, TIMM)) for name, row in TIMM.items()],
+)
 @torch.no_grad()
 def test_timm(tmp_path: Path, architecture: str, changes: dict[str, Any]) -> None:
     theirs = filled(timm.create_model(architecture, num_classes=1000, **changes))
@@ -96,6 +107,7 @@ def test_timm(tmp_path: Path, architecture: str, changes: dict[str, Any]) -> Non
     written_back(tmp_path, model, card, "timm")
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_google_as_timm_reads_it(tmp_path: Path) -> None:
     original: ViT = filled(ViT(ViTConfig.named("B/16", num_labels=1000, layer_norm_eps=1e-6)))
@@ -110,6 +122,7 @@ def test_google_as_timm_reads_it(tmp_path: Path) -> None:
     assert all(np.array_equal(again[name].numpy(), array) for name, array in stored.items())
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_torchvision_there_and_back(tmp_path: Path) -> None:
     from torchvision.models import VisionTransformer
@@ -126,6 +139,7 @@ def test_torchvision_there_and_back(tmp_path: Path) -> None:
     agrees(again.eval()(IMAGE), model(IMAGE)["logits"])
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_meta_dinov2(tmp_path: Path) -> None:
     """Meta's names are those of timm but for three; the oracle is timm."""

@@ -54,6 +54,7 @@ def _number_of_model(directory: Path) -> int:
     raise AssertionError("neither the old nor the new model")
 
 
+@pytest.mark.long
 def test_death_at_every_operation_leaves_the_old_or_the_new(tmp_path: Path, server: ForkServer) -> None:
     _prepared(tmp_path / "whole")
     job = "tests.support.jobs:save_model_and_checkpoint"
@@ -84,7 +85,11 @@ def _operations(directory: Path) -> Counting:
 
 
 @pytest.mark.parametrize(
-    ("code", "short"), [(errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, False), (errno.EROFS, False)]
+    ("code", "short"),
+    [
+        (errno.ENOSPC, True),
+        *(pytest.param(code, False, marks=pytest.mark.long) for code in (errno.ENOSPC, errno.EIO, errno.EROFS)),
+    ],
 )
 def test_a_fault_at_every_operation_keeps_what_was_saved(tmp_path: Path, code: int, short: bool) -> None:
     _prepared(tmp_path / "count")

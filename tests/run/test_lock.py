@@ -100,6 +100,7 @@ def _race(server: ForkServer, directory: Path, processes: int) -> int:
     return len(lines) // 2
 
 
+@pytest.mark.long
 def test_of_twenty_that_start_at_once_one_at_a_time_writes(server: ForkServer, tmp_path: Path) -> None:
     inside = [_race(server, tmp_path / str(number), 20) for number in range(10)]
     assert min(inside) >= 1

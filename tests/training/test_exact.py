@@ -71,9 +71,14 @@ def _kill_at_random(server: ForkServer, whole: Path, tmp_path: Path, points: int
     raise AssertionError
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed_at_random_moments(server: ForkServer, whole: Path, tmp_path: Path) -> None:
     assert _kill_at_random(server, whole, tmp_path, points=12, seed=0) >= 12
+
+
+def test_killed_at_two_random_moments(server: ForkServer, whole: Path, tmp_path: Path) -> None:
+    assert _kill_at_random(server, whole, tmp_path, points=2, seed=2) >= 2
 
 
 @pytest.mark.slow
@@ -82,13 +87,13 @@ def test_killed_at_three_hundred_random_moments(server: ForkServer, whole: Path,
     assert _kill_at_random(server, whole, tmp_path, points=300, seed=1) >= 300
 
 
-def _die_at(server: ForkServer, whole: Path, tmp_path: Path, every: int) -> int:
-    """Die before and after every n-th operation of a run's file system, and go on."""
+def _die_at(server: ForkServer, whole: Path, tmp_path: Path, every: int, first: int = 0) -> int:
+    """Die before and after every n-th operation of a run's file system, from the first of them on, and go on."""
     sections = SECTIONS | {"checkpoint": {"every_steps": 2, "asynchronous": False}}
     job, base = f"{JOBS}:train_and_die", {"sections": sections, "after": False}
     assert server.run(job, base | {"run": str(tmp_path / "count" / "run"), "at": -1}).statuses == [0]
     num_operations = int((tmp_path / "count" / "operations").read_text())
-    points = [(at, after) for at in range(0, num_operations, every) for after in (False, True)]
+    points = [(at, after) for at in range(first, num_operations, every) for after in (False, True)]
     for at, after in points:
         run = tmp_path / f"{at}-{after}"
         ended = server.run(job, base | {"run": str(run), "at": at, "after": after})
@@ -101,11 +106,13 @@ def _die_at(server: ForkServer, whole: Path, tmp_path: Path, every: int) -> int:
     return len(points)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_death_at_operations_of_a_whole_run(server: ForkServer, whole: Path, tmp_path: Path) -> None:
     assert _die_at(server, whole, tmp_path, every=97) >= 6
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_death_before_there_is_a_run_leaves_a_directory_that_is_free(server: ForkServer, tmp_path: Path) -> None:
     sections = SECTIONS | {"schedule": SECTIONS["schedule"] | {"max_steps": 1}}
@@ -125,18 +132,31 @@ def test_death_before_there_is_a_run_leaves_a_directory_that_is_free(server: For
         RunDir(tmp_path / "0").check_free()
 
 
+def test_death_in_the_middle_of_a_run(server: ForkServer, whole: Path, tmp_path: Path) -> None:
+    assert _die_at(server, whole, tmp_path, every=1000, first=200) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_death_at_every_operation_of_a_whole_run(server: ForkServer, whole: Path, tmp_path: Path) -> None:
     assert _die_at(server, whole, tmp_path, every=1) > 300
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_resumed_after_every_single_step_and_three_times_in_a_row(
     server: ForkServer, whole: Path, tmp_path: Path
 ) -> None:
     total = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     stops = [(step,) for step in range(1, total + 1)] + [(1, 2, 3), (3, 7, 10), (2, 5, total - 1)]
+    _stop_and_go_on(server, whole, tmp_path, stops)
+
+
+def test_stopped_twice_and_resumed(server: ForkServer, whole: Path, tmp_path: Path) -> None:
+    _stop_and_go_on(server, whole, tmp_path, [(3, 8)])
+
+
+def _stop_and_go_on(server: ForkServer, whole: Path, tmp_path: Path, stops: list[tuple[int, ...]]) -> None:
     for steps in stops:
         run = tmp_path / "-".join(map(str, steps))
         for number, step in enumerate(steps):
@@ -193,7 +213,7 @@ def test_a_full_disk_stops_the_run_or_not(
                 raise OSError(28, "No space left on device")
             super().replace(source, target)
 
-    sections = {"checkpoint": {"every_steps": 6, "asynchronous": asynchronous}}
+    sections = {"checkpoint": {"every_steps": 6, "asynchronous": asynchronous, "keep": 9}}
     with fsio.use_file_system(Full()), pytest.raises(SaveError, match="No space left"):
         vitrail.train(tiny_run(**sections), tmp_path / "stop")
     sections["checkpoint"]["on_error"] = "retry"
@@ -201,7 +221,8 @@ def test_a_full_disk_stops_the_run_or_not(
         result = vitrail.train(tiny_run(**sections), tmp_path / "retry")
     assert result.steps == 24
     assert "training goes on and saves again later" in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / "retry" / "checkpoints").iterdir()] == ["step-0000024"]
+    kept = sorted(p.name for p in (tmp_path / "retry" / "checkpoints").iterdir())
+    assert kept == ["step-0000012", "step-0000018", "step-0000024"], "all but the one that the disk had no room for"
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -195,6 +195,8 @@ def test_sgd_goes_on_where_a_momentum_is_missing() -> None:
     tensors = optimizer_tensors(optimizers)
     del tensors["0.1.momentum_buffer"]
     load_optimizer_tensors(optimizers, tensors)
+    before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     optimizers[0].step()
+    assert not any(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))

@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     assert _metrics(tmp_path / "a") == _metrics(tmp_path / "b") != _metrics(tmp_path / "c")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.long)])
 def test_a_run_interrupted_in_mid_epoch_ends_like_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
@@ -224,6 +224,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(
     assert "--resume --schedule.max-steps 0" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_finished_run_can_be_made_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From where it stands on, the learning rate is that of the longer schedule."""
     vitrail.train(tiny_run(), tmp_path / "run")

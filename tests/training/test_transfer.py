@@ -60,6 +60,7 @@ def trunk(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
 
 
+@pytest.mark.long
 def test_architecture_and_preprocessing_come_from_the_weights(source: Path) -> None:
     config, stored = with_weights(recipes.get("finetune"), str(source)), RunDir(source).read_config()
     assert config.model == replace(stored.model, projection_dropout=0.0)  # how to train is the recipe's
@@ -142,6 +143,7 @@ def test_lower_layers_learn_more_slowly() -> None:
     assert rates["pos_embed"] == rates["patch_embed.proj.weight"] == 0.0625
 
 
+@pytest.mark.long
 def test_low_rank_updates_are_merged_into_the_model_file(source: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     result = train(tuning(source, "lora", lora_rank=2), tmp_path / "run")
@@ -246,6 +248,7 @@ def test_what_training_makes_worse_is_not_kept(source: Path, tmp_path: Path) -> 
     assert evaluate(model, split, card.preprocessing, batch_size=100).accuracy == result.baseline.linear
 
 
+@pytest.mark.long
 def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights_again(source: Path, tmp_path: Path) -> None:
     whole = train(tuning(source), tmp_path / "whole")
     train(tuning(source), tmp_path / "killed")
@@ -257,6 +260,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_weights_again(
     assert differences(tmp_path / "whole", tmp_path / "killed") == []
 
 
+@pytest.mark.long
 def test_the_best_model_is_measured_once_on_the_test_split(source: Path, tmp_path: Path) -> None:
     config = tuning(source)
     config = replace(config, evaluation=replace(config.evaluation, test_best=True))
@@ -284,6 +288,7 @@ def test_random_features_are_refused(changed: dict[str, Any], tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_small_set_is_passed_over_until_there_are_steps_enough(source: Path, tmp_path: Path) -> None:
     config = tuning(source)
     config = replace(
@@ -302,6 +307,7 @@ def test_weights_of_another_geometry_are_refused(source: Path) -> None:
         initial_model(other, data.preprocessing_for(other.data), ("a", "b"), resume=False)
 
 
+@pytest.mark.long
 def test_a_classifier_of_which_some_classes_are_known_starts_at_the_probe(source: Path, tmp_path: Path) -> None:
     model, card = weights.load(str(source))
     known = (*card.classes[:2], *(f"other {i}" for i in range(len(card.classes) - 2)))
@@ -322,6 +328,7 @@ def test_how_many_images_a_baseline_sees_follows_from_the_run_alone() -> None:
     assert affordable_count((50_000, 5000), 5000, 0, large) == 59
 
 
+@pytest.mark.long
 def test_a_slow_moment_does_not_change_the_start(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = train(tuning(source), tmp_path / "usual")
     clock = time.perf_counter

@@ -1,6 +1,7 @@
-"""Six defects of other libraries, reproduced in their current versions (docs/defects.md), and what happens here."""
+"""Six defects of other libraries, reproduced where they are installed (docs/defects.md), and what happens here."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from vitrail.model.attention_maps import record_attention
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
 
+SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 1.5}
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -36,6 +38,67 @@ def timm_folder(folder: Path) -> torch.nn.Module:
     randomise(model, 0, 0.05)
     timm.models.save_for_hf(model.eval(), folder, model_args=arguments, safe_serialization=True)
     return model
+
+
+def timm_from(file: Path, **arguments: Any) -> dict[str, torch.Tensor]:
+    """What timm makes of a pretrained file, as its train.py --pretrained-path does."""
+    model = timm.create_model(
+        "vit_base_patch16_224", pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **arguments
+    )
+    return model.state_dict()
+
+
+def test_r1_there_a_file_of_another_library_is_ignored_without_an_error(tmp_path: Path) -> None:
+    theirs = huggingface(tmp_path).state_dict().values()
+    found = timm_from(tmp_path / "model.safetensors", num_classes=4, **SMALL)
+    weights_there = [tensor for name, tensor in found.items() if name.endswith("weight") and tensor.ndim > 1]
+    assert len(weights_there) == 10
+    assert not any(torch.equal(ours, t) for ours in weights_there for t in theirs if t.shape == ours.shape)
+
+
+def test_r2_there_the_final_norm_is_lost_without_an_error(tmp_path: Path) -> None:
+    theirs = timm_folder(tmp_path).state_dict()
+    geometry = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    found = timm_from(tmp_path / "model.safetensors", num_classes=10, global_pool="avg", **geometry)
+    assert torch.equal(found["blocks.0.attn.qkv.weight"], theirs["blocks.0.attn.qkv.weight"])
+    assert "norm.weight" in theirs.keys() - found.keys()
+    assert found["fc_norm.weight"].eq(1).all()
+    assert not found["fc_norm.bias"].any()
+
+
+def test_r3_there_positions_are_made_anew(tmp_path: Path) -> None:
+    theirs = huggingface(tmp_path).state_dict()["vit.embeddings.position_embeddings"]
+    model = transformers.ViTForImageClassification.from_pretrained(
+        tmp_path, image_size=64, ignore_mismatched_sizes=True
+    )
+    found = model.state_dict()["vit.embeddings.position_embeddings"]
+    back = torch.nn.functional.avg_pool2d(found[:, 1:].mT.unflatten(2, (8, 8)), 2).flatten(2).mT
+    assert torch.corrcoef(torch.stack((back.flatten(), theirs[:, 1:].flatten())))[0, 1].abs() < 0.3
+    assert not torch.equal(found[:, :1], theirs[:, :1])
+
+
+@torch.no_grad()
+def test_r4_there_no_attention_comes_out(tmp_path: Path) -> None:
+    huggingface(tmp_path)
+    model = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
+    assert model(IMAGES, output_attentions=True).attentions == ()
+
+
+def test_r5_there_no_attention_comes_out_of_fused_kernels() -> None:
+    model = timm.create_model("vit_base_patch16_224", num_classes=4, **SMALL).eval()
+    if not model.blocks[0].attn.fused_attn:
+        pytest.skip("timm does not use fused attention here")
+    extract = timm.utils.AttentionExtract
+    with pytest.raises(RuntimeError, match="No node names found"):
+        extract(model, method="fx")
+    assert extract(model, method="hook")(IMAGES) == {}
+
+
+def test_r6_there_each_split_numbers_its_own_classes(tmp_path: Path) -> None:
+    splits_with_a_class_less(tmp_path)
+    train, val = (timm.data.create_dataset("", root=str(tmp_path), split=split) for split in ("train", "val"))
+    assert train.reader.class_to_idx == {"a": 0, "b": 1, "c": 2}
+    assert [label for _, label in val.reader.samples] == [0, 0, 1, 1], "b and c, one less than in training"
 
 
 @torch.no_grad()
@@ -90,12 +153,17 @@ def test_r5_attention_of_a_timm_model(tmp_path: Path) -> None:
     assert all(torch.allclose(m.sum(-1), torch.ones(2, 4, 17), atol=1e-5) for m in maps)
 
 
-def test_r6_the_training_set_decides_the_classes(tmp_path: Path) -> None:
+def splits_with_a_class_less(folder: Path) -> None:
+    """Classes a, b and c for training, b and c for validation."""
     for split, names in (("train", "abc"), ("val", "bc")):
         for name in names:
-            (tmp_path / split / name).mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (8, 8), (40 * i, 0, ord(name))).save(tmp_path / split / name / f"{i}.png")
+                Image.new("RGB", (8, 8), (40 * i, 0, ord(name))).save(folder / split / name / f"{i}.png")
+
+
+def test_r6_the_training_set_decides_the_classes(tmp_path: Path) -> None:
+    splits_with_a_class_less(tmp_path)
     splits = data.load(DataConfig(spec=str(tmp_path), image_size=8), ("train", "val"))
     assert splits["train"].classes == splits["val"].classes == ("a", "b", "c")
     assert splits["val"].labels.tolist() == [1, 1, 2, 2]

@@ -65,6 +65,7 @@ def test_what_no_weights_have_is_refused(raw: bytes, message: str) -> None:
         checked(raw)
 
 
+@pytest.mark.long
 def test_a_pickle_without_end_is_bounded() -> None:
     with pytest.raises(ValueError, match="more than 2000000 values"):
         checked(b"\x80\x02" + b"N0" * 1_100_000 + b"N.")
