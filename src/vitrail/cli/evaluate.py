@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         choices=("train", "val", "test", "all"),
-        help="default: test; val, as held out in training, where the training data have no test split",
+        help="default: test; val, as held out in training, where the training data have no test split; all of other data "
+        "without splits",
     )
     add_engine_options(parser, "500")
     add_size_option(parser, "another size of the input")
