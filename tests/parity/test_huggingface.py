@@ -37,6 +37,7 @@ def ours(model: nn.Module, **config: object) -> ViT:
     return result.eval()
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_vit_b16_has_the_logits_and_loss_of_transformers() -> None:
     their_model = theirs(transformers.ViTForImageClassification, config={"num_labels": 1000})

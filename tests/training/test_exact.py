@@ -109,7 +109,7 @@ def _die_at(server: ForkServer, whole: Path, tmp_path: Path, every: int, first: 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_death_at_operations_of_a_whole_run(server: ForkServer, whole: Path, tmp_path: Path) -> None:
-    assert _die_at(server, whole, tmp_path, every=97) >= 6
+    assert _die_at(server, whole, tmp_path, every=197) >= 6
 
 
 @pytest.mark.long
@@ -133,7 +133,7 @@ def test_death_before_there_is_a_run_leaves_a_directory_that_is_free(server: For
 
 
 def test_death_in_the_middle_of_a_run(server: ForkServer, whole: Path, tmp_path: Path) -> None:
-    assert _die_at(server, whole, tmp_path, every=1000, first=200) == 2
+    assert _die_at(server, whole, tmp_path, every=10_000, first=600) == 2
 
 
 @pytest.mark.slow

@@ -143,6 +143,7 @@ def test_a_step_multiplies_as_it_was_told() -> None:
     assert TrainStep(model, optimizers, optim, ComputeConfig(), seed=0, linear="onednn").linear == "onednn"
 
 
+@pytest.mark.long
 @needs_onednn
 def test_a_run_goes_on_with_the_products_that_it_began_with(
     faster: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

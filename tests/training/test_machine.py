@@ -71,6 +71,7 @@ def _gradients(model: ViT, images: torch.Tensor, labels: torch.Tensor, cpu_linea
     return [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator of Linux")
 def test_freed_memory_is_kept() -> None:
     code = """
