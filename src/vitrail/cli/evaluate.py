@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         choices=("train", "val", "test", "all"),
-        help="default: test; val, as held out in training, where the training data have no test split; all of other data "
-        "without splits",
+        help="default: test; val, as held out in training, where the training data have no test split; all images of "
+        "other data that have no splits",
     )
     add_engine_options(parser, "500")
     add_size_option(parser, "another size of the input")
