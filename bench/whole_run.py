@@ -72,7 +72,7 @@ def main() -> None:
     config = replace(config, schedule=replace(config.schedule, epochs=args.epochs))
     count_steps()
     timed(inputs.Inputs, "__call__", "augment")
-    timed(train, "_load", "data loading")
+    timed(train, "load_sets", "data loading")
     timed(loop, "evaluate", "evaluation")
     timed(train.Checkpointer, "save", "saving")
     with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tests.support.torchvision_operators  # noqa: F401  (before transformers and timm)
 import vitrail
@@ -26,6 +27,7 @@ def model_with(**steps: Any) -> tuple[vitrail.ViT, weights.Card]:
         layer_norm_eps=1e-6,
     )  # fmt: skip
     preprocessing = vitrail.Preprocessing(image_size=(32, 32), decode_size=(32, 32), **steps)
+    torch.manual_seed(0)
     return vitrail.ViT(geometry).eval(), weights.Card(
         geometry=geometry, classes=("a", "b", "c"), preprocessing=preprocessing
     )
