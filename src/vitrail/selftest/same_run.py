@@ -7,8 +7,11 @@ COMPARED = ("metrics.jsonl", "best.safetensors", "last.safetensors", "evaluation
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """Files of two finished runs that differ: logs, models, and the last checkpoint but for what a clock said."""
-    found = [name for name in COMPARED if (a / name).read_bytes() != (b / name).read_bytes()]
+    """Files of two finished runs that differ: logs, models, and the last checkpoint but for what a clock said.
+
+    Model files may name another commit: the source tree may change while runs are compared.
+    """
+    found = [name for name in COMPARED if _content(a / name) != _content(b / name)]
     ours, theirs = (sorted((run / "checkpoints").iterdir()) for run in (a, b))  # step-0000012, or step-0000012-1
     if [p.name[:12] for p in ours] != [p.name[:12] for p in theirs]:
         return [*found, f"checkpoints {[p.name for p in ours]} and {[p.name for p in theirs]}"]
@@ -21,3 +24,16 @@ def differences(a: Path, b: Path) -> list[str]:
             if not same and file.name != "MANIFEST.json":  # it has the hash of state.json
                 found.append(f"{mine.name}/{file.name}")
     return found
+
+
+def _content(path: Path) -> object:
+    """The bytes of a file; of a model file its header without the commit, and the bytes of its tensors."""
+    raw = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return raw
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    about = header.pop("__metadata__")
+    described = json.loads(about["vitrail"])
+    del described["provenance"]["commit"]
+    return header, about["sha256"], described, raw[end:]
