@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -28,9 +29,9 @@ class Failing(fsio.FileSystem):
         if operation == self.operation:
             raise OSError(self.code, "injected", operation)
 
-    def open(self, path: Path, mode: str) -> IO[Any]:
+    def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
         self._maybe("open")
-        return super().open(path, mode)
+        return super().open(path, mode, buffering)
 
     def fsync(self, file: IO[Any]) -> None:
         self._maybe("fsync")
@@ -168,6 +169,44 @@ def test_a_directory_holds_every_byte_wherever_pieces_and_blocks_are_cut(sizes: 
         assert (Path(folder) / "new" / "sums").read_text() == hashlib.sha256(whole).hexdigest()
 
 
+class _Odd:
+    """A file that takes at most `most` bytes at a time and, past the cache, none at all."""
+
+    def __init__(self, file: IO[Any], most: int) -> None:
+        self.file, self.most, self.refused = file, most, 0
+
+    def write(self, data: memoryview) -> int:
+        fcntl = pytest.importorskip("fcntl")
+        if fcntl.fcntl(self.file.fileno(), fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0):
+            self.refused += 1
+            raise OSError(errno.EINVAL, "injected")
+        return self.file.write(data[: self.most])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "_Odd":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def test_a_file_system_that_takes_little_and_only_through_the_cache(tmp_path: Path) -> None:
+    files: list[_Odd] = []
+
+    class Odd(fsio.FileSystem):
+        def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+            files.append(_Odd(super().open(path, mode, buffering), most=100_001))
+            return files[-1]  # type: ignore[return-value]
+
+    data = random.Random(0).randbytes(3_000_000)
+    with fsio.use_file_system(Odd()):
+        fsio.write_new_dir(tmp_path / "new", {"a": [data]}, ("m", lambda _: b"end"))
+    assert (tmp_path / "new" / "a").read_bytes() == data
+    assert sum(file.refused for file in files) <= 1  # asked once, not for every block
+
+
 @pytest.mark.parametrize("changed", [0, 512 << 10, -1, None])
 def test_a_single_byte_that_reads_back_otherwise_is_found(tmp_path: Path, changed: int | None) -> None:
     class Flipping(fsio.FileSystem):
@@ -182,6 +221,16 @@ def test_a_single_byte_that_reads_back_otherwise_is_found(tmp_path: Path, change
     data = random.Random(0).randbytes((1 << 20) + 5)
     with fsio.use_file_system(Flipping()), pytest.raises(SaveError, match="reading it back"):
         fsio.write_new_dir(tmp_path / "new", {"a": [data]}, ("m", lambda _: b"end"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_takes_nothing_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
+    class Odd(fsio.FileSystem):
+        def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+            return _Odd(super().open(path, mode, buffering), most=0)  # type: ignore[return-value]
+
+    with fsio.use_file_system(Odd()), pytest.raises(SaveError, match="nothing was written"):
+        fsio.write_new_dir(tmp_path / "new", {"a": [b"1"]}, ("m", lambda _: b"end"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -177,7 +177,7 @@ class _FullDisk(fsio.FileSystem):
 
 
 class _ReadOnly(fsio.FileSystem):
-    def open(self, path: Path, mode: str) -> IO[Any]:
+    def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
 

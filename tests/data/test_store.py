@@ -139,8 +139,8 @@ class FullDisk(fsio.FileSystem):
     def __init__(self, writes: int) -> None:
         self.left = writes
 
-    def open(self, path: Path, mode: str) -> IO[Any]:
-        file = super().open(path, mode)
+    def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
+        file = super().open(path, mode, buffering)
         write = file.write
 
         def limited(data: Any) -> int:

@@ -47,9 +47,9 @@ class Counting(fsio.FileSystem):
     def after(self, name: str) -> None:
         pass
 
-    def open(self, path: Path, mode: str) -> IO[Any]:
+    def open(self, path: Path, mode: str, buffering: int = -1) -> IO[Any]:
         self.before("open")
-        file = super().open(path, mode)
+        file = super().open(path, mode, buffering)
         self.after("open")
         return _File(file, self.before, self.after)  # type: ignore[return-value]
 
