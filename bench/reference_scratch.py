@@ -27,7 +27,7 @@ from vitrail import data, recipes
 from vitrail.augment import Augment
 from vitrail.config import RunConfig, ViTConfig
 from vitrail.model import ViT
-from vitrail.run.environment import describe_environment
+from vitrail.run import describe_environment
 from vitrail.runtime.device import pick_device
 from vitrail.training.linear_kernels import choose_linear_kernels
 from vitrail.training.optim import build_optimizers

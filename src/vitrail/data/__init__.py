@@ -2,16 +2,22 @@
 
 `load` opens a data set and decodes it once; `epoch_order` and `batches` walk over it. `load_image` is the way of a
 single file, the same one that `load` takes.
+
+The names load on first use, so that files are found and decoded without torch.
 """
 
-from vitrail.data.check import check
-from vitrail.data.dataset import ImageSet, available_splits, load, preprocessing_for, summary
-from vitrail.data.decode import Limits, decode_image, load_image
-from vitrail.data.loader import Batch, Timed, batches
-from vitrail.data.order import balanced_order, epoch_order
-from vitrail.data.pack import pack
-from vitrail.data.sources import Source, download, open_source, place_of
-from vitrail.data.sources.walk import files_at
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrail.data.checks import check
+    from vitrail.data.dataset import ImageSet, available_splits, load, preprocessing_for, summary
+    from vitrail.data.decode import Limits, decode_image, load_image
+    from vitrail.data.loader import Batch, Timed, batches
+    from vitrail.data.order import balanced_order, epoch_order
+    from vitrail.data.packing import pack
+    from vitrail.data.sources import Source, download, open_source, place_of
+    from vitrail.data.sources.walk import files_at
 
 __all__ = [
     "available_splits",
@@ -35,3 +41,21 @@ __all__ = [
     "preprocessing_for",
     "summary",
 ]
+
+_MODULES = {
+    "checks": ("check",),
+    "dataset": ("ImageSet", "available_splits", "load", "preprocessing_for", "summary"),
+    "decode": ("Limits", "decode_image", "load_image"),
+    "loader": ("Batch", "Timed", "batches"),
+    "order": ("balanced_order", "epoch_order"),
+    "packing": ("pack",),
+    "sources": ("Source", "download", "open_source", "place_of"),
+    "sources.walk": ("files_at",),
+}
+_HOMES = {name: f"vitrail.data.{module}" for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'vitrail.data' has no attribute {name!r}")

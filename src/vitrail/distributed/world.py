@@ -133,6 +133,18 @@ class World:
             dist.all_gather_object(values, value, group=self._control)
         return values
 
+    def gather_on_first(self, value: T) -> list[T] | None:
+        """The values of all processes in the order of their ranks, on the first one; None on the others.
+
+        All of them must call it.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_first else None
+        with self.patiently():
+            dist.gather_object(value, values, group=self._control)
+        return values
+
     def broadcast_weights(self, model: nn.Module, *, buffers_alone: bool = False) -> None:
         """Give every process the first one's weights and statistics. All of them must call it."""
         if self.size == 1:

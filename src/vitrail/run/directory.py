@@ -7,6 +7,7 @@ timing.jsonl         the same moments by the clock
 checkpoints/step-0000500/
 best.safetensors  last.safetensors
 evaluation.json
+predictions-val.safetensors  predictions-test.safetensors
 """
 
 import functools
@@ -51,7 +52,8 @@ _UNFINISHED = re.compile(
 )
 
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "checkpoints",
-          "best.safetensors", "last.safetensors")  # fmt: skip
+          "best.safetensors", "last.safetensors",
+          *(f"predictions-{split}.safetensors" for split in ("train", "val", "test", "all")))  # fmt: skip
 _COUNT = whole(0, 2**63)
 _FRACTION, _FINITE = number(0, 1), number(-math.inf, math.inf, "a finite number")
 _EVALUATION: Schema = {
@@ -100,6 +102,10 @@ class RunDir:
     @property
     def last_path(self) -> Path:
         return self.path / "last.safetensors"
+
+    def predictions_path(self, split: str) -> Path:
+        """What the best model answered for each image of a split: `vitrail.run.read_predictions` reads it."""
+        return self.path / f"predictions-{split}.safetensors"
 
     @functools.cached_property
     def metrics(self) -> LineLog:

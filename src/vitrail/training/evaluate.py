@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from vitrail.distributed import World
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
 from vitrail.progress import Bar
+from vitrail.run.predictions import TOP, Predictions, from_rows, keeps_logits
 
-TOP = 5
+MOST_CONFUSION = 100
+"""Classes up to which the JSON of an evaluation has the whole confusion matrix; beyond it, the pairs most confused."""
 # Losses are summed as whole multiples of this, so that the sum does not depend on who added what first.
 _LOSS_UNIT = 2.0**-24
 
@@ -38,6 +40,7 @@ class Evaluation:
     Args:
         confusion: [L][L] counts, row = true class, column = predicted class.
         loss: mean cross-entropy over the readable examples, in nats.
+        predictions: the answer for each image; on the first of several processes alone.
     """
 
     split: str
@@ -46,6 +49,7 @@ class Evaluation:
     num_top5_correct: int
     loss: float
     errors: tuple[ImageError, ...]
+    predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
     @property
     def num_examples(self) -> int:
@@ -86,9 +90,17 @@ class Evaluation:
             "loss": self.loss,
             "per_class": self.per_class,
             "classes": list(self.classes),
-            "confusion": [list(row) for row in self.confusion],
+            **self._confusion_json(),
             "errors": [{"path": error.name, "error": error.reason} for error in self.errors],
         }
+
+    def _confusion_json(self) -> dict[str, Any]:
+        if len(self.classes) <= MOST_CONFUSION:
+            return {"confusion": [list(row) for row in self.confusion]}
+        cells = ((count, i, j) for i, row in enumerate(self.confusion) for j, count in enumerate(row) if count)
+        pairs = sorted((cell for cell in cells if cell[1] != cell[2]), key=lambda cell: (-cell[0], *cell[1:]))
+        named = [(self.classes[i], self.classes[j], count) for count, i, j in pairs[:MOST_CONFUSION]]
+        return {"most_confused": [{"label": i, "answer": j, "count": count} for i, j, count in named]}
 
 
 @torch.inference_mode()
@@ -130,17 +142,19 @@ def evaluate(
     other_size = preprocessing.image_size != pair(model.config.image_size)
     was_training = model.training
     model.eval()
+    rows = _Rows(keeps_logits(len(image_set), len(image_set.classes)))
     with Bar(len(mine), title=image_set.split, keep=False, enabled=progress) as bar:
         for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
             logits = runtime(images) if runtime else model(images, interpolate_pos_encoding=other_size)["logits"]
-            counts.add(logits.float(), batch.labels)
+            counts.add(logits.float(), batch.labels, rows.add(logits.float(), batch.labels))
             bar.advance(len(batch.labels))
             if on_batch and on_batch():
                 counts.stopped = True
                 break
     model.train(was_training)
-    return counts.summed(world, image_set)
+    found = counts.summed(world, image_set)
+    return replace(found, predictions=rows.gathered(world, image_set))
 
 
 class _Counts:
@@ -152,14 +166,13 @@ class _Counts:
         # Right among the top 5, loss in units, examples without a finite loss.
         self.rest = torch.zeros(3, dtype=torch.int64, device=device)
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count some examples: float logits [B, L] and their true classes [B]."""
+    def add(self, logits: Tensor, labels: Tensor, row: dict[str, Tensor]) -> None:
+        """Count some examples: float logits [B, L], their true classes [B], and what `_Rows` makes of them."""
         self.confusion += torch.bincount(labels * self.num_labels + logits.argmax(1), minlength=self.num_labels**2)
-        top = logits.topk(min(TOP, self.num_labels)).indices
-        losses = F.cross_entropy(logits, labels, reduction="none")
+        losses = row["losses"]
         finite = losses.isfinite()
         units = (losses.where(finite, 0.0) / _LOSS_UNIT).round().long().sum()
-        self.rest += torch.stack(((top == labels[:, None]).sum(), units, (~finite).sum()))
+        self.rest += torch.stack(((row["top_classes"] == labels[:, None]).sum(), units, (~finite).sum()))
 
     def summed(self, world: World, image_set: ImageSet) -> Evaluation:
         """What all processes counted together. Raises EvaluationStopped where one of them was told to stop."""
@@ -179,3 +192,50 @@ class _Counts:
             loss=math.nan if bad else units * _LOSS_UNIT / num_counted,
             errors=image_set.errors,
         )
+
+
+class _Rows:
+    """The answers of this process, on the device until all are there.
+
+    Args:
+        keep_logits: all of them, not only what is derived from them.
+    """
+
+    def __init__(self, keep_logits: bool) -> None:
+        self.keep_logits, self.parts = keep_logits, list[dict[str, Tensor]]()
+
+    def add(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The rows of some examples, which are kept: float logits [B, L] and their true classes [B]."""
+        best, total = logits.argmax(1, keepdim=True), logits.logsumexp(1)
+        top = logits.topk(min(TOP, logits.shape[1]))
+        # Of equal logits `topk` may take any first; the answer is what argmax says.
+        classes = torch.where(top.indices == best, top.indices[:, :1], top.indices)
+        classes[:, :1] = best
+        row = {
+            "labels": labels.int(),
+            "top_classes": classes.int(),
+            "top_probabilities": (top.values - total[:, None]).exp(),
+            "losses": F.cross_entropy(logits, labels, reduction="none"),
+            "log_sum_exp": total,
+            **({"logits": logits.clone()} if self.keep_logits else {}),
+        }
+        self.parts.append(row)
+        return row
+
+    def gathered(self, world: World, image_set: ImageSet) -> Predictions | None:
+        """The rows of all processes, on the first of them. All must call it."""
+        if not self.parts:  # fewer images than processes
+            self.add(torch.zeros(0, len(image_set.classes)), torch.zeros(0, dtype=torch.int64))
+        mine = {name: torch.cat([part[name] for part in self.parts]).cpu().numpy() for name in self.parts[0]}
+        several = world.gather_on_first(mine)
+        if several is None:
+            return None
+        rows: dict[str, np.ndarray] = {}
+        for name, array in several[0].items():
+            rows[name] = np.empty((len(image_set), *array.shape[1:]), array.dtype)
+            for rank, part in enumerate(several):
+                rows[name][rank :: world.size] = part[name]
+        return from_rows(
+            rows, image_set.names, image_set.ids, split=image_set.split, fingerprint=image_set.fingerprint,
+            classes=image_set.classes, unreadable=tuple((e.name, e.reason) for e in image_set.errors),
+        )  # fmt: skip

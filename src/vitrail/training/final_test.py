@@ -9,6 +9,7 @@ from vitrail.distributed import World
 from vitrail.model import ViT
 from vitrail.run import RunDir
 from vitrail.training.evaluate import Evaluation, evaluate
+from vitrail.training.saved_model import save_predictions
 
 
 def measure_best(
@@ -34,12 +35,15 @@ def measure_best(
     if world.run_on_first(lambda: "test" in run_dir.read_evaluation()):
         return None
     device = next(like.parameters()).device
+    step = -1
     if world.is_first:
-        best, _ = weights.load(run_dir.best_path, device=device)
+        best, card = weights.load(run_dir.best_path, device=device)
+        step = card.metrics.get("step", -1)
     else:
         best = weights.build_model(like.config, like.state_dict(), device)
     world.broadcast_weights(best)
     result = evaluate(best, test_set, preprocessing, batch_size=batch_size, on_batch=on_batch, world=world)
     if world.is_first:
         run_dir.write_evaluation({**run_dir.read_evaluation(), "test": result.to_json()})
+        save_predictions(run_dir, result, run_dir.read_config().data.spec, step)
     return result

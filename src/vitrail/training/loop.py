@@ -25,7 +25,7 @@ from vitrail.training.final_test import measure_best
 from vitrail.training.progress import StopRequest
 from vitrail.training.reporting import Reporter
 from vitrail.training.run import Run, State
-from vitrail.training.saved_model import model_card
+from vitrail.training.saved_model import model_card, save_predictions
 from vitrail.training.schedule import input_scale, lr_factor
 
 LOGS_PER_EPOCH = 20
@@ -271,6 +271,7 @@ def keep_models(
     if better:
         weights.save(run.run_dir.best_path, merged, card)
         run.run_dir.write_evaluation(found.to_json())
+        save_predictions(run.run_dir, found, run.config.data.spec, state.step)
     weights.save(run.run_dir.last_path, merged, card)
 
 

@@ -1,9 +1,11 @@
-"""The model files that a run leaves: what they say about themselves."""
+"""What a run leaves of its best model: what the model files say about themselves, and the answers image by image."""
+
+from dataclasses import replace
 
 from vitrail import weights
 from vitrail.config import Preprocessing, RunConfig, to_json
 from vitrail.model import ViT
-from vitrail.run import Environment
+from vitrail.run import Environment, RunDir
 from vitrail.training.evaluate import Evaluation
 
 
@@ -34,3 +36,15 @@ def model_card(
             "data": environment.data,
         },
     )
+
+
+def save_predictions(run_dir: RunDir, evaluation: Evaluation, data: str, step: int) -> None:
+    """Write what the best model answered for each image of a split.
+
+    Args:
+        data: the data set, as --data takes it.
+        step: optimiser steps that the model had taken.
+    """
+    found = evaluation.predictions
+    if found:
+        replace(found, data=data, step=step).save(run_dir.predictions_path(found.split))

@@ -11,7 +11,7 @@ from vitrail.run import Baseline, Environment, Origin, RunDir, RunResult, Score,
 from vitrail.training.evaluate import Evaluation, evaluate
 from vitrail.training.progress import Progress
 from vitrail.training.run import Run, Sets, fingerprints
-from vitrail.training.saved_model import model_card
+from vitrail.training.saved_model import model_card, save_predictions
 from vitrail.training.transfer.probe import (
     baseline,
     evaluation_of,
@@ -132,6 +132,8 @@ def fit_probe(
         weights.save(path, model, card)
     measured = {**results[0].to_json(), **({"test": results[1].to_json()} if len(results) > 1 else {})}
     run_dir.write_evaluation(measured)
+    for result in results:
+        save_predictions(run_dir, result, config.data.spec, 0)
     return _result(run_dir, results[0], measured, len(few), seconds, chosen, known)
 
 
