@@ -54,8 +54,8 @@ def test_the_words_of_precision_are_the_same_everywhere() -> None:
     assert parsed(["bench", "--precision", "bf16"]).precision == "bf16"
     assert parsed(["train", "digits", "--precision", "fp8"]).settings == ["--compute.precision=fp8"]
     for words, told in {
-        "eval m --precision fp8": "fp8 is for train and finetune; expected fp32 or int8",
-        "predict m x --precision bf16": "bf16 is for train, finetune and bench; expected fp32 or int8",
+        "eval m --precision fp8": "fp8 is for train and finetune; expected fp32 or tf32 or bf16 or fp16 or int8",
+        "predict m x --precision fp8": "fp8 is for train and finetune; expected fp32 or tf32 or bf16 or fp16 or int8",
         "bench --precision int8": "int8 is for eval and predict; expected fp32 or bf16 or fp16",
         "bench --precision half": "there is no precision 'half'; expected fp32 or bf16 or fp16",
     }.items():

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.jobs import tiny_evaluation
 from vitrail.distributed import World
-from vitrail.run import RunDir
+from vitrail.run import RunDir, read_predictions
 from vitrail.selftest.fork_server import ForkServer
 from vitrail.selftest.same_run import differences
 from vitrail.training import evaluate
@@ -133,6 +134,9 @@ def test_two_processes_resume_to_the_last_byte(server: ForkServer, tmp_path: Pat
 # ---- evaluation --------------------------------------------------------------------------------------------------
 
 
+T = TypeVar("T")
+
+
 class _NotAll(Exception):
     pass
 
@@ -149,6 +153,9 @@ class _OneOf(World):
         if self.rank < self.size - 1:
             raise _NotAll
         return torch.stack(self.said).sum(0)
+
+    def gather_on_first(self, value: T) -> list[T] | None:
+        return None
 
 
 def _in_shards(count: int, batch_size: int, size: int) -> dict[str, Any]:
@@ -193,8 +200,15 @@ def test_real_processes_count_as_one_does(server: ForkServer, tmp_path: Path, si
     out = tmp_path / "found.json"
     ended = server.run(f"{JOBS}:evaluate_shards", {"cases": cases, "out": str(out)}, ranks=size, log=tmp_path / "log")
     assert ended.statuses == [0] * size, (tmp_path / "log").read_text()
-    for (count, _), found in zip(cases, json.loads(out.read_text()), strict=True):
+    for number, ((count, _), found) in enumerate(zip(cases, json.loads(out.read_text()), strict=True)):
         model, image_set, steps = tiny_evaluation(count)
         expected = evaluate(model, image_set, steps, batch_size=64)
+        rows, alone = read_predictions(tmp_path / f"{number}.safetensors"), expected.predictions
+        assert alone is not None
+        assert list(rows.names) == list(alone.names)
+        for name in ("ids", "labels", "top_classes"):
+            assert (getattr(rows, name) == getattr(alone, name)).all(), name
+        assert rows.logits is not None
+        np.testing.assert_allclose(rows.logits, alone.logits, atol=1e-6)
         assert found["confusion"] == [list(row) for row in expected.confusion]
         assert found["num_examples"] == count

@@ -64,10 +64,12 @@ def evaluate_shards(cases: list[tuple[int, int]], out: str) -> None:
     torch.set_num_threads(1)
     with join_processes(ParallelConfig(), "cpu") as world:
         found: list[dict[str, Any]] = []
-        for count, batch_size in cases:
+        for number, (count, batch_size) in enumerate(cases):
             model, image_set, steps = tiny_evaluation(count)
             result = evaluate(model, image_set, steps, batch_size=batch_size, world=world)
             found.append(result.to_json())
+            if result.predictions:
+                result.predictions.save(Path(out).with_name(f"{number}.safetensors"))
         if world.is_first:
             Path(out).write_text(json.dumps(found))
 

@@ -59,7 +59,8 @@ def evaluate(
         on_note: told which engine was chosen, and what of the data set is left out.
         world: the processes that share the work; None: this one.
     Returns:
-        Counts and figures: `.accuracy` in [0, 1], `.loss` in nats, `.per_class`, `.confusion` [true][predicted].
+        Counts and figures: `.accuracy` in [0, 1], `.loss` in nats, `.per_class`, `.confusion` [true][predicted], and
+        `.predictions`, a row an image.
     Raises:
         WeightsError: the model cannot be read.
         DataError: there is no such data set or split, or its classes are not the model's.
@@ -81,10 +82,12 @@ def evaluate(
     chosen = predictor.chosen(len(image_set), batch_size=batch_size, default_batch_size=500, alone=world.size == 1)
     for note in (*image_set.notes, chosen.line):
         on_note(note)
-    return training.evaluate(
+    found = training.evaluate(
         predictor.model, image_set, preprocessing, batch_size=chosen.batch_size, runtime=chosen.runtime,
         progress=progress, on_batch=lambda: world.report_progress("evaluate", 0), world=world,
     )  # fmt: skip
+    answers = found.predictions
+    return replace(found, predictions=answers and replace(answers, engine=chosen.name))
 
 
 def trained_on(card: Card) -> DataConfig:

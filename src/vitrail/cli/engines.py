@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 _PRECISIONS = {
     "fp32": "every command that runs a model",
-    "bf16": "train, finetune and bench",
-    "fp16": "train, finetune and bench",
+    "tf32": "eval and predict",
+    "bf16": "every command that runs a model",
+    "fp16": "every command that runs a model",
     "fp8": "train and finetune",
     "int8": "eval and predict",
 }
@@ -27,7 +28,12 @@ def add_engine_options(parser: argparse.ArgumentParser, default_batch_size: str)
         choices=("auto", "torch", "onnx", "openvino"),
         help="what runs the model; auto: the fastest exact one that is installed, measured if there is enough work",
     )
-    add_precision_option(parser, ("fp32", "int8"), "int8: faster, not exact; needs ONNX Runtime (default: fp32)")
+    add_precision_option(
+        parser,
+        ("fp32", "tf32", "bf16", "fp16", "int8"),
+        "tf32, bf16, fp16: faster on a GPU, not exact; int8: faster on a CPU, not exact, needs ONNX Runtime "
+        "(default: fp32)",
+    )
     parser.add_argument(
         "--merge",
         type=int,

@@ -5,16 +5,21 @@ that cannot be read counts as a wrong answer and is named.
 """
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.values import add_size_option
+from vitrail.errors import RunError, SaveError
 from vitrail.terminal import say
 
 if TYPE_CHECKING:
     from vitrail.distributed import World
+    from vitrail.run import Predictions
+    from vitrail.runtime import Chosen
 
 _MOST_CLASSES = 40
 
@@ -30,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: test; val, as held out in training, where the training data have no test split; all images of "
         "other data that have no splits",
     )
+    parser.add_argument("--predictions", metavar="FILE", help="write the answer for each image (safetensors); of a run "
+                        "directory, on its own data, they are kept in it")  # fmt: skip
     add_engine_options(parser, "500")
     add_size_option(parser, "another size of the input")
     add_process_options(parser)
@@ -64,7 +71,7 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
         options=engine_options(args),
         on_wait=on_note,
     )
-    result = api.evaluate(
+    found = api.evaluate(
         predictor,
         args.data,
         split=args.split,
@@ -73,10 +80,49 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
         progress=world.is_first,
         on_note=on_note,
         world=world,
-    ).to_json()
-    spec = args.data or api.trained_on(predictor.card).spec
-    engine = predictor.chosen(result["num_examples"]).to_json()
-    return Answer(_text(result), {"model": args.model, "data": spec, **result, "engine": engine})
+    )
+    result, chosen = found.to_json(), predictor.chosen(found.num_examples)
+    own = api.trained_on(predictor.card)
+    spec = args.data or own.spec
+    if found.predictions:
+        known = replace(found.predictions, data=spec, step=predictor.card.metrics.get("step", -1))
+        _keep(args, known, chosen, is_own=args.data in (None, own.spec))
+    return Answer(_text(result), {"model": args.model, "data": spec, **result, "engine": chosen.to_json()})
+
+
+def _keep(args: argparse.Namespace, found: "Predictions", chosen: "Chosen", *, is_own: bool) -> None:
+    """Write the answers where they were asked for; and into the run whose best model gave them, where they are exact.
+
+    Args:
+        is_own: measured on the data of that run.
+    """
+    from vitrail.run import RunDir
+
+    if args.predictions:
+        found.save(Path(args.predictions))
+    run_dir = RunDir(Path(args.model))
+    exact = chosen.precision == "fp32" and not chosen.merge and args.image_size is None
+    if not (run_dir.exists() and is_own and exact):
+        return
+    accuracy = int(found.correct.sum()) / found.num_examples
+    record = {"step": max(0, found.step), "split": found.split, "num_examples": found.num_examples}
+    try:
+        if not _is_there(run_dir.predictions_path(found.split), found):
+            found.save(run_dir.predictions_path(found.split))
+        run_dir.evaluations.append({**record, "accuracy": accuracy, "data": found.data, "engine": found.engine})
+    except SaveError as error:
+        say(f"the answers are not kept in the run: {error}")
+
+
+def _is_there(path: Path, found: "Predictions") -> bool:
+    """Whether the answers of the same model for the same images lie there already."""
+    from vitrail.run import read_predictions
+
+    try:
+        there = read_predictions(path)
+    except RunError:
+        return False
+    return (there.fingerprint, there.step) == (found.fingerprint, found.step)
 
 
 def _text(result: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ checkpoints/step-0000500/
 best.safetensors  last.safetensors
 evaluation.json
 predictions-val.safetensors  predictions-test.safetensors
+evaluations.jsonl    one object each time somebody measured the best model
 """
 
 import functools
@@ -51,8 +52,8 @@ _UNFINISHED = re.compile(
     r"\.((config\.json|environment\.json|\.lock-\d+)\.tmp-[0-9a-f]{8}|probe-[0-9a-f]{8}|lock-\d+\.probe-\d+)$"
 )
 
-_FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "checkpoints",
-          "best.safetensors", "last.safetensors",
+_FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "evaluations.jsonl",
+          "checkpoints", "best.safetensors", "last.safetensors",
           *(f"predictions-{split}.safetensors" for split in ("train", "val", "test", "all")))  # fmt: skip
 _COUNT = whole(0, 2**63)
 _FRACTION, _FINITE = number(0, 1), number(-math.inf, math.inf, "a finite number")
@@ -116,6 +117,11 @@ class RunDir:
     def timing(self) -> LineLog:
         """What a clock said."""
         return LineLog(self.path / "timing.jsonl")
+
+    @functools.cached_property
+    def evaluations(self) -> LineLog:
+        """Each measurement of the best model after training: a test set that is asked often wears out."""
+        return LineLog(self.path / "evaluations.jsonl")
 
     def exists(self) -> bool:
         """A run was started here."""

@@ -73,8 +73,8 @@ class Predictions:
     top_probabilities: Float32[np.ndarray, "N k"]
     losses: Float32[np.ndarray, "N"]
     log_sum_exp: Float32[np.ndarray, "N"]
-    logits: Float32[np.ndarray, "N L"] | None
     unreadable: tuple[tuple[str, str], ...]
+    logits: Float32[np.ndarray, "N L"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -128,14 +128,23 @@ def read_predictions(path: str | Path) -> Predictions:
     path = Path(path)
     try:
         about, arrays = _read(path)
-        size, names = len(arrays["ids"]), arrays.pop("names").tobytes().decode("utf-8", "surrogateescape")
-        unreadable = tuple((entry["path"], entry["error"]) for entry in about.pop("unreadable"))
-        del about["version"]
+        names = arrays["names"].tobytes().decode("utf-8", "surrogateescape")
         found = Predictions(
-            **{**about, "classes": tuple(about["classes"])},
-            **{"logits": None, **arrays},
-            names=names.split("\0") if size else [],
-            unreadable=unreadable,
+            split=about["split"],
+            fingerprint=about["fingerprint"],
+            classes=tuple(about["classes"]),
+            data=about["data"],
+            engine=about["engine"],
+            step=about["step"],
+            names=names.split("\0") if len(arrays["ids"]) else [],
+            ids=arrays["ids"],
+            labels=arrays["labels"],
+            top_classes=arrays["top_classes"],
+            top_probabilities=arrays["top_probabilities"],
+            losses=arrays["losses"],
+            log_sum_exp=arrays["log_sum_exp"],
+            logits=arrays.get("logits"),
+            unreadable=tuple((entry["path"], entry["error"]) for entry in about["unreadable"]),
         )
         _check(found)
     except (VitrailError, ValueError, TypeError, KeyError, OSError) as error:
@@ -187,24 +196,13 @@ def _check(found: Predictions) -> None:
         raise ValueError("classes out of range, or ids that do not rise")
 
 
-def from_rows(
-    rows: dict[str, np.ndarray], names: Sequence[str], ids: Int64[np.ndarray, "N"], **about: Any
-) -> Predictions:
-    """Predictions of rows in any order, ordered by id.
-
-    Args:
-        rows: labels, top_classes, top_probabilities, losses, log_sum_exp and perhaps logits.
-        names: of the images, in the order of the rows.
-        ids: of the images, in the order of the rows.
-        about: the other fields.
-    """
-    order = np.argsort(ids, kind="stable")
-    if (order != np.arange(len(order))).any():
-        rows = {name: array[order] for name, array in rows.items()}
-        names = [names[i] for i in order.tolist()]
-    fields = {field.name for field in dataclasses.fields(Predictions)}
-    assert not rows.keys() - fields
-    return Predictions(names=names, ids=np.asarray(ids, np.int64)[order], **{"logits": None, **rows}, **about)
+def ordered_by_id(found: Predictions) -> Predictions:
+    """The same rows by rising id."""
+    order = np.argsort(found.ids, kind="stable")
+    if (order == np.arange(len(order))).all():
+        return found
+    arrays = {name: value[order] for name, value in vars(found).items() if isinstance(value, np.ndarray)}
+    return dataclasses.replace(found, names=[found.names[i] for i in order.tolist()], **arrays)
 
 
 def keeps_logits(num_images: int, num_labels: int) -> bool:

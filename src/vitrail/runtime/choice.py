@@ -4,23 +4,24 @@ The default is exact: engines that compute in fp32 and whose logits were compare
 token merging happen only where they were asked for.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 
 from vitrail.errors import ConfigError, VitrailError
 from vitrail.model import ViT
 from vitrail.run.environment import versions_of
-from vitrail.runtime.engines import Runtime, check_installed, missing, start, torch_runtime
+from vitrail.runtime.engines import Arithmetic, Runtime, check_installed, missing, start, tf32, torch_runtime
 from vitrail.runtime.integers import exact_settings
 from vitrail.runtime.measure import WORTH_MEASURING_S, machine, rates_of, seconds_each
 from vitrail.runtime.translated import Translated, probe_images
 
 EngineChoice = Literal["auto", "torch", "onnx", "openvino"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
 
 MAX_DIFFERENCE = 1e-4
 """Largest difference of logits between an engine and torch, relative to the largest logit."""
@@ -39,7 +40,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         for name, value, known in (
             ("--engine", self.engine, ("auto", "torch", "onnx", "openvino")),
-            ("--precision", self.precision, ("fp32", "int8")),
+            ("--precision", self.precision, get_args(Precision)),
         ):
             if value not in known:
                 raise ConfigError(f"{name} has a wrong value.", got=value, expected=", ".join(known))
@@ -48,6 +49,10 @@ class EngineOptions:
         if self.precision == "int8" and self.engine in ("torch", "openvino"):
             raise ConfigError(
                 "--precision int8 runs in ONNX Runtime.", got=f"--engine {self.engine}", do="Use --engine onnx."
+            )
+        if self.precision in ("tf32", "bf16", "fp16") and self.engine in _ALTERNATIVES:
+            raise ConfigError(
+                f"--precision {self.precision} runs in torch.", got=f"--engine {self.engine}", do="Use --engine torch."
             )
 
 
@@ -64,10 +69,15 @@ class Chosen:
     reason: str
 
     @property
+    def name(self) -> str:
+        """What runs the model."""
+        merged = f", {self.merge} tokens merged per layer" if self.merge else ""
+        return f"{self.engine} {self.precision}{merged}"
+
+    @property
     def line(self) -> str:
         """One line for people: what runs the model, and why."""
-        merged = f", {self.merge} tokens merged per layer" if self.merge else ""
-        return f"engine: {self.engine} {self.precision}{merged}, {self.batch_size} images at a time ({self.reason})"
+        return f"engine: {self.name}, {self.batch_size} images at a time ({self.reason})"
 
     def to_json(self) -> dict[str, Any]:
         """The key `engine` of the answers of predict and eval."""
@@ -97,7 +107,11 @@ def choose(
     """
     device = next(model.parameters()).device
     plain = Chosen(
-        runtime=torch_runtime(model, image_size, options.merge), engine="torch", merge=options.merge, reason="asked for"
+        runtime=torch_runtime(model, image_size, options.merge, _arithmetic(options.precision, device)),
+        engine="torch",
+        precision="fp32" if options.precision == "int8" else options.precision,
+        merge=options.merge,
+        reason="asked for",
     )
     if options.precision == "int8" or options.engine in _ALTERNATIVES:
         if device.type != "cpu":
@@ -108,7 +122,7 @@ def choose(
         check_installed(engine, "--precision int8" if options.precision == "int8" else f"--engine {engine}")
         translated = Translated(model, image_size, int8=options.precision == "int8", merge=options.merge)
         return _checked(translated, engine, plain, on_wait)
-    if options.engine == "torch":
+    if options.engine == "torch" or plain.precision != "fp32":
         return plain
     if device.type != "cpu":
         return replace(plain, reason=f"the device is {device.type}")
@@ -121,6 +135,18 @@ def choose(
     if seconds * num_images < WORTH_MEASURING_S:
         return replace(plain, reason="too little work to start another engine for")
     return _fastest(Translated(model, image_size, merge=options.merge), able, plain, seconds, on_wait)
+
+
+def _arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
+    """What torch computes in. Raises ConfigError where the device has no such numbers."""
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError("--precision tf32 is for GPUs of NVIDIA.", got=f"--device {device.type}", do="Use fp32.")
+    if precision == "tf32":
+        return tf32
+    if precision in ("bf16", "fp16"):
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        return lambda: torch.autocast(device.type, dtype)
+    return contextlib.nullcontext
 
 
 def _checked(translated: Translated, engine: Any, plain: Chosen, on_wait: Callable[[str], object]) -> Chosen:

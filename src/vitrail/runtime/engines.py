@@ -1,7 +1,8 @@
 """Programs that run a model: torch, ONNX Runtime, OpenVINO; each a function from images to logits."""
 
+import contextlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, cast
 
 import torch
@@ -19,6 +20,8 @@ from vitrail.runtime.merging import merged_logits
 Engine = Literal["torch", "onnx", "openvino"]
 Runtime = Callable[[Float[Tensor, "B C H W"]], Float[Tensor, "B L"]]
 """Normalised fp32 images, any number of them, to fp32 logits on the same device."""
+
+Arithmetic = Callable[[], contextlib.AbstractContextManager[object]]
 
 _NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 _PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
@@ -43,17 +46,35 @@ def check_installed(engine: str, asked: str) -> None:
         )
 
 
-def torch_runtime(model: ViT, image_size: tuple[int, int], merge: int = 0) -> Runtime:
-    """The model itself, or with `merge` tokens fewer after each layer."""
+def torch_runtime(
+    model: ViT, image_size: tuple[int, int], merge: int = 0, arithmetic: Arithmetic = contextlib.nullcontext
+) -> Runtime:
+    """The model itself, or with `merge` tokens fewer after each layer.
+
+    Args:
+        arithmetic: makes the context in which it is computed: `torch.autocast`, or `tf32`.
+    """
     interpolate = image_size != pair(model.config.image_size)
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
-        if not merge:
-            return model(images, interpolate_pos_encoding=interpolate)["logits"].float()
-        return merged_logits(model, images, merge, interpolate=interpolate).float()
+        with arithmetic():
+            if not merge:
+                return model(images, interpolate_pos_encoding=interpolate)["logits"].float()
+            return merged_logits(model, images, merge, interpolate=interpolate).float()
 
     return run
+
+
+@contextlib.contextmanager
+def tf32() -> Iterator[None]:
+    """Let CUDA multiply fp32 matrices with 10 bits of fraction, for the length of a `with` block."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def start(engine: str, file: bytes) -> Runtime:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 COMPARED = ("metrics.jsonl", "best.safetensors", "last.safetensors", "evaluation.json", "config.json")
+PREDICTIONS = "predictions-*.safetensors"
 
 
 def differences(a: Path, b: Path) -> list[str]:
@@ -12,6 +13,8 @@ def differences(a: Path, b: Path) -> list[str]:
     Model files may name another commit: the source tree may change while runs are compared.
     """
     found = [name for name in COMPARED if _content(a / name) != _content(b / name)]
+    answers = sorted({path.name for run in (a, b) for path in run.glob(PREDICTIONS)})
+    found += [name for name in answers if _bytes(a / name) != _bytes(b / name)]
     ours, theirs = (sorted((run / "checkpoints").iterdir()) for run in (a, b))  # step-0000012, or step-0000012-1
     if [p.name[:12] for p in ours] != [p.name[:12] for p in theirs]:
         return [*found, f"checkpoints {[p.name for p in ours]} and {[p.name for p in theirs]}"]
@@ -24,6 +27,10 @@ def differences(a: Path, b: Path) -> list[str]:
             if not same and file.name != "MANIFEST.json":  # it has the hash of state.json
                 found.append(f"{mine.name}/{file.name}")
     return found
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _content(path: Path) -> object:

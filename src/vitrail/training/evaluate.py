@@ -18,7 +18,7 @@ from vitrail.distributed import World
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
 from vitrail.progress import Bar
-from vitrail.run.predictions import TOP, Predictions, from_rows, keeps_logits
+from vitrail.run.predictions import TOP, Predictions, keeps_logits, ordered_by_id
 
 MOST_CONFUSION = 100
 """Classes up to which the JSON of an evaluation has the whole confusion matrix; beyond it, the pairs most confused."""
@@ -235,7 +235,19 @@ class _Rows:
             rows[name] = np.empty((len(image_set), *array.shape[1:]), array.dtype)
             for rank, part in enumerate(several):
                 rows[name][rank :: world.size] = part[name]
-        return from_rows(
-            rows, image_set.names, image_set.ids, split=image_set.split, fingerprint=image_set.fingerprint,
-            classes=image_set.classes, unreadable=tuple((e.name, e.reason) for e in image_set.errors),
-        )  # fmt: skip
+        return ordered_by_id(
+            Predictions(
+                split=image_set.split,
+                fingerprint=image_set.fingerprint,
+                classes=image_set.classes,
+                names=image_set.names,
+                ids=np.asarray(image_set.ids, np.int64),
+                labels=rows["labels"],
+                top_classes=rows["top_classes"],
+                top_probabilities=rows["top_probabilities"],
+                losses=rows["losses"],
+                log_sum_exp=rows["log_sum_exp"],
+                logits=rows.get("logits"),
+                unreadable=tuple((error.name, error.reason) for error in image_set.errors),
+            )
+        )
