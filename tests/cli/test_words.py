@@ -11,7 +11,8 @@ from vitrail import recipes
 from vitrail.cli import main, parsed
 from vitrail.cli.settings import _HABITS, _fields, apply_settings, as_flag, full_name, settings_help
 from vitrail.config import ArchitectureConfig, AugmentConfig, DataConfig, RunConfig
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.data import files_at
+from vitrail.errors import ConfigError, DataError, WeightsError
 
 
 def settled(*words: str) -> RunConfig:
@@ -268,3 +269,23 @@ def test_an_empty_name_is_no_working_directory(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(WeightsError, match="is empty"):
         vitrail.load("")
     assert main(["train", "digits", "--data.spec="]) == 2
+
+
+def test_a_path_that_the_shell_has_parted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photo one.png").write_bytes(b"")
+    with pytest.raises(DataError, match="A path with spaces needs quotes: 'my photo one.png'"):
+        files_at(["my", "photo", "one.png"])
+    with pytest.raises(ConfigError, match="A path with spaces needs quotes"):
+        parsed(["eval", "runs/x", "my", "photos"])
+
+
+def test_an_image_in_the_model_s_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.PNG").write_bytes(b"")
+    assert main(["predict", str(tmp_path / "a.PNG"), "runs/x"]) == 2
+    assert "The model comes first: vitrail predict MODEL IMAGE ..." in capsys.readouterr().err
+
+
+def test_no_verb_says_vitrail_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-x"]) == 2
+    assert capsys.readouterr().err.startswith("vitrail: unrecognized arguments: -x")

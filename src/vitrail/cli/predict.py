@@ -6,6 +6,7 @@ of a folder is tried; one that is no image gets a line of its own.
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
@@ -15,6 +16,8 @@ from vitrail.cli.values import ONE_WORD, add_size_option, is_number
 from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.progress import Bar
 from vitrail.terminal import say
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,9 @@ def run(args: argparse.Namespace) -> Answer:
     if sizes := [path for path in args.paths if is_number(path) and not os.path.lexists(path)]:
         expected = "an image, or a folder with images"
         raise DataError(f"{sizes[0]}: there is no such file or folder.", expected=expected, do=ONE_WORD)
+    if Path(args.model).suffix.lower() in _IMAGES and os.path.lexists(args.model):
+        do = "The model comes first: vitrail predict MODEL IMAGE ..."
+        raise ConfigError(f"{shown(args.model)}: is an image, not a model.", do=do)
     files = files_at(args.paths)
     if started_here(args):
         return launched(args)

@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
-        raise ConfigError(f"{_verb(self)}: {message}", do=f"See: {self.prog} --help")
+        verb = "" if self.prog == "vitrail" else f"{_verb(self)}: "
+        raise ConfigError(f"{verb}{message}", do=f"See: {self.prog} --help")
 
 
 class Help(argparse.HelpFormatter):
@@ -97,6 +98,7 @@ def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) ->
     args, over = parser.parse_known_args([*own, "--", *alone] if marked else [*alone, *own])
     if over:
         spec = "Images to train or evaluate on are given with --data." if "--data" in options else ""
+        spec += " A path with spaces needs quotes." if spec and len(over) + len(alone) > 2 else ""
         do = ONE_WORD if is_number(over[0]) and "--image-size" in options else spec or f"See: {parser.prog} --help"
         raise ConfigError(f"{_verb(parser)} takes no further argument.", got=over[0], do=do)
     args.settings = settings

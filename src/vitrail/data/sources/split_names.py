@@ -17,6 +17,9 @@ _WORDS = {
     "evaluation": "val",
     "test": "test",
     "testing": "test",
+    **dict.fromkeys(("训练集", "训练", "訓練集", "訓練"), "train"),
+    **dict.fromkeys(("验证集", "验证", "驗證集", "驗證"), "val"),
+    **dict.fromkeys(("测试集", "测试", "測試集", "測試"), "test"),
 }
 _FILLERS = frozenset({"", "set", "split", "data", "dataset", "image", "images", "img", "imgs", "folder", "files"})
 # "train", "trainset", "train2017"; a longer word that only begins so, as "trainer" or "testament", is none.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vitrail.data.formats import image_format
-from vitrail.errors import DataError, shown
+from vitrail.errors import DataError, shell_word, shown
 from vitrail.reading import open_regular
 
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
@@ -79,13 +79,22 @@ def files_at(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
                 files.append(path)
             else:
                 raise DataError(
-                    f"{shown(path)}: there is no such file or folder.", expected="an image, or a folder with images"
+                    f"{shown(path)}: there is no such file or folder.",
+                    expected="an image, or a folder with images",
+                    do=_unquoted([os.fsdecode(p) for p in paths]),
                 )
         except OSError as error:
             raise DataError(f"{shown(error.filename or path)}: cannot be read.", got=error.strerror) from error
     if not files:
         raise DataError(f"{', '.join(map(shown, paths))}: there are no files here.", expected="images")
     return files
+
+
+def _unquoted(words: Sequence[str]) -> str:
+    """What to do where words are pieces of a path with spaces; empty: they are not."""
+    pieces = [words[i:j] for i in range(len(words)) for j in range(i + 2, len(words) + 1)]
+    whole = next((" ".join(piece) for piece in pieces if os.path.lexists(" ".join(piece))), "")
+    return f"A path with spaces needs quotes: {shell_word(whole)}" if whole else ""
 
 
 def is_archive(path: Path) -> bool:
