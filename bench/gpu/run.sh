@@ -6,6 +6,7 @@
 #   all-pieces list them, one a line, in a sensible order
 #   b16, small192, small384    throughput.py: training and inference, compiled or not, batches, beside peers
 #   input      augmentation and data wait on the device
+#   finite     finite_check.py: what each step's wait for "was the gradient finite" costs
 #   determinism    the same run twice, and resumed: how far the weights differ
 #   tests      the tests marked gpu
 #   speed      bench/reference_scratch.py: our step beside the reference written plainly
@@ -19,7 +20,7 @@
 # Runs are kept in RUNS (default runs/gpu), the answer of each piece in bench/results/gpu-PIECE.json.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-pieces=(tests determinism input b16 small192 small384 speed cifar10 reference finetune finetune-b16)
+pieces=(tests determinism finite input b16 small192 small384 speed cifar10 reference finetune finetune-b16)
 piece=${1:?all-pieces, or one of ${pieces[*]}}
 if [[ $piece == all-pieces ]]; then printf '%s\n' "${pieces[@]}"; exit; fi
 runs=${RUNS:-runs/gpu}
@@ -61,6 +62,7 @@ PYTHON
 case $piece in
     b16|small192|small384) OUT=$results timeout 530 "$python" bench/gpu/throughput.py "$piece" ;;
     input) OUT=$results timeout 480 "$python" bench/gpu/input.py ;;
+    finite) OUT=$results timeout 480 "$python" bench/gpu/finite_check.py ;;
     determinism) OUT=$results timeout 480 "$python" bench/gpu/determinism.py ;;
     tests) timeout 480 "$python" -m pytest -q -m gpu ;;
     speed) timeout 480 "$python" bench/reference_scratch.py --device cuda --rounds 5 --seconds 20 ;;
