@@ -5,6 +5,7 @@
     vitrail.train("digits", "runs/digits")                                   # from scratch, by the name of a recipe
     vitrail.finetune("builtin:cifar100-conv", "photos/", "runs/mine")        # pretrained weights, images of your own
     vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
+    vitrail.calibrate("runs/mine", reject=0.05)                              # honest confidence, and "unknown"
     vitrail.predict("runs/mine", "new_photos/")[0].label                      # images to ranked classes
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
 
@@ -23,6 +24,7 @@ __all__ = [
     "train",
     "finetune",
     "evaluate",
+    "calibrate",
     "predict",
     "features",
     "load_data",
@@ -57,7 +59,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.api import evaluate, features, finetune, load_data, predict, train
+    from vitrail.api import calibrate, evaluate, features, finetune, load_data, predict, train
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
     from vitrail.errors import (
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
     from vitrail.weights import Card, load, save
 
 _HOMES = {
-    "vitrail.api": ("evaluate", "features", "finetune", "load_data", "predict", "train"),
+    "vitrail.api": ("calibrate", "evaluate", "features", "finetune", "load_data", "predict", "train"),
     "vitrail.config": ("DataConfig", "Preprocessing", "RunConfig", "ViTConfig"),
     "vitrail.data": ("ImageSet",),
     "vitrail.training": ("Evaluation", "RunResult"),

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vitrail import weights
@@ -22,6 +22,8 @@ from vitrail.errors import ImageError, InputError, WeightsError, shown
 from vitrail.model import ViT
 from vitrail.runtime import Chosen, EngineOptions, choose, find_batch_size
 from vitrail.runtime.device import pick_device
+from vitrail.weights.calibration import UNKNOWN
+from vitrail.weights.mahalanobis import with_features
 
 
 @runtime_checkable
@@ -50,15 +52,23 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image: the classes by falling probability."""
+    """The answer for one image: the classes by falling probability.
+
+    Args:
+        distance: from the classes, in standard deviations of their features; None where the model does not know when
+            an image is unknown (`vitrail calibrate --reject`).
+        is_unknown: the image is like none of the classes.
+    """
 
     path: str
     top: tuple[Ranked, ...]
+    distance: float | None = None
+    is_unknown: bool = False
 
     @property
     def label(self) -> str:
-        """The most probable class."""
-        return self.top[0].label
+        """The most probable class; "unknown" where none is."""
+        return UNKNOWN if self.is_unknown else self.top[0].label
 
     @property
     def probability(self) -> float:
@@ -98,6 +108,10 @@ class Predictor:
         unnamed = tuple(f"class {i}" for i in range(self.card.geometry.num_labels))
         self.labels: tuple[str, ...] = self.card.classes or unnamed
         self.model = loaded.to(self.device).eval()
+        calibration = self.card.calibration
+        self.temperature = calibration.temperature if calibration else 1.0
+        self.unknown = calibration.unknown if calibration and loaded.mahalanobis else None
+        self._served = with_features(self.model, loaded.mahalanobis) if self.unknown else self.model
         self.preprocessing = preprocessing_at(self.card, image_size)
 
     def chosen(
@@ -115,7 +129,7 @@ class Predictor:
         """
         if self._chosen is None:
             size = self.preprocessing.image_size
-            found = choose(self.model, size, self.options, num_images=num_images, alone=alone, on_wait=self.on_wait)
+            found = choose(self._served, size, self.options, num_images=num_images, alone=alone, on_wait=self.on_wait)
             if not batch_size:
                 name = f"{found.engine} {found.precision} {found.merge}"
                 batch_size = (
@@ -124,7 +138,7 @@ class Predictor:
                     else find_batch_size(
                         found.runtime,
                         name,
-                        self.model,
+                        self._served,
                         size,
                         num_images=num_images,
                         default=default_batch_size,
@@ -178,9 +192,9 @@ class Predictor:
                 decoded = [future.result() for future in waiting]
                 waiting = [pool.submit(self._decode, image) for image in following]
                 good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
-                ranked = iter(self._classify(np.stack(good), top) if good else ())
+                answers = iter(self._classify(np.stack(good), top) if good else ())
                 for image, pixels in zip(chunk, decoded, strict=True):
-                    yield Prediction(_name(image), next(ranked)) if isinstance(pixels, np.ndarray) else pixels
+                    yield Prediction(_name(image), *next(answers)) if isinstance(pixels, np.ndarray) else pixels
 
     def _decode(self, image: ImageLike) -> np.ndarray | ImageError:
         try:
@@ -189,15 +203,37 @@ class Predictor:
             return error
 
     @torch.inference_mode()
-    def _classify(self, pixels: UInt8[np.ndarray, "B C h w"], top: int) -> list[tuple[Ranked, ...]]:
+    def logits(self, images: Float[torch.Tensor, "B C H W"]) -> Float[torch.Tensor, "B L"]:
+        """What the chosen engine gives for normalised images, before the temperature."""
+        return self.chosen(len(images)).runtime(images)[:, : len(self.labels)]
+
+    @torch.inference_mode()
+    def _classify(self, pixels: UInt8[np.ndarray, "B C h w"], top: int) -> list["_Answer"]:
         images = prepare(torch.from_numpy(pixels).to(self.device), self.preprocessing)
-        logits = self.chosen(len(pixels)).runtime(images)
+        outputs = self.chosen(len(pixels)).runtime(images)
+        logits = outputs[:, : len(self.labels)] / self.temperature
         probabilities = logits.sigmoid() if self.card.is_yes_or_no else logits.softmax(1)
-        if not bool(probabilities.isfinite().all()):
+        if not bool(outputs.isfinite().all()):
             raise WeightsError("The outputs of the model are not finite.", do="Train it again.")
         best = probabilities.topk(min(top, len(self.labels)))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [tuple(Ranked(self.labels[i], value) for i, value in zip(*row, strict=True)) for row in rows]
+        ranked = [tuple(Ranked(self.labels[i], value) for i, value in zip(*row, strict=True)) for row in rows]
+        if not self.unknown:
+            return [_Answer(found, None, False) for found in ranked]
+        distances = self.model.mahalanobis.distances(outputs[:, len(self.labels) :]).tolist()
+        least, most = self.unknown.min_probability, self.unknown.max_distance
+        return [
+            _Answer(found, distance, found[0].probability < least or distance > most)
+            for found, distance in zip(ranked, distances, strict=True)
+        ]
+
+
+class _Answer(NamedTuple):
+    """What a prediction says, but for the path."""
+
+    top: tuple[Ranked, ...]
+    distance: float | None
+    is_unknown: bool
 
 
 def preprocessing_at(card: weights.Card, image_size: int | tuple[int, int] | None) -> Preprocessing:

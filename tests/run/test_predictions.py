@@ -17,7 +17,7 @@ from vitrail.selftest.tiny import tiny_run
 from vitrail.training import train
 
 
-def _made(count: int = 7, num_labels: int = 3) -> Predictions:
+def made(count: int = 7, num_labels: int = 3) -> Predictions:
     draw = np.random.default_rng(0)
     logits = draw.normal(size=(count, num_labels)).astype(np.float32)
     labels = draw.integers(0, num_labels, count).astype(np.int32)
@@ -41,40 +41,40 @@ def _made(count: int = 7, num_labels: int = 3) -> Predictions:
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_what_is_written_is_read(tmp_path: Path, count: int) -> None:
-    made = _made(count)
-    made.save(tmp_path / "p.safetensors")
+    written = made(count)
+    written.save(tmp_path / "p.safetensors")
     found = read_predictions(tmp_path / "p.safetensors")
-    assert list(found.names) == list(made.names)
+    assert list(found.names) == list(written.names)
     assert found.num_examples == count + 1
-    assert (found.correct == made.correct).all()
-    for name, value in vars(made).items():
+    assert (found.correct == written.correct).all()
+    for name, value in vars(written).items():
         if isinstance(value, np.ndarray):
             assert (getattr(found, name) == value).all(), name
         elif name != "names":
             assert getattr(found, name) == value, name
-    made.save(tmp_path / "again.safetensors")
+    written.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "p.safetensors").read_bytes()
 
 
 def test_without_logits(tmp_path: Path) -> None:
-    replace(_made(), logits=None).save(tmp_path / "p.safetensors")
+    replace(made(), logits=None).save(tmp_path / "p.safetensors")
     assert read_predictions(tmp_path / "p.safetensors").logits is None
     assert keeps_logits(50_000, 1000)
     assert not keeps_logits(50_001, 1000)
 
 
 def test_rows_are_ordered_by_id() -> None:
-    made = _made()
-    mixed = replace(made, ids=made.ids[::-1].copy())
+    written = made()
+    mixed = replace(written, ids=written.ids[::-1].copy())
     found = ordered_by_id(mixed)
-    assert found.ids.tolist() == made.ids.tolist()
-    assert found.labels.tolist() == made.labels[::-1].tolist()
-    assert list(found.names) == list(made.names)[::-1]
+    assert found.ids.tolist() == written.ids.tolist()
+    assert found.labels.tolist() == written.labels[::-1].tolist()
+    assert list(found.names) == list(written.names)[::-1]
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
-    _made().save(path)
+    made().save(path)
     whole = path.read_bytes()
     for place in range(0, len(whole), 41):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -99,7 +99,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_rows_that_contradict_each_other_are_refused(tmp_path: Path, field: str, value: object) -> None:
-    replace(_made(), **{field: value}).save(tmp_path / "p.safetensors")
+    replace(made(), **{field: value}).save(tmp_path / "p.safetensors")
     with pytest.raises(RunError, match="is not a predictions file"):
         read_predictions(tmp_path / "p.safetensors")
 
@@ -125,7 +125,7 @@ def test_a_run_and_eval_leave_them(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_they_are_read_without_torch(tmp_path: Path) -> None:
-    _made().save(tmp_path / "p.safetensors")
+    made().save(tmp_path / "p.safetensors")
     script = "import sys; from vitrail.run import RunDir, read_predictions; RunDir; read_predictions(sys.argv[1]); "
     command = [sys.executable, "-c", script + "print('torch' in sys.modules)", str(tmp_path / "p.safetensors")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -1,9 +1,10 @@
-"""The public functions: train, finetune, evaluate, predict, features, load_data.
+"""The public functions: train, finetune, evaluate, calibrate, predict, features, load_data.
 
 The commands of the same names call them, so that a program and the command line do the same. Nothing is printed unless
 `progress=True`.
 """
 
+from vitrail.api.confidence import calibrate
 from vitrail.api.datasets import Split, load_data
 from vitrail.api.inference import Model, evaluate, features, predict, trained_on
 from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_config, train
@@ -11,6 +12,7 @@ from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_
 __all__ = [
     "Model",
     "Split",
+    "calibrate",
     "evaluate",
     "features",
     "finetune",

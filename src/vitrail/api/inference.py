@@ -68,26 +68,34 @@ def evaluate(
         ConfigError: there is no such device or engine, or nobody says which data.
     """
     predictor = _predictor(model, image_size, device, options, on_note)
-    card, world = predictor.card, world or World()
+    world = world or World()
     _check_has_named_classes(predictor)
-    config, own_data = _data_to_open(card, data, data_root)
-    source = datasets.open_source(config, may_download=True, progress=progress)
-    wanted, preprocessing = _splits_to_load(card, config, source, split, own_data), predictor.preprocessing
-    if own_data and wanted[0] in ("train", "all"):
+    image_set, own_data = image_set_of(predictor, data, split, data_root, progress=progress)
+    if own_data and image_set.split in ("train", "all"):
         on_note("this model was trained on most of these images: its accuracy on new ones is that of val or test")
-    splits = datasets.load(
-        config, wanted, classes=card.classes, preprocessing=preprocessing, source=source, progress=progress
-    )
-    image_set = splits[wanted[0]]
     chosen = predictor.chosen(len(image_set), batch_size=batch_size, default_batch_size=500, alone=world.size == 1)
     for note in (*image_set.notes, chosen.line):
         on_note(note)
     found = training.evaluate(
-        predictor.model, image_set, preprocessing, batch_size=chosen.batch_size, runtime=chosen.runtime,
+        predictor.model, image_set, predictor.preprocessing, batch_size=chosen.batch_size, runtime=predictor.logits,
         progress=progress, on_batch=lambda: world.report_progress("evaluate", 0), world=world,
     )  # fmt: skip
     answers = found.predictions
     return replace(found, predictions=answers and replace(answers, engine=chosen.name))
+
+
+def image_set_of(
+    predictor: Predictor, data: str | Path | None, split: Split | None, data_root: str | Path | None, *, progress: bool
+) -> tuple[ImageSet, bool]:
+    """The images to measure on, and whether the model was trained on this data set."""
+    card = predictor.card
+    config, own_data = _data_to_open(card, data, data_root)
+    source = datasets.open_source(config, may_download=True, progress=progress)
+    wanted = _splits_to_load(card, config, source, split, own_data)
+    splits = datasets.load(
+        config, wanted, classes=card.classes, preprocessing=predictor.preprocessing, source=source, progress=progress
+    )
+    return splits[wanted[0]], own_data
 
 
 def trained_on(card: Card) -> DataConfig:

@@ -78,15 +78,22 @@ def run(args: argparse.Namespace) -> Answer:
 
     values: dict[str, Any] = {
         "predictions": [
-            {"path": p.path, "label": p.label, "probability": p.probability, "top": [vars(ranked) for ranked in p.top]}
+            {
+                "path": p.path,
+                "label": p.label,
+                "probability": p.probability,
+                "top": [vars(ranked) for ranked in p.top],
+                **({} if p.distance is None else {"is_unknown": p.is_unknown, "distance": p.distance}),
+            }
             for p in predictions
         ],
         "errors": [{"path": error.name, "error": error.reason} for error in errors],
         "engine": chosen.to_json(),
     }
     rows = [
-        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{shown(r.label)} {r.probability:.4f}" for r in p.top[1:]))
+        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{shown(r.label)} {r.probability:.4f}" for r in rest))
         for p in predictions
+        for rest in [p.top[not p.is_unknown :]]
     ]
     lines = table(("file", "label", "probability", "next"), rows)
     return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)

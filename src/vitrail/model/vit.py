@@ -6,7 +6,7 @@ Paper: "An Image is Worth 16x16 Words", arXiv:2010.11929; equations (1) to (4) a
 """
 
 import dataclasses
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -150,6 +150,8 @@ class ViT(nn.Module):
     """
 
     checkpoint_activations = False
+    mahalanobis: Any = None
+    """What tells unknown images (vitrail.weights.mahalanobis); None: nothing. It travels with the model file."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from vitrail.errors import Interrupted, shell_word
 from vitrail.model import ViT
 from vitrail.run import Score
 from vitrail.training import nonfinite, transfer
+from vitrail.training.calibration import calibrate_file, calibration_line
 from vitrail.training.checkpointing import Checkpointer
 from vitrail.training.evaluate import Evaluation, EvaluationStopped, evaluate
 from vitrail.training.final_test import measure_best
@@ -27,6 +28,7 @@ from vitrail.training.reporting import Reporter
 from vitrail.training.run import Run, State
 from vitrail.training.saved_model import model_card, save_predictions
 from vitrail.training.schedule import input_scale, lr_factor
+from vitrail.weights.calibration import Calibration
 
 LOGS_PER_EPOCH = 20
 
@@ -51,6 +53,7 @@ def run_loop(run: Run, state: State, checkpointer: Checkpointer, reporter: Repor
     if out_of_patience(run, state):
         reporter.bar.line(f"no better accuracy in {state.stale} evaluations: the run ends (evaluation.patience)")
     checkpointer.save(state, wait=True)
+    calibrate_best(run, reporter)
     measure_on_test_set(run, state, checkpointer, reporter, stop)
 
 
@@ -278,6 +281,17 @@ def keep_models(
 def out_of_patience(run: Run, state: State) -> bool:
     """Whether enough evaluations in a row brought nothing better (evaluation.patience)."""
     return 0 < run.config.evaluation.patience <= state.stale
+
+
+def calibrate_best(run: Run, reporter: Reporter) -> None:
+    """Fit the confidence of the best model to its answers for the val split; test images may not be used for that."""
+    held_out = run.sets.held_out.split
+
+    def fit() -> Calibration | None:
+        return calibrate_file(run.run_dir.best_path, run.run_dir.predictions_path(held_out))
+
+    if held_out == "val" and (found := run.world.run_on_first(fit)):
+        reporter.bar.line(calibration_line(found))
 
 
 def measure_on_test_set(

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vitrail.config import Preprocessing, ViTConfig, from_json
+from vitrail.config.strict_json import typed
 from vitrail.errors import ConfigError, WeightsError, shown
 from vitrail.reading import DAMAGE, open_regular, parsed_json
 from vitrail.schema import ANYTHING, FLAG, TEXT, Schema, by_name, checked, many, record, whole
 from vitrail.tensor_header import HEADER_SHA256, Header, header_sha256, is_safetensors, read_header
+from vitrail.weights.calibration import Calibration
 
 # What the logits are, in the words of transformers.
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -24,6 +26,8 @@ OTHER_HEAD = "head of another form than one linear layer; fine-tuning starts a n
 HEADS_LEFT_OUT = frozenset({HEAD_OF_PRE_LOGITS, HEAD_OF_POOLER, OTHER_HEAD})
 FORMAT_VERSION = 3
 BEST_MODEL = "best.safetensors"
+UNKNOWN_TENSORS = "unknown."
+"""Begins the names of the tensors that are no weights: `vitrail.weights.mahalanobis`."""
 _BUILTIN = "builtin:"
 
 _PARTS: Schema = {"classes": many(TEXT), **dict.fromkeys(("recipe", "metrics", "provenance"), by_name(ANYTHING))}
@@ -51,6 +55,7 @@ class Card:
         metrics: what was measured, on which split.
         provenance: where the weights come from: package version, commit, data fingerprint.
         problem_type: what the logits are: one class an image, several, or numbers.
+        calibration: how sure its answers are; None: nobody looked.
     """
 
     geometry: ViTConfig
@@ -60,6 +65,7 @@ class Card:
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
     problem_type: ProblemType = "single_label_classification"
+    calibration: Calibration | None = None
 
     @property
     def is_yes_or_no(self) -> bool:
@@ -174,6 +180,7 @@ def read_card(path: str | Path) -> Card:
             classes=tuple(parts.pop("classes")),
             preprocessing=from_json(Preprocessing, described["preprocessing"], "preprocessing", allow_missing=True),
             problem_type=described.get("problem_type", "single_label_classification"),
+            calibration=typed(Calibration | None, described.get("calibration"), "calibration", allow_missing=True),
             **parts,
         )
         blocks = {name.split(".")[1] for name in header.shapes if name.startswith("blocks.")}
@@ -188,7 +195,8 @@ def read_card(path: str | Path) -> Card:
 
 def stored_parameters(path: str | Path) -> int:
     """Numbers in a vitrail file, which holds the trained parameters alone."""
-    return sum(math.prod(shape) for shape in read_header(Path(path)).shapes.values())
+    shapes = read_header(Path(path)).shapes
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith(UNKNOWN_TENSORS))
 
 
 def _check_header(header: Header, version: int) -> None:

@@ -18,8 +18,10 @@ from vitrail.config import ViTConfig, to_json
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.model import ViT, fixed_positions
 from vitrail.tensor_file import tensor_file, tensors_sha256
-from vitrail.weights.card import FORMAT_VERSION, Card, model_path, read_card
+from vitrail.weights.card import FORMAT_VERSION, UNKNOWN_TENSORS, Card, model_path, read_card
+from vitrail.weights.mahalanobis import Mahalanobis
 
+_UNKNOWN = ("whiten", "means")
 _FRACTIONS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -35,8 +37,10 @@ def save(path: str | Path, model: ViT, card: Card) -> None:
     described: dict[str, Any] = {"format_version": FORMAT_VERSION}
     for part in dataclasses.fields(card):
         value = getattr(card, part.name)
-        described[part.name] = to_json(value) if dataclasses.is_dataclass(value) else value
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        if value is not None:
+            described[part.name] = to_json(value) if dataclasses.is_dataclass(value) else value
+    named = {**model.state_dict(), **_unknown_tensors(model, card)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
     metadata = {"format": "pt", "vitrail": json.dumps(described, allow_nan=False)}
     pieces = tensor_file(tensors, metadata)
     with fsio.writing(Path(path), needed_bytes=sum(memoryview(piece).nbytes for piece in pieces)) as file:
@@ -55,7 +59,7 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT
     path = model_path(source)
     card = read_card(path)
     tensors = safetensors.torch.load_file(path)
-    expected = empty_model(card.geometry).state_dict()
+    expected = {**empty_model(card.geometry).state_dict(), **_expected_unknown(card, tensors)}
     for name in sorted(expected.keys() | tensors.keys()):
         got, want = (
             f"{tuple(t[name].shape)} {_sort_of(t[name])}" if name in t else "nothing" for t in (tensors, expected)
@@ -71,7 +75,28 @@ def load(source: str | Path, *, device: torch.device | str = "cpu") -> tuple[ViT
             expected=written[:16],
             do="Take the file from its source again.",
         )
-    return build_model(card.geometry, tensors, device), card
+    beside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(UNKNOWN_TENSORS)}
+    model = build_model(card.geometry, tensors, device)
+    if beside:
+        model.mahalanobis = Mahalanobis(*(beside[UNKNOWN_TENSORS + name] for name in _UNKNOWN))
+    return model, card
+
+
+def _unknown_tensors(model: ViT, card: Card) -> dict[str, torch.Tensor]:
+    """What the distance to the classes is computed with, where the card says when an image is unknown."""
+    found = model.mahalanobis if card.calibration and card.calibration.unknown else None
+    return {UNKNOWN_TENSORS + name: getattr(found, name) for name in _UNKNOWN} if found else {}
+
+
+def _expected_unknown(card: Card, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of the shapes that `_unknown_tensors` gives for a card."""
+    geometry, num_classes = card.geometry, len(tensors.get(UNKNOWN_TENSORS + "means", ()))
+    if not card.calibration or not card.calibration.unknown:
+        return {}
+    width = geometry.hidden_size * (2 if geometry.pooling == "cls_mean" else 1)
+    whiten = (width,) * min(2, max(1, tensors.get(UNKNOWN_TENSORS + "whiten", torch.empty(0)).ndim))
+    shapes = {"whiten": whiten, "means": (min(max(1, num_classes), geometry.num_labels), width)}
+    return {UNKNOWN_TENSORS + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _sort_of(tensor: torch.Tensor) -> str:

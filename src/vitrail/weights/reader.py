@@ -22,6 +22,7 @@ from vitrail.weights.card import Card, is_own, read_card
 from vitrail.weights.files import open_source
 from vitrail.weights.heads import drop_fed_head, read_head
 from vitrail.weights.key_table import WeightSource, check_claims
+from vitrail.weights.mahalanobis import Mahalanobis
 from vitrail.weights.modelfile import build_model, empty_model
 from vitrail.weights.new_geometry import Head, change_channels, change_classes, change_patch, resize_image
 from vitrail.weights.unwrap import select_model
@@ -36,6 +37,7 @@ class _Read:
     audit: Audit
     family: str
     evidence: str
+    mahalanobis: Mahalanobis | None = None
 
 
 def load(
@@ -76,10 +78,11 @@ def load(
     card = _fitted(read, num_labels, image_size, classes, head, num_channels, patch_size)
     if read.family != "vitrail" or read.audit.adapted != before or read.audit.reinitialised:
         lines = read.audit.lines(read.family, read.evidence)
-        card = replace(
-            card, provenance={**card.provenance, "audit": read.audit.to_json(), "audit_lines": lines}, metrics={}
-        )
-    return build_model(card.geometry, read.tensors, device), card
+        provenance = {**card.provenance, "audit": read.audit.to_json(), "audit_lines": lines}
+        card = replace(card, provenance=provenance, metrics={}, calibration=None)
+    model = build_model(card.geometry, read.tensors, device)
+    model.mahalanobis = read.mahalanobis if card.calibration else None
+    return model, card
 
 
 def load_card(source: str | Path) -> Card:
@@ -94,7 +97,8 @@ def _read(source: str | Path, image_size: int | tuple[int, int] | None = None) -
         model, card = modelfile.load(own)
         tensors = dict(model.state_dict())
         card = replace(card, provenance={**card.provenance})
-        return _Read(tensors, card, Audit(mapped={n: n for n in tensors}), "vitrail", "its own description")
+        audit = Audit(mapped={n: n for n in tensors})
+        return _Read(tensors, card, audit, "vitrail", "its own description", model.mahalanobis)
     asked = pair(image_size) if image_size is not None else None
     found = replace(open_source(source), asked_size=asked)
     try:

@@ -8,6 +8,8 @@ from vitrail import weights
 from vitrail.config import RunConfig
 from vitrail.model import ViT
 from vitrail.run import Baseline, Environment, Origin, RunDir, RunResult, Score, describe_environment
+from vitrail.terminal import say
+from vitrail.training.calibration import calibrate_file, calibration_line
 from vitrail.training.evaluate import Evaluation, evaluate
 from vitrail.training.progress import Progress
 from vitrail.training.run import Run, Sets, fingerprints
@@ -134,6 +136,9 @@ def fit_probe(
     run_dir.write_evaluation(measured)
     for result in results:
         save_predictions(run_dir, result, config.data.spec, 0)
+    if results[0].split == "val" and (found := calibrate_file(run_dir.best_path, run_dir.predictions_path("val"))):
+        for line in (calibration_line(found),) if progress else ():
+            say(line, prefix="")
     return _result(run_dir, results[0], measured, len(few), seconds, chosen, known)
 
 
