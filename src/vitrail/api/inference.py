@@ -69,7 +69,7 @@ def evaluate(
     predictor = _predictor(model, image_size, device, options, on_note)
     card, world = predictor.card, world or World()
     _check_has_named_classes(predictor)
-    config, own_data = _data_to_open(card, data, data_root)
+    config, own_data = data_to_open(card, data, data_root)
     source = datasets.open_source(config, may_download=True, progress=progress)
     wanted, preprocessing = _splits_to_load(card, config, source, split, own_data), predictor.preprocessing
     if own_data and wanted[0] in ("train", "all"):
@@ -95,7 +95,7 @@ def trained_on(card: Card) -> DataConfig:
         return DataConfig(spec="")
 
 
-def _data_to_open(card: Card, data: str | Path | None, data_root: str | Path | None) -> tuple[DataConfig, bool]:
+def data_to_open(card: Card, data: str | Path | None, data_root: str | Path | None) -> tuple[DataConfig, bool]:
     """The data to measure on, and whether they are those that the model was trained on."""
     config = trained_on(card)
     own_data = data is None or Path(data).absolute() == Path(config.spec).absolute()

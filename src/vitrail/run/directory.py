@@ -8,6 +8,7 @@ checkpoints/step-0000500/
 best.safetensors  last.safetensors
 evaluation.json
 predictions-val.safetensors  predictions-test.safetensors
+report.html  report.json
 """
 
 import functools
@@ -52,7 +53,7 @@ _UNFINISHED = re.compile(
 )
 
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "checkpoints",
-          "best.safetensors", "last.safetensors",
+          "best.safetensors", "last.safetensors", "report.html", "report.json",
           *(f"predictions-{split}.safetensors" for split in ("train", "val", "test", "all")))  # fmt: skip
 _COUNT = whole(0, 2**63)
 _FRACTION, _FINITE = number(0, 1), number(-math.inf, math.inf, "a finite number")
