@@ -28,6 +28,7 @@ from vitrail.statistics.calibration import MOST_TEMPERATURE
 FEWEST = 200
 """Images below which nothing is said about calibration."""
 COVERAGES, GOALS = (0.5, 0.8, 0.9, 0.95), (0.9, 0.95, 0.99)
+RESAMPLES, FLOOR_DRAWS = 2000, 1000
 _CURVE_POINTS, _HISTOGRAM = 200, 20
 _ROWS = 8192
 _MOST_FITTED = 5_000_000
@@ -185,8 +186,10 @@ def judge(
     if not len(found):
         return None
     correct = found.correct
-    low, high = bootstrap(lambda at: expected_calibration_error(confidence[at], correct[at]), len(found), resamples=500)
-    floor_mean, floor_95 = noise_floor(confidence)
+    low, high = bootstrap(
+        lambda at: expected_calibration_error(confidence[at], correct[at]), len(found), resamples=RESAMPLES
+    )
+    floor_mean, floor_95 = noise_floor(confidence, draws=FLOOR_DRAWS)
     groups = reliability(confidence, correct)
     curve = risk_coverage(confidence, correct)
     kept = np.unique(np.linspace(0, len(curve.coverage) - 1, _CURVE_POINTS).astype(int))

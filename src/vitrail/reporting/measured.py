@@ -15,6 +15,8 @@ from vitrail.statistics import bootstrap, wilson
 
 MOST_PAIRS = 100
 """Pairs of classes that are listed, the most frequent first."""
+RESAMPLES = 2000
+"""Of the intervals of means over classes."""
 WORST, WORST_OF_CLASS, MOST_MISTAKES = 24, 3, 120
 _EXAMPLES = 4
 _LOSS_UNIT = 2.0**-24
@@ -152,20 +154,17 @@ def measure(
     found: Predictions,
     confidence: Float64[np.ndarray, "N"],
     label_probability: Float64[np.ndarray, "N"],
-    *,
-    resamples: int = 2000,
 ) -> Measured:
     """Count and rank the answers.
 
     Args:
         confidence: probability of each answer, in [0, 1], after the temperature.
         label_probability: of each true class.
-        resamples: of the intervals of balanced accuracy and F1.
     """
     num_correct, count = int(found.correct.sum()), len(found.classes)
     in_top = int((found.top_classes == found.labels[:, None]).any(1).sum())
     present = np.bincount(found.labels, minlength=count)
-    balanced, macro_f1 = _macro(found, resamples)
+    balanced, macro_f1 = _macro(found)
     pairs = _pairs(found, confidence, present)
     mistakes, num_worst = _mistakes(found, confidence, label_probability)
     largest = int(present.argmax())
@@ -211,7 +210,7 @@ def _per_class(found: Predictions, present: Int64[np.ndarray, "L"]) -> tuple[Cla
     )
 
 
-def _macro(found: Predictions, resamples: int) -> tuple[Estimate, Estimate]:
+def _macro(found: Predictions) -> tuple[Estimate, Estimate]:
     """Balanced accuracy and macro F1, with intervals over images drawn anew."""
     labels, answers, correct = found.labels, found.top_classes[:, 0], found.correct
     count = len(found.classes)
@@ -228,7 +227,7 @@ def _macro(found: Predictions, resamples: int) -> tuple[Estimate, Estimate]:
         nothing = Estimate(math.nan, math.nan, math.nan)
         return nothing, nothing
     values = recalls_and_f1(np.arange(len(found)))
-    intervals = [bootstrap(lambda at, k=k: recalls_and_f1(at)[k], len(found), resamples=resamples) for k in (0, 1)]
+    intervals = [bootstrap(lambda at, k=k: recalls_and_f1(at)[k], len(found), resamples=RESAMPLES) for k in (0, 1)]
     balanced, macro = (Estimate(value, *interval) for value, interval in zip(values, intervals, strict=True))
     return balanced, macro
 

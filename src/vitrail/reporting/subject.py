@@ -128,7 +128,7 @@ def of_model(name: str, card: Card, path: Path | None, private: Private) -> Subj
         baseline=None,
         curves=None,
         data=_data(cast(dict[str, Any], data) if isinstance(data, dict) else {}),
-        data_spec="",
+        data_spec=private.path(_trained_on(card)),
         command=(),
         environment={f"{one} (training)": str(v) for one, v in versions.items() if v},
         repeats=(),
@@ -146,6 +146,11 @@ def _model(geometry: Any, image_size: Any) -> str:
 
 def _sizes(size: Any) -> str:
     return "x".join(map(str, reversed(size))) if isinstance(size, tuple | list) else f"{size}x{size}"
+
+
+def _trained_on(card: Card) -> str:
+    data: Any = card.recipe.get("data")
+    return str(cast(dict[str, Any], data).get("spec", "")) if isinstance(data, dict) else ""
 
 
 def _calibration(card: Card | None) -> dict[str, Any] | None:

@@ -100,6 +100,9 @@ def verdict(
 
 def _headline(main: SplitAccuracy) -> str:
     low, high, about = (100 * v for v in (main.accuracy.low, main.accuracy.high, main.accuracy.value))
+    if main.num_examples < FEW:
+        right = f"{main.num_correct} of {main.num_examples} images were recognised"
+        return f"Too few images to tell: {right}, so expect anything from {low:.0f} to {high:.0f} of 100."
     if main.num_correct == 0:
         return f"None of {main.num_examples} images was recognised: expect at most {high:.0f} of 100."
     if main.num_correct == main.num_examples:
@@ -116,6 +119,9 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
         else:
             text = f"The run was interrupted: {done} steps are done. --resume goes on with it."
             yield Finding("state", "warning", text)
+    if curves and curves.best and curves.best.step == 0 and len(curves.evaluations) > 1:
+        text = "The best weights are those before the training: no epoch was better on the images that choose."
+        yield Finding("start", "note", text)
     if main and measured is None:
         text = (
             "The answers image by image are not there, so most of this report is missing: vitrail eval RUN makes them."
@@ -129,12 +135,14 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
     elif main.split == "test" and subject.state != "model":
         chose = "the epoch was chosen on another split" if subject.chosen_on else "no choice was made by it"
         yield Finding("split", "good", f"Measured on the test split, which the model has not seen; {chose}.")
+    elif subject.state == "model" and measured and main.split == "test" and measured.data == subject.data_spec:
+        text = f"Measured on the test split of {shown(measured.data)}, on whose training images it was trained."
+        yield Finding("split", "good", text)
     elif main.split == "val":
-        flattered = " and the best epoch was chosen on them, so that new images do a little worse" * bool(
-            subject.chosen_on
-        )
-        text = f"Measured on validation images, which were not trained on{flattered}; there is no test figure."
-        yield Finding("split", "note", text)
+        text = "Measured on validation images, which were not trained on. "
+        if subject.chosen_on:
+            text += "The best epoch was chosen on them, so new images do a little worse. "
+        yield Finding("split", "note", f"{text}There is no figure for a test split.")
     elif main.split == "train":
         yield Finding("split", "warning", "Measured on training images: new ones will do worse.")
     elif subject.state == "model":
@@ -150,7 +158,8 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
 def _of_accuracy(subject: Subject, found: Measured) -> Iterator[Finding]:
     accuracy, n = found.accuracy, found.num_examples
     if n < FEW:
-        yield Finding("few", "warning", f"{n} images are too few to tell anything.")
+        advice = "Hold out more of them, as with --data.validation-fraction 0.3, or get more."
+        yield Finding("few", "warning", f"{n} images are too few to tell much. {advice}")
     elif accuracy.high - accuracy.low > 0.1:
         text = f"Few images: with {n}, the accuracy may lie anywhere from {percent(accuracy.low)} to "
         yield Finding("width", "note", f"{text}{percent(accuracy.high)}.")

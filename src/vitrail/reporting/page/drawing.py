@@ -29,6 +29,8 @@ CIVIDIS = ("00224e", "002e6a", "1a386f", "32436d", "434e6c", "535a6d", "61656f",
     "fee838",
 )
 """cividis at 17 even steps. Source: Nunez et al. 2018, arXiv:1712.01662."""
+LONGEST = 100
+"""Characters of a text in a figure."""
 _DASHES = {"solid": "", "dashed": "6 3", "dotted": "2 3"}
 
 Mark = Literal["circle", "square", "diamond"]
@@ -99,7 +101,7 @@ class Drawing:
             Markup('<svg viewBox="0 0 {} {}" width="{}" role="img" aria-label="{}">').format(
                 _n(self.width), _n(self.height), _n(self.width), shown(self.title, 400)
             ),
-            *map(_svg, self.shapes),
+            *(_svg(shape) for shape in self.shapes if not isinstance(shape, Line) or shape.points),
             Markup("</svg>"),
         ]
         return Markup("").join(parts)
@@ -222,7 +224,7 @@ def _svg(shape: Shape) -> Markup:
             turn = Markup(' transform="rotate(-90 {} {})"').format(_n(shape.x), _n(shape.y)) if shape.turned else ""
             return Markup('<text x="{}" y="{}"{} text-anchor="{}" font-size="{}"{}>{}</text>').format(
                 _n(shape.x), _n(shape.y), _paint("f", shape.colour), shape.anchor, _n(shape.size), turn,
-                shown(shape.text, 60),
+                shown(shape.text, LONGEST),
             )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def _curves(curves: Curves) -> Iterator[Drawing]:
     """Loss, accuracy and learning rate, each over the same steps."""
     steps = (0.0, float(max(curves.last_step, 1)))
     tested = curves.evaluations
-    if curves.loss or tested:
+    if curves.loss or len(tested) > 1:
         values = [p.value for p in curves.loss] + [e.loss for e in tested]
         axes = Axes(_LEFT, _TOP, _WIDTH, 170, steps, _range(values, zero=True))
         shapes = [*axes.frame("", "loss (nats)"), *_moments(curves, axes)]

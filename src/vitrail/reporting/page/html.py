@@ -5,6 +5,7 @@ escaped after that: it stands in texts and in titles, never in a script, a style
 """
 
 import base64
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def render(report: Report, sources: Sources, *, with_images: bool = True) -> str
     drawings = figures(report, confusion)
     shown_pictures = pictures(sources.images, report.measured, found) if with_images else Pictures({}, (), 0)
     style, script = _file("page.css"), _file("page.js")
-    return _environment().from_string(_file("page.html.j2")).render(
+    return _template().render(
         report=report,
         svg={name: drawing.svg() for name, drawing in drawings.items()},
         style=Markup(style),
@@ -70,12 +71,13 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _environment() -> jinja2.Environment:
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters.update(percent=_percent, interval=_interval, bar=_bar, plain=_plain, number=_number)
-    return environment
+    return environment.from_string(_file("page.html.j2"))
 
 
 def _shown(value: Any) -> Any:

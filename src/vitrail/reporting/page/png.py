@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import ConfigError, import_hint, shown
-from vitrail.reporting.page.drawing import LIGHT, Area, Dot, Drawing, Line, Text
+from vitrail.reporting.page.drawing import LIGHT, LONGEST, Area, Dot, Drawing, Line, Text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,11 +64,12 @@ def _draw(axes: "Axes", shape: Line | Area | Dot | Text, level: int, can_draw: C
         case Dot():
             axes.plot([shape.x], [shape.y], _MARKERS[shape.shape], color=colour, markersize=5, zorder=level)
         case Text():
-            text = shown(shape.text, 60)
+            text = shown(shape.text, LONGEST)
             if not can_draw(text):
                 text = shown("".join(c if can_draw(c) else f"U+{ord(c):04X}" for c in text), 24)
             axes.text(
                 shape.x, shape.y, text, color=colour, fontsize=shape.size * _POINTS, family="DejaVu Sans",
                 ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor], va="baseline",
-                rotation=90 if shape.turned else 0, rotation_mode="anchor", parse_math=False, clip_on=True, zorder=level,
+                rotation=90 if shape.turned else 0, rotation_mode="anchor", parse_math=False, clip_on=True,
+                zorder=level,
             )  # fmt: skip
