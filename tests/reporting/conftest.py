@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from vitrail.reporting import confidence, measured
+from vitrail.statistics import intervals
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +15,7 @@ def few_draws(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(measured, "RESAMPLES", 40)
             patch.setattr(confidence, "RESAMPLES", 40)
             patch.setattr(confidence, "FLOOR_DRAWS", 200)
+            patch.setattr(intervals, "_BCA_BELOW", 0)
         yield
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_a_run_that_goes_on_one_that_died_and_one_that_is_done(tmp_path: Path) -
     assert vitrail.report(run.path).subject.state == "finished"
     with hold_lock(run.path):
         running = vitrail.report(run.path)
-        assert (running.subject.state, running.verdict.answer) == ("running", "careful")
+        assert (running.subject.state, running.verdict.answer) == ("running", "no")
         held = next(run.path.glob(".lock-*")).read_text()
     lock = next(run.path.glob(".lock-*"))
     lock.write_text(json.dumps({**json.loads(held), "process_started": "of another process"}))
@@ -241,9 +242,10 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     logits[0] = math.nan
     losses = np.array(found.losses)
     losses[0] = math.nan
-    broken = Predictions(**{**vars(found), "losses": losses})
-    report = report_of(tmp_path, broken)
+    broken = replace(found, losses=losses, logits=logits)
+    report = report_of(tmp_path, broken, replace(broken, split="val"))
     assert report.to_json()["measured"]["loss"] is None
+    assert "numbers" in kinds(report, "warning")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_names_of_strangers_stay_text(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"[MLaZ\d .-]+", value) for _, name, value in page.attributes if name == "d")
     for shown in (HOSTILE[0], HOSTILE[1], HOSTILE[5], HOSTILE[6], HOSTILE[7], "{{ 7 * 7 }}", "\\u202e", "\\x1b[31m"):
         assert shown in page.text
-    assert "x" * 300 in page.text  # as a name of a class, whole; in figures its middle is left out
+    assert "x" * 300 in page.text  # whole in the table of classes; elsewhere its middle is left out
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]", text)
 
 

@@ -10,6 +10,7 @@ from vitrail.config import DataConfig, RunConfig
 from vitrail.errors import ConfigError, RunError, VitrailError, import_hint
 from vitrail.reporting import Private, Report, Sources, make, of_model, of_run, predictions_of, stated_accuracies
 from vitrail.run import RunDir
+from vitrail.weights.card import stored_parameters
 
 if TYPE_CHECKING:
     from vitrail.api.datasets import Split
@@ -95,7 +96,7 @@ def collect(
                 do=f"vitrail eval {model} --split {split} measures it and leaves them there.",
             )
         answers = {split: answers[split], **answers}
-    subject = of_run(run, _recipe(config), private)
+    subject = of_run(run, _recipe(run, config), private)
     where = config.data if data_root is None else replace(config.data, root=str(data_root))
     return make(subject, answers, where, private, stated_accuracies(run))
 
@@ -131,10 +132,10 @@ def _write_png(report: Report, sources: Sources, folder: Path) -> list[Path]:
     return paths
 
 
-def _recipe(config: RunConfig) -> RunConfig | None:
+def _recipe(run: RunDir, config: RunConfig) -> RunConfig | None:
     """The settings that the run's recipe has; None: it is unknown to this version."""
     try:
-        return recipes.get(config.recipe)
+        return recipes.get(config.recipe, stored_parameters(run.best_path) if run.best_path.is_file() else 0)
     except VitrailError:
         return None
 

@@ -23,14 +23,14 @@ from vitrail.statistics import (
     risk_coverage,
     threshold_for,
 )
-from vitrail.statistics.calibration import MOST_TEMPERATURE
+from vitrail.statistics.calibration import MOST_TEMPERATURE, NUM_BINS
 
 FEWEST = 200
 """Images below which nothing is said about calibration."""
 COVERAGES, GOALS = (0.5, 0.8, 0.9, 0.95), (0.9, 0.95, 0.99)
 RESAMPLES, FLOOR_DRAWS = 2000, 1000
 _CURVE_POINTS, _HISTOGRAM = 200, 20
-_ROWS = 8192
+_ROWS, _FEWEST_OF_GROUP = 8192, 20
 _MOST_FITTED = 5_000_000
 """Logits from which a temperature is fitted for the report."""
 _TEMPERATURE = number(1 / MOST_TEMPERATURE, MOST_TEMPERATURE)
@@ -97,7 +97,7 @@ class Confidence:
         floor_mean, floor_95: what a perfectly calibrated model would show on so many images.
         nll: mean negative log-likelihood in nats, after the temperature.
         brier: in [0, 2]; None where not all logits were kept.
-        groups: of equal size, by rising confidence.
+        groups: of equal size, at least 20 images each, by rising confidence.
         histogram: images in 20 bins of equal width over [0, 1].
         at_coverage: answering the most confident 50, 80, 90, 95 %.
         at_goal: answering as many as reach 90, 95 and 99 % accuracy; None where no threshold does.
@@ -142,7 +142,7 @@ def stored_temperature(calibration: object) -> Temperature | None:
     value = said.get("temperature")
     if not _TEMPERATURE.fits(value):
         return None
-    return Temperature(float(cast(float, value)), True, "the model file", str(said.get("reason", "")))
+    return Temperature(float(cast(float, value)), True, "from the model file", str(said.get("reason", "")))
 
 
 def probabilities(
@@ -155,20 +155,30 @@ def probabilities(
     """
     if found.logits is None:
         assert temperature == 1
-        return found.top_probabilities[:, 0].astype(np.float64), np.exp(-found.losses.astype(np.float64)), None
+        with np.errstate(over="ignore"):
+            own = np.exp(-found.losses.astype(np.float64))
+        return _proper(found.top_probabilities[:, 0].astype(np.float64)), _proper(own), None
     confidence, own, brier = np.empty(len(found)), np.empty(len(found)), 0.0
     for start in range(0, len(found), _ROWS):
         at = slice(start, start + _ROWS)
-        p = np.exp(log_softmax(found.logits[at].astype(np.float64) / temperature, axis=1))
+        with np.errstate(invalid="ignore"):
+            p = _proper(np.exp(log_softmax(found.logits[at].astype(np.float64) / temperature, axis=1)))
         row = np.arange(len(p))
         confidence[at], own[at] = p[row, found.top_classes[at, 0]], p[row, found.labels[at]]
         brier += float((np.square(p).sum(1) - 2 * own[at] + 1).sum())
     return confidence, own, brier / max(1, len(found))
 
 
+def _proper(p: np.ndarray) -> np.ndarray:
+    """Probabilities; 0 in place of what is no number, as where a model overflowed."""
+    return np.clip(np.nan_to_num(p, nan=0.0), 0.0, 1.0)
+
+
 def suggested_temperature(val: Predictions | None) -> Temperature | None:
     """The temperature that validation answers ask for; None where there are none, or too many to fit here."""
     if val is None or val.logits is None or val.logits.size > _MOST_FITTED or not len(val):
+        return None
+    if not np.isfinite(val.logits).all():
         return None
     fitted = fit_temperature(val.logits.astype(np.float64), val.labels.astype(np.int64))
     return Temperature(fitted.value, False, f"fitted for this report to {len(val)} validation images", fitted.reason)
@@ -190,7 +200,7 @@ def judge(
         lambda at: expected_calibration_error(confidence[at], correct[at]), len(found), resamples=RESAMPLES
     )
     floor_mean, floor_95 = noise_floor(confidence, draws=FLOOR_DRAWS)
-    groups = reliability(confidence, correct)
+    groups = reliability(confidence, correct, bins=max(1, min(NUM_BINS, len(found) // _FEWEST_OF_GROUP)))
     curve = risk_coverage(confidence, correct)
     kept = np.unique(np.linspace(0, len(curve.coverage) - 1, _CURVE_POINTS).astype(int))
     with np.errstate(divide="ignore"):
@@ -200,7 +210,7 @@ def judge(
         temperature=temperature,
         mean=float(confidence.mean()),
         ece=Estimate(expected_calibration_error(confidence, correct), low, high),
-        ece_adaptive=groups.error,
+        ece_adaptive=expected_calibration_error(confidence, correct, adaptive=True),
         floor_mean=floor_mean,
         floor_95=floor_95,
         nll=nll,

@@ -69,7 +69,7 @@ def find(config: DataConfig, found: Predictions) -> Images | str:
     try:
         source = open_source(config)
     except VitrailError as error:
-        return f"the data are not to be had: {error.what}"
+        return f"the data are not to be had: {error.what.rstrip('.')}"
     except ImportError as error:
         return f"the data are not to be had: {error}"
     if found.split == "all":
@@ -85,7 +85,7 @@ def _are_the_same(split: Split, classes: Sequence[str], found: Predictions) -> b
     """Whether the ids lead to the names and labels that were answered."""
     if not len(found):
         return True
-    if int(found.ids[-1]) >= len(split):
+    if found.ids[0] < 0 or found.ids[-1] >= len(split):
         return False
     composed, theirs = [nfc(name) for name in classes], [nfc(name) for name in found.classes]
     labels = zip(split.labels[found.ids].tolist(), found.labels.tolist(), strict=True)

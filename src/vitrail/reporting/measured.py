@@ -215,7 +215,7 @@ def _macro(found: Predictions) -> tuple[Estimate, Estimate]:
     labels, answers, correct = found.labels, found.top_classes[:, 0], found.correct
     count = len(found.classes)
 
-    def recalls_and_f1(at: Int64[np.ndarray, "n"]) -> tuple[float, float]:
+    def recalls_and_f1(at: np.ndarray) -> tuple[float, float]:
         present = np.bincount(labels[at], minlength=count)
         right = np.bincount(labels[at][correct[at]], minlength=count)
         there = present > 0

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
-
 from vitrail.config import DataConfig
 from vitrail.reporting import confidence as confidences
 from vitrail.reporting.confidence import Confidence
@@ -163,7 +161,7 @@ def _figures(
         data=private.path(found.data),
         unreadable=tuple((private.text(path), private.text(why)) for path, why in found.unreadable),
     )
-    return measured, confidences.judge(found, np.clip(confidence, 0, 1), own, brier, temperature, unknown)
+    return measured, confidences.judge(found, confidence, own, brier, temperature, unknown)
 
 
 def _told(facts: DataFacts, private: Private) -> DataFacts:

@@ -1,10 +1,11 @@
 """What a report is about: a run directory, or a model file alone. Everything but what was answered image by image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from vitrail.config import RunConfig, to_json
+from vitrail.config import Preprocessing, RunConfig, to_json
+from vitrail.errors import shell_word
 from vitrail.reading import open_regular, parsed_json
 from vitrail.reporting.curves import Curves, chosen_on, read_curves
 from vitrail.reporting.privacy import Private
@@ -93,7 +94,7 @@ def of_run(run: RunDir, recipe: RunConfig | None, private: Private) -> Subject:
         curves=curves,
         data=_data(environment["data"]),
         data_spec=private.path(config.data.spec),
-        command=tuple(private.value([str(word) for word in environment.get("command", ())])),
+        command=_command(environment.get("command"), private),
         environment=_environment(environment, private),
         repeats=_repeats(environment),
         calibration=_calibration(card),
@@ -181,7 +182,7 @@ def _num_test(run: RunDir, curves: Curves) -> int:
                 since += cast(dict[str, Any], parsed_json(line)).get("split") == "test"
     except (OSError, ValueError, AttributeError):
         pass
-    return count + since
+    return max(count + since, run.predictions_path("test").is_file())
 
 
 def _settings(config: RunConfig, recipe: RunConfig | None, private: Private) -> tuple[Setting, ...]:
@@ -189,6 +190,9 @@ def _settings(config: RunConfig, recipe: RunConfig | None, private: Private) -> 
     if recipe is None:
         return ()
     ours, theirs = _flat(to_json(config)), _flat(to_json(recipe))
+    if config.init.weights:  # architecture and preprocessing come from them
+        own = {f"data.{field.name}" for field in fields(Preprocessing)}
+        ours = {name: value for name, value in ours.items() if name not in own and not name.startswith("model.")}
     return tuple(
         Setting(name=name.replace("_", "-"), value=private.value(value), of_recipe=theirs.get(name))
         for name, value in ours.items()
@@ -211,11 +215,18 @@ def _data(found: dict[str, Any]) -> dict[str, Any]:
             known = cast(dict[str, Any], about)
             errors = known.get("errors")
             result[split] = {
-                "num_examples": known.get("num_examples"),
+                "num_examples": count if type(count := known.get("num_examples")) is int else None,
                 "fingerprint": str(known.get("fingerprint", "")),
                 "num_unreadable": len(cast(list[Any], errors)) if isinstance(errors, list) else 0,
             }
     return result
+
+
+def _command(words: object, private: Private) -> tuple[str, ...]:
+    """The words of the command as one may paste them, but for the folders."""
+    if not isinstance(words, list):
+        return ()
+    return tuple(shell_word(private.value(str(word))) for word in cast(list[Any], words))
 
 
 def _environment(found: dict[str, Any], private: Private) -> dict[str, str]:

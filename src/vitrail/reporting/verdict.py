@@ -1,5 +1,6 @@
 """Figures -> sentences that their owner understands: can it be used, and what speaks against it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -94,7 +95,8 @@ def verdict(
         more = ": the run goes on." if subject.state == "running" else "."
         return Verdict("no", wait + more, tuple(findings))
     kinds = {finding.kind for finding in findings if finding.level == "warning"}
-    answer: Answer = "no" if kinds & {"majority", "few"} else "careful" if kinds else "yes"
+    is_early = subject.state == "running" or kinds & {"majority", "few"}
+    answer: Answer = "no" if is_early else "careful" if kinds else "yes"
     return Verdict(answer, _headline(main), tuple(findings))
 
 
@@ -157,6 +159,9 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
 
 def _of_accuracy(subject: Subject, found: Measured) -> Iterator[Finding]:
     accuracy, n = found.accuracy, found.num_examples
+    if not math.isfinite(found.loss) and n > len(found.unreadable):
+        text = "Some of its answers are not numbers: the weights are damaged, or they overflow in this precision."
+        yield Finding("numbers", "warning", text)
     if n < FEW:
         advice = "Hold out more of them, as with --data.validation-fraction 0.3, or get more."
         yield Finding("few", "warning", f"{n} images are too few to tell much. {advice}")
@@ -291,8 +296,8 @@ def limits(
     if subject.num_test is None:
         found.append("How often the test split of this model was measured before is not known.")
     else:
-        times = "once" if subject.num_test == 1 else f"{subject.num_test} times"
-        found.append(f"The test split was measured {times} in this run; other runs on it are not counted.")
+        times = {0: "not measured", 1: "measured once"}.get(subject.num_test, f"measured {subject.num_test} times")
+        found.append(f"The test split was {times} in this run; other runs on it are not counted.")
     found.append("Why the model answers as it does is not part of this report.")
     if data and data.problem:
         found.append(f"The images were not looked at: {data.problem}.")

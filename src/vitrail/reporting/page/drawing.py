@@ -170,7 +170,7 @@ class Axes:
         """Grid, numbers and names of the axes."""
         shapes: list[Shape] = []
         left, bottom = self.x, self.y + self.height
-        for value in ticks(*self.y_range, 4):
+        for value in ticks(*self.y_range, max(2, min(4, int(self.height // 30)))):
             _, y = self.at(self.x_range[0], value)
             shapes.append(Line(((left, y), (left + self.width, y)), "grid", width=1))
             shapes.append(Text(left - 6, y + 4, number(value, percent[1]), "end"))

@@ -73,7 +73,8 @@ def _curves(curves: Curves) -> Iterator[Drawing]:
         if best := curves.best:
             x, y = axes.at(best.step, best.accuracy)
             shapes += [Dot(x, y, "c", "diamond", f"best: {percent(best.accuracy)} at step {best.step}")]
-            shapes += [Text(min(x, _LEFT + _WIDTH - 46), y + 18, f"best {percent(best.accuracy)}", "middle", "ink")]
+            told = f"best {percent(best.accuracy)} at step {best.step}"
+            shapes += [Text(_LEFT + _WIDTH, _TOP - 8, told, "end", "ink")]
         yield Drawing("accuracy", "accuracy at each evaluation of the run", _LEFT + _WIDTH + 14, 206, shapes)
     if curves.lr:
         axes = Axes(_LEFT, _TOP, _WIDTH, 60, steps, _range([p.value for p in curves.lr], zero=True))

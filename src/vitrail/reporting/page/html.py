@@ -76,7 +76,9 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    environment.filters.update(percent=_percent, interval=_interval, bar=_bar, plain=_plain, number=_number)
+    environment.filters.update(
+        percent=_percent, interval=_interval, bar=_bar, plain=_plain, number=_number, short=_short
+    )
     return environment.from_string(_file("page.html.j2"))
 
 
@@ -111,6 +113,11 @@ def _interval(estimate: Estimate | None) -> Markup | str:
 
 def _bar(estimate: Estimate | None) -> Markup:
     return interval_bar(estimate).svg() if estimate else Markup("")
+
+
+def _short(name: str) -> str:
+    """The name of a class where there is little room."""
+    return shown(name, 60)
 
 
 def _plain(value: float | None) -> str:
