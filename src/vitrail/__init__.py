@@ -7,6 +7,7 @@
     vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
     vitrail.calibrate("runs/mine", reject=0.05)                              # honest confidence, and "unknown"
     vitrail.predict("runs/mine", "new_photos/")[0].label                      # images to ranked classes
+    vitrail.report("runs/mine").verdict.headline                              # can it be used? writes report.html
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
 
     model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
@@ -27,6 +28,7 @@ __all__ = [
     "calibrate",
     "predict",
     "features",
+    "report",
     "load_data",
     "load",
     "save",
@@ -59,7 +61,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.api import calibrate, evaluate, features, finetune, load_data, predict, train
+    from vitrail.api import calibrate, evaluate, features, finetune, load_data, predict, report, train
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
     from vitrail.errors import (
@@ -81,7 +83,7 @@ if TYPE_CHECKING:
     from vitrail.weights import Card, load, save
 
 _HOMES = {
-    "vitrail.api": ("calibrate", "evaluate", "features", "finetune", "load_data", "predict", "train"),
+    "vitrail.api": ("calibrate", "evaluate", "features", "finetune", "load_data", "predict", "report", "train"),
     "vitrail.config": ("DataConfig", "Preprocessing", "RunConfig", "ViTConfig"),
     "vitrail.data": ("ImageSet",),
     "vitrail.training": ("Evaluation", "RunResult"),

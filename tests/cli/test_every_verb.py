@@ -21,6 +21,7 @@ LINES = {
     "eval": "eval run",
     "predict": "predict run images",
     "calibrate": "calibrate run --split test",
+    "report": "report run",
     "inspect": "inspect run",
     "convert": "convert builtin:cifar100 out --to huggingface",
     "finetune": "finetune builtin:cifar100 --data images --run tuned --recipe knn",

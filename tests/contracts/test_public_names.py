@@ -34,6 +34,7 @@ PUBLIC = {
     "predict",
     "recipes",
     "record_attention",
+    "report",
     "save",
     "train",
 }

@@ -93,6 +93,7 @@ def use_run(path: Path) -> Iterator[Callable[[], object]]:
         ("inspect", str(path), "--json"),
         ("eval", str(path), "--device", "cpu"),
         ("predict", str(path), str(image), "--device", "cpu"),
+        ("report", str(path), "--out", str(path.parent / "page.html")),
         ("train", "--resume", "--run", str(path), "--settings"),
         ("train", "--from", str(path / "config.json"), "--run", str(path.parent / "again")),
     ):

@@ -1,13 +1,18 @@
-"""The public functions: train, finetune, evaluate, calibrate, predict, features, load_data.
+"""The public functions: train, finetune, evaluate, calibrate, predict, features, report, load_data.
 
 The commands of the same names call them, so that a program and the command line do the same. Nothing is printed unless
-`progress=True`.
+`progress=True`. The names load on first use, so that a report is made without torch.
 """
 
-from vitrail.api.confidence import calibrate
-from vitrail.api.datasets import Split, load_data
-from vitrail.api.inference import Model, evaluate, features, predict, trained_on
-from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_config, train
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrail.api.confidence import calibrate
+    from vitrail.api.datasets import Split, load_data
+    from vitrail.api.inference import Model, evaluate, features, predict, trained_on
+    from vitrail.api.reports import report
+    from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_config, train
 
 __all__ = [
     "Model",
@@ -20,7 +25,23 @@ __all__ = [
     "fitted_to_splits",
     "load_data",
     "predict",
+    "report",
     "stored_config",
     "train",
     "trained_on",
 ]
+
+_MODULES = {
+    "confidence": ("calibrate",),
+    "datasets": ("Split", "load_data"),
+    "inference": ("Model", "evaluate", "features", "predict", "trained_on"),
+    "reports": ("report",),
+    "runs": ("finetune", "finetune_start", "fitted_to_splits", "stored_config", "train"),
+}
+_HOMES = {name: f"vitrail.api.{module}" for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'vitrail.api' has no attribute {name!r}")

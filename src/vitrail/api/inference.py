@@ -89,7 +89,7 @@ def image_set_of(
 ) -> tuple[ImageSet, bool]:
     """The images to measure on, and whether the model was trained on this data set."""
     card = predictor.card
-    config, own_data = _data_to_open(card, data, data_root)
+    config, own_data = data_to_open(card, data, data_root)
     source = datasets.open_source(config, may_download=True, progress=progress)
     wanted = _splits_to_load(card, config, source, split, own_data)
     splits = datasets.load(
@@ -106,7 +106,7 @@ def trained_on(card: Card) -> DataConfig:
         return DataConfig(spec="")
 
 
-def _data_to_open(card: Card, data: str | Path | None, data_root: str | Path | None) -> tuple[DataConfig, bool]:
+def data_to_open(card: Card, data: str | Path | None, data_root: str | Path | None) -> tuple[DataConfig, bool]:
     """The data to measure on, and whether they are those that the model was trained on."""
     config = trained_on(card)
     own_data = data is None or Path(data).absolute() == Path(config.spec).absolute()

@@ -15,7 +15,20 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vitrail import __version__, terminal
-from vitrail.cli import bench, calibrate, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
+from vitrail.cli import (
+    bench,
+    calibrate,
+    convert,
+    data,
+    evaluate,
+    finetune,
+    inspect,
+    predict,
+    recipes,
+    report,
+    selftest,
+    train,
+)
 from vitrail.cli.answer import Answer
 from vitrail.cli.completion import SHELLS, script
 from vitrail.cli.words import Help, Parser, understood, verb_first
@@ -43,6 +56,7 @@ _VERBS: dict[str, Verb] = {
     "eval": evaluate,
     "predict": predict,
     "calibrate": calibrate,
+    "report": report,
     "inspect": inspect,
     "convert": convert,
     "data": data,

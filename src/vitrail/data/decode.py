@@ -15,11 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import (
-    Image,
-    ImageFile,
-    TiffImagePlugin,
-)
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from vitrail.config import Preprocessing
 from vitrail.data.colour import AT_ONCE_PIXELS, to_rgb
@@ -158,6 +154,22 @@ def load_image(
                 _take_room(held, image, kind, coefficients)
             pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
             return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
+        except MemoryError as error:
+            raise ImageError(_TOO_MANY.format(*image.size), label) from error
+
+
+def thumbnail(source: bytes | Path, side: int, *, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """The whole image, upright and in sRGB, its longer side at most `side` pixels. Raises ImageError."""
+    with contextlib.ExitStack() as held:
+        image, kind, label = _open(source, name, DEFAULT, held)
+        try:
+            coefficients = _coefficient_bytes(image)
+            image.draft(None, (side, side))  # a JPEG is decoded at a fraction of its size
+            if image.width * image.height > SMALL_PIXELS:
+                _take_room(held, image, kind, coefficients)
+            rgb = _upright(image, kind, label, True)
+            rgb.thumbnail((side, side))
+            return np.asarray(rgb)
         except MemoryError as error:
             raise ImageError(_TOO_MANY.format(*image.size), label) from error
 

@@ -9,6 +9,7 @@ best.safetensors  last.safetensors
 evaluation.json
 predictions-val.safetensors  predictions-test.safetensors
 evaluations.jsonl    one object each time somebody measured the best model
+report.html  report.json
 """
 
 import functools
@@ -53,7 +54,7 @@ _UNFINISHED = re.compile(
 )
 
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "evaluations.jsonl",
-          "checkpoints", "best.safetensors", "last.safetensors",
+          "checkpoints", "best.safetensors", "last.safetensors", "report.html", "report.json",
           *(f"predictions-{split}.safetensors" for split in ("train", "val", "test", "all")))  # fmt: skip
 _COUNT = whole(0, 2**63)
 _FRACTION, _FINITE = number(0, 1), number(-math.inf, math.inf, "a finite number")

@@ -90,6 +90,20 @@ def check_lock(path: Path) -> None:
         )
 
 
+def is_held(directory: Path) -> bool | None:
+    """Whether a process that is alive writes a run directory; None: the last one died without giving the lock back, or
+    nothing can be found out.
+    """
+    highest = _highest(directory)
+    holder = _content(highest) if highest else {}
+    if highest is None or not holder:
+        return False
+    try:
+        return None if _gone(highest, holder) else True
+    except SaveError:
+        return None
+
+
 def is_lock_file(name: str) -> bool:
     """Whether a file of a run directory is a lock of this kind."""
     return _LOCK_FILE.match(name) is not None
