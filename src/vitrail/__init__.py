@@ -8,6 +8,7 @@
     vitrail.calibrate("runs/mine", reject=0.05)                              # honest confidence, and "unknown"
     vitrail.predict("runs/mine", "new_photos/")[0].label                      # images to ranked classes
     vitrail.report("runs/mine").verdict.headline                              # can it be used? writes report.html
+    vitrail.compare("runs/mine", "runs/other").verdict                        # is one better, on the same images?
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
 
     model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
@@ -29,6 +30,7 @@ __all__ = [
     "predict",
     "features",
     "report",
+    "compare",
     "load_data",
     "load",
     "save",
@@ -61,7 +63,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.api import calibrate, evaluate, features, finetune, load_data, predict, report, train
+    from vitrail.api import calibrate, compare, evaluate, features, finetune, load_data, predict, report, train
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
     from vitrail.errors import (
@@ -83,7 +85,17 @@ if TYPE_CHECKING:
     from vitrail.weights import Card, load, save
 
 _HOMES = {
-    "vitrail.api": ("calibrate", "evaluate", "features", "finetune", "load_data", "predict", "report", "train"),
+    "vitrail.api": (
+        "calibrate",
+        "compare",
+        "evaluate",
+        "features",
+        "finetune",
+        "load_data",
+        "predict",
+        "report",
+        "train",
+    ),
     "vitrail.config": ("DataConfig", "Preprocessing", "RunConfig", "ViTConfig"),
     "vitrail.data": ("ImageSet",),
     "vitrail.training": ("Evaluation", "RunResult"),

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, logsumexp
 
 from vitrail.config import RunConfig
 from vitrail.run import Determinism, Environment, Predictions, RunDir
-from vitrail.run.predictions import TOP, from_rows
+from vitrail.run.predictions import TOP
 
 
 def answers(
@@ -37,9 +37,10 @@ def answers(
         "log_sum_exp": logsumexp(logits, axis=1).astype(np.float32),
         **({"logits": logits} if keep_logits else {}),
     }
-    return from_rows(
-        rows, names if names is not None else [f"img/{i:05}.png" for i in range(size)], np.arange(size), split=split,
-        fingerprint="f" * 64, classes=tuple(classes), unreadable=tuple(unreadable), **about,
+    return Predictions(
+        names=names if names is not None else [f"img/{i:05}.png" for i in range(size)], ids=np.arange(size),
+        split=split,
+        fingerprint="f" * 64, classes=tuple(classes), unreadable=tuple(unreadable), **rows, **about,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The public functions: train, finetune, evaluate, calibrate, predict, features, report, load_data.
+"""The public functions: train, finetune, evaluate, calibrate, predict, features, report, compare, load_data.
 
 The commands of the same names call them, so that a program and the command line do the same. Nothing is printed unless
 `progress=True`. The names load on first use, so that a report is made without torch.
@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitrail.api.comparisons import compare
     from vitrail.api.confidence import calibrate
     from vitrail.api.datasets import Split, load_data
     from vitrail.api.inference import Model, evaluate, features, predict, trained_on
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "Split",
     "calibrate",
+    "compare",
     "evaluate",
     "features",
     "finetune",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "comparisons": ("compare",),
     "confidence": ("calibrate",),
     "datasets": ("Split", "load_data"),
     "inference": ("Model", "evaluate", "features", "predict", "trained_on"),

@@ -18,6 +18,7 @@ from vitrail import __version__, terminal
 from vitrail.cli import (
     bench,
     calibrate,
+    compare,
     convert,
     data,
     evaluate,
@@ -57,6 +58,7 @@ _VERBS: dict[str, Verb] = {
     "predict": predict,
     "calibrate": calibrate,
     "report": report,
+    "compare": compare,
     "inspect": inspect,
     "convert": convert,
     "data": data,

@@ -155,8 +155,7 @@ def _trained_on(card: Card) -> str:
 
 
 def _calibration(card: Card | None) -> dict[str, Any] | None:
-    found: Any = getattr(card, "calibration", None)
-    return cast(dict[str, Any], found) if isinstance(found, dict) else None
+    return to_json(card.calibration) if card and card.calibration else None
 
 
 def _state(run: RunDir, config: RunConfig, curves: Curves) -> Literal["finished", "running", "interrupted"]:
@@ -189,7 +188,7 @@ def _settings(config: RunConfig, recipe: RunConfig | None, private: Private) -> 
     """What differs from the recipe; nothing where that is unknown."""
     if recipe is None:
         return ()
-    ours, theirs = _flat(to_json(config)), _flat(to_json(recipe))
+    ours, theirs = flat_settings(to_json(config)), flat_settings(to_json(recipe))
     if config.init.weights:  # architecture and preprocessing come from them
         own = {f"data.{field.name}" for field in fields(Preprocessing)}
         ours = {name: value for name, value in ours.items() if name not in own and not name.startswith("model.")}
@@ -200,10 +199,13 @@ def _settings(config: RunConfig, recipe: RunConfig | None, private: Private) -> 
     )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, as optim.lr."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(cast(Any, value), f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            flat_settings(cast(Any, value), f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return flat
 
 

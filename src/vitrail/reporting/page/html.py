@@ -38,13 +38,13 @@ def render(report: Report, sources: Sources, *, with_images: bool = True) -> str
     confusion = confusion_counts(found) if found else None
     drawings = figures(report, confusion)
     shown_pictures = pictures(sources.images, report.measured, found) if with_images else Pictures({}, (), 0)
-    style, script = _file("page.css"), _file("page.js")
-    return _template().render(
+    style, script, policy = style_and_script()
+    return template("page.html.j2").render(
         report=report,
         svg={name: drawing.svg() for name, drawing in drawings.items()},
         style=Markup(style),
         script=Markup(script),
-        policy=_policy(style, script),
+        policy=policy,
         classes=_classes_shown(report),
         pairs=linked(report.measured) if report.measured else (),
         matrix=shown_classes(report.measured, confusion) if report.measured and confusion is not None else [],
@@ -54,6 +54,12 @@ def render(report: Report, sources: Sources, *, with_images: bool = True) -> str
         settings=[(one.name, _value(one.value), _value(one.of_recipe)) for one in report.subject.settings],
         FEW=FEW,
     )  # fmt: skip
+
+
+def style_and_script() -> tuple[str, str, str]:
+    """The style sheet and the script of a page, and the policy that allows these alone."""
+    style, script = _file("page.css"), _file("page.js")
+    return style, script, _policy(style, script)
 
 
 def _file(name: str) -> str:
@@ -72,14 +78,15 @@ def _policy(style: str, script: str) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template of this folder, whose every expression is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters.update(
         percent=_percent, interval=_interval, bar=_bar, plain=_plain, number=_number, short=_short
     )
-    return environment.from_string(_file("page.html.j2"))
+    return environment.from_string(_file(name))
 
 
 def _shown(value: Any) -> Any:

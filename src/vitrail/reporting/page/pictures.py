@@ -76,6 +76,14 @@ def pictures(images: Images | str, measured: Measured | None, found: Predictions
     return Pictures(by_id, samples, len(set(wanted)) - len(by_id))
 
 
+def pictures_of(images: Images | str, ids: Sequence[int]) -> dict[int, Picture]:
+    """Small pictures of some images, as far as there is room and they can be read."""
+    if isinstance(images, str):
+        return {}
+    budget = _Budget()
+    return {number: made for number, record in images.records(ids[:MOST]) if (made := budget.picture(record))}
+
+
 def _sample_places(split: Split, classes: Sequence[str], shown: Sequence[str]) -> list[tuple[int, int]]:
     """The number of a class, and where an image of it is: several a class where there are few classes."""
     number_of = {name: number for number, name in enumerate(shown)}
