@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Answer:
     ]
     rows = [
         (one.name, one.num_examples, one.first_correct, one.second_correct, one.fixed, one.broken,
-         "-" if one.p_holm is None else f"{one.p_holm:.3f}")
+         "-" if one.p_holm is None else "< 0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}")
         for one in found.per_class if one.fixed or one.broken
     ]  # fmt: skip
     if rows:

@@ -287,17 +287,17 @@ def _verdict(sides: Sequence[Side], paired: Paired, seeds: Seeds | None) -> tupl
     ours, theirs = (percent(side.accuracy.value) for side in sides)
     changed = paired.only_first + paired.only_second
     if not changed:
-        return "unclear", f"{a} and {b} have the same {paired.num_examples} images right and wrong ({ours})."
+        return "unclear", f"{a} and {b} have the same {paired.num_examples:,} images right and wrong ({ours})."
     if paired.p_mid >= _ALPHA:
         return "unclear", (
-            f"These {paired.num_examples} images do not tell which is better: {b} has {theirs} right, {a} {ours}. "
+            f"These {paired.num_examples:,} images do not tell which is better: {b} has {theirs} right, {a} {ours}. "
             f"A difference under {100 * paired.detectable:.1f} points cannot be seen with them."
         )
     better, worse = (b, a) if paired.difference > 0 else (a, b)
     high, low = (theirs, ours) if paired.difference > 0 else (ours, theirs)
     ends = sorted((abs(paired.low), abs(paired.high)))
     return ("second" if paired.difference > 0 else "first"), (
-        f"{better} is better on these {paired.num_examples} images: {high} right against {low} of {worse}, "
+        f"{better} is better on these {paired.num_examples:,} images: {high} right against {low} of {worse}, "
         f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} points more (p {_p(paired.p_mid)})."
     )
 

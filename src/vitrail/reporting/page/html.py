@@ -84,7 +84,7 @@ def template(name: str) -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters.update(
-        percent=_percent, interval=_interval, bar=_bar, plain=_plain, number=_number, short=_short
+        percent=_percent, interval=_interval, bar=_bar, plain=_plain, number=_number, short=_short, chance=_chance
     )
     return environment.from_string(_file(name))
 
@@ -107,6 +107,11 @@ def _number(value: float | None, digits: int = 4) -> Markup | str:
     if value is None or not math.isfinite(value):
         return "-"
     return Markup('<data value="{}">{}</data>').format(repr(value), f"{value:.{digits}f}")
+
+
+def _chance(value: float) -> Markup:
+    """A p-value."""
+    return Markup('<data value="{}">{}</data>').format(repr(value), "< 0.001" if value < 0.001 else f"{value:.3f}")
 
 
 def _interval(estimate: Estimate | None) -> Markup | str:
