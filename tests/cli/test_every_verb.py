@@ -22,6 +22,8 @@ LINES = {
     "predict": "predict run images",
     "calibrate": "calibrate run --split test",
     "report": "report run",
+    "compare": "compare run run",
+    "track": "track run --to csv",
     "inspect": "inspect run",
     "convert": "convert builtin:cifar100 out --to huggingface",
     "finetune": "finetune builtin:cifar100 --data images --run tuned --recipe knn",

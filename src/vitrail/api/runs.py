@@ -1,6 +1,6 @@
 """Training by a recipe's name, and fine-tuning: how the configuration of a run comes about."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: bool = False,
+    track: Sequence[str] = (),
 ) -> RunResult:
     """Train a model as a recipe says, and evaluate it: `vitrail train`.
 
@@ -47,6 +48,7 @@ def train(
         settings: other settings than the recipe's, by the names of the command line: {"epochs": 3, "optim.lr": 1e-3}.
         resume: go on with the run that `run` holds. With a recipe's name its stored configuration is used.
         progress: show a bar and a line for each epoch on standard error.
+        track: where else the log goes while it grows: csv, tensorboard, wandb, mlflow, trackio.
     Returns:
         What the run came to; `.model` is the path of the best model file, `.evaluation` what was measured.
     Raises:
@@ -68,8 +70,8 @@ def train(
     if not resume and (data is not None or "data.spec" in map(full_name, given)):
         source = open_source(config.data, may_download=True, progress=progress)
         config = fitted_to_splits(config, source, given, on_note=say if progress and not is_launched() else _silent)
-        return training.train(config, run, progress=progress, source=source)
-    return training.train(config, run, resume=resume, progress=progress)
+        return training.train(config, run, progress=progress, source=source, track=track)
+    return training.train(config, run, resume=resume, progress=progress, track=track)
 
 
 def finetune(
@@ -82,6 +84,7 @@ def finetune(
     data_root: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = False,
+    track: Sequence[str] = (),
 ) -> RunResult:
     """Fine-tune pretrained weights on the classes of a data set: `vitrail finetune`.
 
@@ -96,6 +99,7 @@ def finetune(
         data_root: where named data sets are.
         settings: other settings than the recipe's, as {"epochs": 20, "data.image_size": 384}.
         progress: show the plan, a bar and a line for each epoch on standard error.
+        track: as of `train`.
     Returns:
         What the run came to; `.baseline` has the accuracies of the frozen features.
     Raises:
@@ -108,7 +112,7 @@ def finetune(
     config = transfer.with_image_size(with_settings(start, given), start)
     source = open_source(config.data, may_download=True, progress=progress)
     config = fitted_to_splits(config, source, given, on_note=on_note)
-    return training.train(config, run, progress=progress, source=source)
+    return training.train(config, run, progress=progress, source=source, track=track)
 
 
 def stored_config(run: str | Path | None, recipe: str | None) -> RunConfig:

@@ -28,6 +28,7 @@ from vitrail.cli import (
     recipes,
     report,
     selftest,
+    track,
     train,
 )
 from vitrail.cli.answer import Answer
@@ -59,6 +60,7 @@ _VERBS: dict[str, Verb] = {
     "calibrate": calibrate,
     "report": report,
     "compare": compare,
+    "track": track,
     "inspect": inspect,
     "convert": convert,
     "data": data,

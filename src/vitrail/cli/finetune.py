@@ -14,6 +14,7 @@ from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options
 from vitrail.cli.settings import apply_settings, check_said_once
+from vitrail.cli.track import add_track_option
 from vitrail.cli.train import listed, trained
 from vitrail.config.settings import with_data
 from vitrail.errors import ConfigError, shell_word
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --run")
+    add_track_option(parser)
     add_process_options(parser, restarts=True)
     parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
 

@@ -15,6 +15,7 @@ from vitrail import recipes
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import apply_settings, check_said_once, settings_help
+from vitrail.cli.track import add_track_option
 from vitrail.config import RunConfig
 from vitrail.config.settings import with_data
 from vitrail.errors import ConfigError, shell_word
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --run")
+    add_track_option(parser)
     add_process_options(parser, restarts=True)
     parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
 
@@ -75,7 +77,7 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
 
         named = () if args.run else ("--run", str(next_free_run(config.recipe or "run")))
         return launched(args, *named)
-    result = train(config, args.run, resume=args.resume, progress=True, source=source)
+    result = train(config, args.run, resume=args.resume, progress=True, source=source, track=args.track or ())
     run_path = shell_word(result.run)
     split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
     chosen = "" if best == result.final else f" (best epoch, chosen on the {split} split)"

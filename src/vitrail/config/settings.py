@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from vitrail.config.run import RunConfig
 from vitrail.config.strict_json import typed
@@ -84,3 +84,13 @@ def with_data(config: RunConfig, spec: str | None, root: str | None) -> RunConfi
     """The same run on other data, or looked for elsewhere."""
     given = {"data.spec": spec, "data.root": root}
     return changed(config, {field: value for field, value in given.items() if value is not None})
+
+
+def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, as optim.lr, from what `to_json` gives."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= (
+            flat_settings(cast(Any, value), f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vitrail.config import Preprocessing, RunConfig, to_json
+from vitrail.config.settings import flat_settings
 from vitrail.errors import shell_word
 from vitrail.reading import open_regular, parsed_json
 from vitrail.reporting.curves import Curves, chosen_on, read_curves
@@ -197,16 +198,6 @@ def _settings(config: RunConfig, recipe: RunConfig | None, private: Private) -> 
         for name, value in ours.items()
         if value != theirs.get(name) and name != "recipe"
     )
-
-
-def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their full names, as optim.lr."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            flat_settings(cast(Any, value), f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return flat
 
 
 def _data(found: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 from vitrail import fsio
 from vitrail.config import RunConfig, from_json, to_json
 from vitrail.config.checks import require_name
+from vitrail.config.settings import flat_settings
 from vitrail.errors import ConfigError, RunError, nearest, shown
 from vitrail.reading import read_json_object
 from vitrail.run.environment import Environment
@@ -314,7 +315,7 @@ def next_free_run(name: str) -> Path:
 
 def check_resumable(asked: RunConfig, stored: RunConfig) -> None:
     """Raise ConfigError when a run would go on with settings that change what it computes."""
-    ours, theirs = _flat(to_json(asked)), _flat(to_json(stored))
+    ours, theirs = flat_settings(to_json(asked)), flat_settings(to_json(stored))
     for name, value in ours.items():
         if value != theirs[name] and not name.startswith(_CHANGEABLE):
             raise ConfigError(
@@ -323,10 +324,3 @@ def check_resumable(asked: RunConfig, stored: RunConfig) -> None:
                 expected=theirs[name],
                 do="Resume without changing it, or start a new run.",
             )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -5,7 +5,7 @@ metrics.jsonl holds what a repetition of the run repeats to the last digit; timi
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class LineLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listeners: list[Callable[[dict[str, Any]], object]] = []
         self._length = sum(map(len, _whole_lines(path)))
 
     def append(self, record: dict[str, Any]) -> None:
@@ -38,6 +39,8 @@ class LineLog:
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         fsio.write_tail(self.path, self._length, line)
         self._length += len(line)
+        for listener in self.listeners:
+            listener(record)
 
     def flush_to_disk(self) -> None:
         """Wait until everything would survive a loss of power. Raises SaveError."""

@@ -1,12 +1,14 @@
 """Training, top to bottom: a `RunConfig` in, a run directory out. Here the set-up; the loop is in loop.py."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from vitrail import distributed, fsio
-from vitrail.config import RunConfig
+from vitrail.config import RunConfig, to_json
+from vitrail.config.settings import flat_settings
 from vitrail.data import Source
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, RunError
@@ -15,6 +17,7 @@ from vitrail.run import Origin, RunDir, RunResult, check_resumable, describe_env
 from vitrail.run.lock import hold_lock
 from vitrail.runtime.device import pick_device
 from vitrail.terminal import say
+from vitrail.tracking import Live, check_trackers
 from vitrail.training import transfer
 from vitrail.training.checkpointing import Checkpointer, needed_bytes, run_result
 from vitrail.training.inputs import Inputs
@@ -39,6 +42,7 @@ def train(
     resume: bool = False,
     progress: bool = False,
     source: Source | None = None,
+    track: Sequence[str] = (),
 ) -> RunResult:
     """Train a model, from scratch or from pretrained weights, and evaluate it.
 
@@ -50,6 +54,7 @@ def train(
         resume: go on with the run that `run` holds.
         progress: show a bar and a line for each epoch on standard error.
         source: the data set, where `vitrail.data.open_source` has opened it already.
+        track: where else the log goes, of `vitrail.tracking.NAMES`.
     Raises:
         ConfigError, DataError, RunError: what was asked for cannot be done; nothing was written.
         SaveError: saving failed; what was saved before is intact.
@@ -65,7 +70,8 @@ def train(
         ):
             path = world.run_on_first(lambda: str(run or next_free_run(config.recipe or "run")))
             resume = resume or (distributed.is_restarted() and RunDir(Path(path)).exists())
-            return _train(config, RunDir(Path(path)), world, stack, resume, progress and world.is_first, source)
+            run_dir = RunDir(Path(path))
+            return _train(config, run_dir, world, stack, resume, progress and world.is_first, source, track)
     finally:
         torch.set_num_threads(threads)
 
@@ -78,8 +84,10 @@ def _train(
     resume: bool,
     progress: bool,
     source: Source | None,
+    track: Sequence[str],
 ) -> RunResult:
     """Train on one of the processes of a run."""
+    check_trackers(track)
     device = _device(config, world)
     check_can_compile(config.compute, device)
     transfer.check_has_features(config)
@@ -115,6 +123,8 @@ def _train(
     stack.callback(checkpointer.close)
     if resume:
         run, state, lines = take_up(run, checkpointer)
+    if world.is_first and track:
+        track_live(run, state, track, stack)
     reporter = Reporter(run, state)
     for line in (*plan(run), *lines):
         reporter.bar.line(line)
@@ -175,6 +185,14 @@ def build_run(
         ),
         progress=progress,
     )
+
+
+def track_live(run: Run, state: State, names: Sequence[str], stack: contextlib.ExitStack) -> None:
+    """Let trackers follow the log from here on, until the stack is left."""
+    settings, first_step = flat_settings(to_json(run.config)), state.step + 1 if state.step else 0
+    live = Live(names, run.run_dir.path, settings, first_step, run.run_dir.read_metrics(), say)
+    run.run_dir.metrics.listeners.append(live)
+    stack.callback(live.close)
 
 
 def start_from_pretrained(
