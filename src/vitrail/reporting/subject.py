@@ -1,6 +1,6 @@
 """What a report is about: a run directory, or a model file alone. Everything but what was answered image by image."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -156,6 +156,7 @@ def _trained_on(card: Card) -> str:
 
 def _calibration(card: Card | None) -> dict[str, Any] | None:
     found: Any = getattr(card, "calibration", None)
+    found = to_json(found) if is_dataclass(found) else found
     return cast(dict[str, Any], found) if isinstance(found, dict) else None
 
 
