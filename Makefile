@@ -12,6 +12,7 @@ define NEXT
 
 The run is in runs/demo: best.safetensors (the model, with its classes and preprocessing), metrics.jsonl, config.json.
 Try next:
+  $(BIN)/vitrail report runs/demo                            can it be used? one page: runs/demo/report.html
   $(BIN)/vitrail predict runs/demo runs/demo/images --json
   $(BIN)/vitrail recipes
   $(BIN)/vitrail train cifar10-cpu --run runs/cifar10        6 to 25 minutes of training on two cores

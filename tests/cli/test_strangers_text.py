@@ -136,6 +136,8 @@ def test_training_names_classes_files_and_the_run(
     )
     assert os.fsdecode(pasted.stdout.split(b"\0")[0]) == str(run)
     clean(capsys, *words, "--run", str(run), statuses=(2,))  # holds a run already
+    assert "  vitrail report " in out
+    assert "x\\nvitrail" in clean(capsys, "report", str(run))[0]
     clean(capsys, "eval", str(run), "--data", str(photos), "--split", "all")
 
 

@@ -77,6 +77,14 @@ def test_the_answer_is_that_of_the_evaluation(tmp_path: Path, capsys: pytest.Cap
             assert (one[name]["value"] if one[name] else 0.0) == theirs[name]
         assert (one["f1"] or 0.0) == theirs["f1"]
     assert told == json.loads((tmp_path / "run" / "report.json").read_text())
+    model, page = str(tmp_path / "run" / "best.safetensors"), str(tmp_path / "page.html")
+    words = ["report", model, "--data", "digits", "--split", evaluated["split"], "--out", page, "--json"]
+    assert main(words) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["subject"]["state"] == "model" and again["subject"]["title"] == "best.safetensors"
+    for name in ("accuracy", "per_class", "loss", "mistakes", "fingerprint"):
+        assert again["measured"][name] == measured[name]
+    assert (tmp_path / "page.html").exists()
     images = data.load(tiny_run().data, (evaluated["split"],))[evaluated["split"]]
     assert measured["fingerprint"] == images.fingerprint
 

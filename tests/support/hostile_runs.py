@@ -16,6 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+import vitrail.api.reports
+import vitrail.reporting.page  # noqa: F401  (scipy and jinja2 load before anything is timed)
 from tests.support.folders import image_folder
 from tests.support.hostile import VALUES, command, damaged, damaged_card, damaged_header, damaged_json, try_mutants
 from vitrail import weights

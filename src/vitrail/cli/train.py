@@ -106,7 +106,7 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         )
         lines += ["", *textwrap.wrap(text, columns())]
     else:
-        lines += ["", "Try next:", f"  vitrail report {run_path}                    can it be used? one page"]
+        lines += ["", "Try next:", f"  vitrail report {run_path}    # one page: can it be used?"]
         lines += [f"  vitrail predict {run_path} IMAGE_OR_FOLDER", f"  vitrail eval {run_path}"]
     return Answer(lines, result.to_json())
 

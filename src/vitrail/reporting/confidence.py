@@ -4,7 +4,7 @@ Probabilities are those after the temperature that the model file holds; without
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
@@ -30,9 +30,10 @@ FEWEST = 200
 COVERAGES, GOALS = (0.5, 0.8, 0.9, 0.95), (0.9, 0.95, 0.99)
 RESAMPLES, FLOOR_DRAWS = 2000, 1000
 _CURVE_POINTS, _HISTOGRAM = 200, 20
-_ROWS, _FEWEST_OF_GROUP = 8192, 20
+_AT_ONCE, _FEWEST_OF_GROUP = 1 << 20, 20
 _MOST_FITTED = 5_000_000
 """Logits from which a temperature is fitted for the report."""
+_FINITE = number(-math.inf, math.inf)
 _TEMPERATURE = number(1 / MOST_TEMPERATURE, MOST_TEMPERATURE)
 
 
@@ -85,6 +86,21 @@ class Answered:
     accuracy: Estimate
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """When the answer is "unknown" instead of a class.
+
+    Args:
+        reject: share of validation images that it was allowed to refuse.
+        min_probability: least probability of an answer.
+        max_distance: largest Mahalanobis distance to the nearest class.
+    """
+
+    reject: float
+    min_probability: float
+    max_distance: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Confidence:
     """How far the model's probabilities can be believed.
@@ -103,7 +119,7 @@ class Confidence:
         at_goal: answering as many as reach 90, 95 and 99 % accuracy; None where no threshold does.
         curve: coverage and error among the answered.
         aurc: area under that curve.
-        unknown: what the model file says about strangers, as it stands there; None: nothing.
+        unknown: when the model refuses to answer; None: never.
     """
 
     num_examples: int
@@ -121,7 +137,7 @@ class Confidence:
     at_goal: tuple[tuple[float, Answered | None], ...]
     curve: tuple[tuple[float, float], ...]
     aurc: float
-    unknown: dict[str, Any] | None
+    unknown: Unknown | None
 
     @property
     def is_judged(self) -> bool:
@@ -159,8 +175,9 @@ def probabilities(
             own = np.exp(-found.losses.astype(np.float64))
         return _proper(found.top_probabilities[:, 0].astype(np.float64)), _proper(own), None
     confidence, own, brier = np.empty(len(found)), np.empty(len(found)), 0.0
-    for start in range(0, len(found), _ROWS):
-        at = slice(start, start + _ROWS)
+    rows = max(1, _AT_ONCE // found.logits.shape[1])
+    for start in range(0, len(found), rows):
+        at = slice(start, start + rows)
         with np.errstate(invalid="ignore"):
             p = _proper(np.exp(log_softmax(found.logits[at].astype(np.float64) / temperature, axis=1)))
         row = np.arange(len(p))
@@ -172,6 +189,16 @@ def probabilities(
 def _proper(p: np.ndarray) -> np.ndarray:
     """Probabilities; 0 in place of what is no number, as where a model overflowed."""
     return np.clip(np.nan_to_num(p, nan=0.0), 0.0, 1.0)
+
+
+def stored_unknown(calibration: object) -> Unknown | None:
+    """The limits that a model file holds; None where it says nothing usable."""
+    said: Any = cast(dict[str, Any], calibration).get("unknown") if isinstance(calibration, dict) else None
+    names = [field.name for field in fields(Unknown)]
+    if not isinstance(said, dict):
+        return None
+    values = [cast(dict[str, Any], said).get(name) for name in names]
+    return Unknown(*map(float, cast(list[float], values))) if all(map(_FINITE.fits, values)) else None
 
 
 def suggested_temperature(val: Predictions | None) -> Temperature | None:
@@ -190,15 +217,13 @@ def judge(
     label_probability: Float64[np.ndarray, "N"],
     brier: float | None,
     temperature: Temperature | None,
-    unknown: object = None,
+    unknown: Unknown | None = None,
 ) -> Confidence | None:
     """Everything about confidence; None without a single image."""
     if not len(found):
         return None
     correct = found.correct
-    low, high = bootstrap(
-        lambda at: expected_calibration_error(confidence[at], correct[at]), len(found), resamples=RESAMPLES
-    )
+    low, high = _interval_of_error(confidence, correct)
     floor_mean, floor_95 = noise_floor(confidence, draws=FLOOR_DRAWS)
     groups = reliability(confidence, correct, bins=max(1, min(NUM_BINS, len(found) // _FEWEST_OF_GROUP)))
     curve = risk_coverage(confidence, correct)
@@ -221,8 +246,19 @@ def judge(
         at_goal=tuple((goal, _for_goal(confidence, correct, goal)) for goal in GOALS),
         curve=tuple(zip(curve.coverage[kept].tolist(), curve.risk[kept].tolist(), strict=True)),
         aurc=curve.area,
-        unknown=cast(dict[str, Any], unknown) if isinstance(unknown, dict) else None,
+        unknown=unknown,
     )
+
+
+def _interval_of_error(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
+    """Of the calibration error: the bin of an image stays the same, whichever images are drawn."""
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    gaps = correct - confidence
+
+    def error(at: np.ndarray) -> float:
+        return float(np.abs(np.bincount(bins[at], gaps[at])).sum() / len(at))
+
+    return bootstrap(error, len(confidence), resamples=RESAMPLES)
 
 
 def _groups(counts: list[int], right: list[int], means: list[float]) -> list[Group]:

@@ -154,7 +154,7 @@ def _figures(
     temperature = stored or confidences.suggested_temperature(val)
     used = stored.value if stored and stored.applied else 1.0
     confidence, own, brier = confidences.probabilities(found, used)
-    unknown = (subject.calibration or {}).get("unknown")
+    unknown = confidences.stored_unknown(subject.calibration)
     measured = measure(found, confidence, own)
     measured = replace(
         measured,
