@@ -130,21 +130,14 @@ class Predictor:
         if self._chosen is None:
             size = self.preprocessing.image_size
             found = choose(self._served, size, self.options, num_images=num_images, alone=alone, on_wait=self.on_wait)
-            if not batch_size:
+            if not batch_size and not alone:
+                batch_size = default_batch_size
+            elif not batch_size:
                 name = f"{found.engine} {found.precision} {found.merge}"
-                batch_size = (
-                    default_batch_size
-                    if not alone
-                    else find_batch_size(
-                        found.runtime,
-                        name,
-                        self._served,
-                        size,
-                        num_images=num_images,
-                        default=default_batch_size,
-                        on_wait=self.on_wait,
-                    )
-                )
+                batch_size = find_batch_size(
+                    found.runtime, name, self._served, size,
+                    num_images=num_images, default=default_batch_size, on_wait=self.on_wait,
+                )  # fmt: skip
             self._chosen = replace(found, batch_size=batch_size)
         return self._chosen
 

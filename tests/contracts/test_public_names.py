@@ -26,6 +26,8 @@ PUBLIC = {
     "ViTConfig",
     "VitrailError",
     "WeightsError",
+    "calibrate",
+    "compare",
     "evaluate",
     "features",
     "finetune",

@@ -15,7 +15,8 @@ from tests.reporting.test_page import HOSTILE, Elements
 from tests.support.answered import answers, drawn_answers, made_run
 from vitrail.cli import main
 from vitrail.errors import ConfigError, DataError, RunError
-from vitrail.reporting.comparison import Answers, compare_answers
+from vitrail.reporting.compared import Answers
+from vitrail.reporting.comparison import compare_answers
 from vitrail.run import Predictions
 from vitrail.statistics import compare_paired
 

@@ -10,7 +10,8 @@ from vitrail import fsio
 from vitrail.config import DataConfig, to_json
 from vitrail.config.settings import flat_settings
 from vitrail.errors import ConfigError, RunError, VitrailError, import_hint, shell_word, shown
-from vitrail.reporting.comparison import Answers, Comparison, compare_answers
+from vitrail.reporting.compared import Answers
+from vitrail.reporting.comparison import Comparison, compare_answers
 from vitrail.reporting.images import Images, find
 from vitrail.run import Predictions, RunDir, read_predictions
 from vitrail.weights.card import has_card, read_card

@@ -32,17 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Rank the classes for every image; name every file that is none."""
-    if args.top < 1:
-        raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
     check_engine_options(args)
+    _check_words(args)
     from vitrail.data import files_at
 
-    if sizes := [path for path in args.paths if is_number(path) and not os.path.lexists(path)]:
-        expected = "an image, or a folder with images"
-        raise DataError(f"{sizes[0]}: there is no such file or folder.", expected=expected, do=ONE_WORD)
-    if Path(args.model).suffix.lower() in _IMAGES and os.path.lexists(args.model):
-        do = "The model comes first: vitrail predict MODEL IMAGE ..."
-        raise ConfigError(f"{shown(args.model)}: is an image, not a model.", do=do)
     files = files_at(args.paths)
     if started_here(args):
         return launched(args)
@@ -97,3 +90,15 @@ def run(args: argparse.Namespace) -> Answer:
     ]
     lines = table(("file", "label", "probability", "next"), rows)
     return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)
+
+
+def _check_words(args: argparse.Namespace) -> None:
+    """Raise for words in each other's place: a size among the images, an image where the model should be."""
+    if args.top < 1:
+        raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
+    if sizes := [path for path in args.paths if is_number(path) and not os.path.lexists(path)]:
+        expected = "an image, or a folder with images"
+        raise DataError(f"{sizes[0]}: there is no such file or folder.", expected=expected, do=ONE_WORD)
+    if Path(args.model).suffix.lower() in _IMAGES and os.path.lexists(args.model):
+        do = "The model comes first: vitrail predict MODEL IMAGE ..."
+        raise ConfigError(f"{shown(args.model)}: is an image, not a model.", do=do)
