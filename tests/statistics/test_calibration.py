@@ -5,6 +5,10 @@ import math
 import numpy as np
 import pytest
 from scipy.special import softmax
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 
 from vitrail.statistics import (
@@ -99,3 +103,16 @@ def test_answering_only_where_sure() -> None:
     assert threshold_for(0.9, CONFIDENCE[3:4], CORRECT[3:4]) is None
     tied = risk_coverage(np.full(4, 0.5), np.array([True, False, True, False]))
     assert (tied.coverage.tolist(), tied.risk.tolist(), tied.area) == ([1.0], [0.5], 0.5)
+
+
+def test_the_temperature_is_that_of_scikit_learn() -> None:
+    images, digits = load_digits(return_X_y=True)
+    model = LogisticRegression(C=100.0, max_iter=2000).fit(images[:700] / 16, digits[:700])  # it is too sure
+    held, labels = images[700:] / 16, digits[700:]
+    logits = model.decision_function(held)
+    theirs = CalibratedClassifierCV(FrozenEstimator(model), method="temperature").fit(held, labels)
+    found = fit_temperature(logits, labels.astype(np.int64))
+    assert found.value > 1.3
+    beta = float(theirs.calibrated_classifiers_[0].calibrators[0].beta_)
+    assert found.value == pytest.approx(1 / beta, abs=1e-3)
+    np.testing.assert_allclose(softmax(logits / found.value, axis=1), theirs.predict_proba(held), atol=1e-4)
