@@ -13,7 +13,15 @@ from bench import inference
 from bench.results_file import Results
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ["step.py", "memory.py", "whole_run.py", "gpu/throughput.py", "gpu/input.py", "gpu/determinism.py"]
+SCRIPTS = [
+    "step.py",
+    "memory.py",
+    "report.py",
+    "whole_run.py",
+    "gpu/throughput.py",
+    "gpu/input.py",
+    "gpu/determinism.py",
+]
 # The others behind the rows of the README, with as little work as their options allow.
 LITTLE = {
     "startup.py": "--rounds 1 --out OUT",
