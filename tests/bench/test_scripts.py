@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
     "step.py",
     "memory.py",
+    "report.py",
     "whole_run.py",
     "gpu/throughput.py",
     "gpu/input.py",

@@ -15,7 +15,9 @@ import vitrail
 from tests.support.answered import answers, default_log, drawn_answers, made_run
 from vitrail import data
 from vitrail.cli import main
-from vitrail.reporting import Report
+from vitrail.reporting import Private, Report, make, of_run
+from vitrail.reporting.confidence import stored_temperature, stored_unknown
+from vitrail.reporting.report import json_value
 from vitrail.run import Predictions, RunDir
 from vitrail.run.lock import hold_lock
 from vitrail.selftest.tiny import tiny_run
@@ -170,6 +172,32 @@ def test_the_temperature_of_validation_answers_is_proposed_not_applied(tmp_path:
     assert report.confidence.temperature.value == pytest.approx(4 / 2, rel=0.1)  # 4 times the logits of scale 2
     assert not report.confidence.temperature.applied
     assert report.confidence.mean == pytest.approx(float(val.top_probabilities[:, 0].mean()), abs=1e-6)
+
+
+def test_the_temperature_of_a_model_file_is_applied(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", found := drawn_answers(500, 5))
+    limits = {"reject": 0.05, "min_probability": 0.3, "max_distance": 99.5}
+    stored = {"temperature": 2.0, "reason": "out of fold it helps", "unknown": limits}
+    subject = replace(of_run(run, None, Private()), calibration=stored)
+    report, _ = make(subject, {"test": found}, run.read_config().data, Private())
+    assert report.confidence is not None and report.measured is not None and report.confidence.temperature is not None
+    p = softmax(np.asarray(found.logits, np.float64) / 2, axis=1)
+    assert report.confidence.temperature.applied
+    assert report.confidence.mean == pytest.approx(p.max(1).mean(), abs=1e-9)
+    assert report.confidence.nll == pytest.approx(metrics.log_loss(found.labels, p), abs=1e-9)
+    worst = report.measured.mistakes[0]
+    assert worst.probability == pytest.approx(p[worst.id].max(), abs=1e-9)
+    assert json_value(report.confidence.unknown) == limits
+    assert report.measured.loss == pytest.approx(float(found.losses.mean()), abs=1e-6)  # as the evaluation has it
+
+
+@pytest.mark.parametrize(
+    "said", [None, [], {}, {"temperature": "2"}, {"temperature": 1e9}, {"temperature": float("nan")}]
+)
+def test_a_calibration_that_says_nothing_is_none(said: object) -> None:
+    assert stored_temperature(said) is None
+    assert stored_unknown(said) is None
+    assert stored_unknown({"unknown": {"reject": 0.05, "min_probability": True, "max_distance": 1}}) is None
 
 
 def test_thresholds_keep_what_they_promise(tmp_path: Path) -> None:
