@@ -1,0 +1,1 @@
+"""Where in an image a class was read: maps, and how faithful they are."""
