@@ -6,6 +6,7 @@
     vitrail.finetune("builtin:cifar100-conv", "photos/", "runs/mine")        # pretrained weights, images of your own
     vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
     vitrail.predict("runs/mine", "new_photos/")[0].label                      # images to ranked classes
+    vitrail.explain("runs/mine", "new_photos/", out="explained")              # where in each image the class was read
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
 
     model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
@@ -24,6 +25,7 @@ __all__ = [
     "finetune",
     "evaluate",
     "predict",
+    "explain",
     "features",
     "load_data",
     "load",
@@ -35,6 +37,9 @@ __all__ = [
     "Predictor",
     "Prediction",
     "Ranked",
+    "Explanations",
+    "Explanation",
+    "Faithfulness",
     "EngineOptions",
     "recipes",
     "RunConfig",
@@ -57,7 +62,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.api import evaluate, features, finetune, load_data, predict, train
+    from vitrail.api import evaluate, explain, features, finetune, load_data, predict, train
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
     from vitrail.errors import (
@@ -72,6 +77,7 @@ if TYPE_CHECKING:
         VitrailError,
         WeightsError,
     )
+    from vitrail.explanation import Explanation, Explanations, Faithfulness
     from vitrail.model import ViT, record_attention
     from vitrail.predictor import Prediction, Predictor, Ranked
     from vitrail.runtime import EngineOptions
@@ -79,7 +85,7 @@ if TYPE_CHECKING:
     from vitrail.weights import Card, load, save
 
 _HOMES = {
-    "vitrail.api": ("evaluate", "features", "finetune", "load_data", "predict", "train"),
+    "vitrail.api": ("evaluate", "explain", "features", "finetune", "load_data", "predict", "train"),
     "vitrail.config": ("DataConfig", "Preprocessing", "RunConfig", "ViTConfig"),
     "vitrail.data": ("ImageSet",),
     "vitrail.training": ("Evaluation", "RunResult"),
@@ -95,6 +101,7 @@ _HOMES = {
         "VitrailError",
         "WeightsError",
     ),
+    "vitrail.explanation": ("Explanation", "Explanations", "Faithfulness"),
     "vitrail.model": ("ViT", "record_attention"),
     "vitrail.predictor": ("Prediction", "Predictor", "Ranked"),
     "vitrail.runtime": ("EngineOptions",),

@@ -20,6 +20,7 @@ LINES = {
     "train": "train digits --run run",
     "eval": "eval run",
     "predict": "predict run images",
+    "explain": "explain run images",
     "inspect": "inspect run",
     "convert": "convert builtin:cifar100 out --to huggingface",
     "finetune": "finetune builtin:cifar100 --data images --run tuned --recipe knn",

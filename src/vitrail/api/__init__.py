@@ -1,10 +1,11 @@
-"""The public functions: train, finetune, evaluate, predict, features, load_data.
+"""The public functions: train, finetune, evaluate, predict, explain, features, load_data.
 
 The commands of the same names call them, so that a program and the command line do the same. Nothing is printed unless
 `progress=True`.
 """
 
 from vitrail.api.datasets import Split, load_data
+from vitrail.api.explaining import explain
 from vitrail.api.inference import Model, evaluate, features, predict, trained_on
 from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_config, train
 
@@ -12,6 +13,7 @@ __all__ = [
     "Model",
     "Split",
     "evaluate",
+    "explain",
     "features",
     "finetune",
     "finetune_start",

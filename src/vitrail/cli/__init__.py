@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vitrail import __version__, terminal
-from vitrail.cli import bench, convert, data, evaluate, finetune, inspect, predict, recipes, selftest, train
+from vitrail.cli import bench, convert, data, evaluate, explain, finetune, inspect, predict, recipes, selftest, train
 from vitrail.cli.answer import Answer
 from vitrail.cli.completion import SHELLS, script
 from vitrail.cli.words import Help, Parser, understood, verb_first
@@ -42,6 +42,7 @@ _VERBS: dict[str, Verb] = {
     "finetune": finetune,
     "eval": evaluate,
     "predict": predict,
+    "explain": explain,
     "inspect": inspect,
     "convert": convert,
     "data": data,

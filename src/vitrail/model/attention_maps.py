@@ -79,7 +79,9 @@ def record_attention(model: ViT) -> Iterator[list[Float[Tensor, "B A M N"]]]:
         yield maps
 
 
-def _hooked(module: Attention | AttentionPooling, on_attended: Callable[[Attended], object]) -> Iterator[RemovableHandle]:
+def _hooked(
+    module: Attention | AttentionPooling, on_attended: Callable[[Attended], object]
+) -> Iterator[RemovableHandle]:
     entered: list[Tensor] = []
 
     def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -5,17 +5,36 @@ is that of arXiv:2204.08945. Behind a convolutional stem a token has seen its ne
 the mean colour are measured as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitrail.explain.trace import TOKENS_AT_ONCE, Target, embed, kept, logits_of
+from vitrail.explanation.trace import TOKENS_AT_ONCE, Target, embed, kept, logits_of
 from vitrail.model import ViT
 
 Answers = Callable[[Int64[Tensor, "S M"], Int64[Tensor, " S"]], Float[Tensor, "S L"]]
 """Patches that stay, of the images of these numbers, to logits."""
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """How the probability falls while patches are taken away, all of them in the end; a mean of that curve, in [0, 1].
+
+    Args:
+        morf: the most relevant patches first; low is good.
+        lerf: the least relevant first; high is good.
+    """
+
+    morf: float
+    lerf: float
+
+    @property
+    def srg(self) -> float:
+        """LeRF - MoRF: 0 for a random order, at most about the probability itself. Source: arXiv:2401.06654."""
+        return self.lerf - self.morf
 
 
 def steps(num_patches: int) -> list[int]:
@@ -68,3 +87,19 @@ def area(curve: Float[Tensor, "*rest steps"], num_patches: int) -> Float[Tensor,
     """The mean of a curve over the share that was taken away, by trapezoids."""
     removed = torch.tensor([1 - keep / num_patches for keep in steps(num_patches)], device=curve.device)
     return torch.trapezoid(curve, removed, dim=-1) / removed[-1].clamp(min=1e-9) if len(removed) > 1 else curve[..., 0]
+
+
+def faithfulness(answers: Answers, maps: Float[Tensor, "B n"], target: Target) -> list[Faithfulness]:
+    """Measure maps, one for each image."""
+    order = maps.argsort(dim=1, descending=True, stable=True)
+    areas = area(curves(answers, torch.stack((order.flip(1), order), dim=1), target), maps.shape[1])
+    return [Faithfulness(morf, lerf) for morf, lerf in areas.tolist()]
+
+
+def random_srg(answers: Answers, num_patches: int, num_orders: int, target: Target) -> Float[Tensor, "B O"]:
+    """SRG of random orders, the same ones for every image: what a map says nothing about."""
+    draw = torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(num_patches, generator=draw) for _ in range(num_orders)])
+    both = torch.cat((orders.flip(1), orders)).to(target.chosen.device).expand(len(target.chosen), -1, -1)
+    areas = area(curves(answers, both, target), num_patches)
+    return areas[:, num_orders:] - areas[:, :num_orders]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitrail.explain.trace import Target, Trace
+from vitrail.explanation.trace import Target, Trace
 from vitrail.model import ViT
 
 

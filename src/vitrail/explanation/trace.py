@@ -9,7 +9,7 @@ from torch import Tensor
 from vitrail.config.vit import token_stride
 from vitrail.model import Attended, ViT, tap_attention
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 2048
 """Tokens in one pass with its gradient, about; four times as many without."""
 
 

@@ -1,1 +1,0 @@
-"""Where in an image a class was read: maps, and how faithful they are."""
