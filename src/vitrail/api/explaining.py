@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from vitrail import explanation, fsio
 from vitrail.api.inference import Model, OnNote, _each, _predictor
 from vitrail.errors import ImageError, InputError, RunError
 from vitrail.explanation import Explanations, Options
+from vitrail.explanation.explanations import map_name
 from vitrail.explanation.methods import DEFAULT
-from vitrail.predictor import ImageLike, _name, decode
+from vitrail.predictor import ImageLike, Predictor, _name, decode
 from vitrail.progress import Bar
 
 
@@ -43,16 +45,14 @@ def explain(
         method: removal-gradient, gradient-rollout, legrad, grad-cam, input-gradient, rollout, attention, occlusion; or
             best, which measures those that need few passes on the first 16 images and takes the most faithful one.
         classes: the classes that are explained; none: the predicted one.
-        against: a class whose logit is subtracted: what speaks for a class rather than this one.
+        against: a class whose logit is subtracted: what speaks for one rather than the other.
         truth: the right class of each image, explained too where the model chose another one; only without `classes`.
         faithfulness: False: do not measure it, which takes most of the time.
-        out: a folder that is made, with sheet.png, a map an explanation (.npy, fp32, [rows, columns]) and, written
-            last, explain.json; None: nothing is written.
+        out: a folder that is made, with sheet.png, the maps (.npy, fp32, [rows, columns]) and, last, explain.json.
         smooth: in the sheet, interpolate the maps for the eye.
         image_size: another input side in pixels, or (height, width); None: the model's own. Not with a `Predictor`.
         device: auto, cpu, cuda, ... Not with a `Predictor`.
-        progress: show a bar on standard error.
-        on_note: told what takes a while.
+        progress, on_note: show a bar on standard error; told what takes a while.
         on_unreadable: told of an image that cannot be read, which is left out; None: the error is raised.
     Returns:
         `.items`, a map for each image and class, in their order, with its probability and faithfulness; `.srg`, the
@@ -73,18 +73,7 @@ def explain(
             "`truth` takes one class for each image, and goes without `classes`.",
             got=f"{len(truth)} for {len(listed)} images" + (", and classes" if classes else ""),
         )
-    pixels: list[np.ndarray] = []
-    numbers: list[int] = []
-    for number, image in enumerate(listed):
-        try:
-            pixels.append(decode(image, predictor.preprocessing))
-            numbers.append(number)
-        except ImageError as error:
-            if on_unreadable is None:
-                raise
-            on_unreadable(error)
-    if not pixels:
-        raise InputError("None of these is an image.", got=f"{len(listed)} files", expected="at least one image")
+    numbers, pixels = _readable(listed, predictor, on_unreadable)
     right = None if truth is None else [truth[number] for number in numbers]
     names = [_name(listed[number]) for number in numbers]
     with Bar(len(pixels), unit="images", keep=False, enabled=progress) as bar:
@@ -94,6 +83,23 @@ def explain(
     return found
 
 
+def _readable(
+    images: Sequence[ImageLike], predictor: Predictor, on_unreadable: Callable[[ImageError], object] | None
+) -> tuple[list[int], list[UInt8[np.ndarray, "C h w"]]]:
+    """The images that can be read: their numbers and pixels."""
+    found: dict[int, np.ndarray] = {}
+    for number, image in enumerate(images):
+        try:
+            found[number] = decode(image, predictor.preprocessing)
+        except ImageError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+    if not found:
+        raise InputError("None of these is an image.", got=f"{len(images)} files", expected="at least one image")
+    return list(found), list(found.values())
+
+
 def _write(found: Explanations, folder: Path, title: str, labels: Sequence[str], *, smooth: bool) -> None:
     """The folder, which appears complete or not at all."""
     files: dict[str, Sequence[bytes]] = {}
@@ -101,12 +107,11 @@ def _write(found: Explanations, folder: Path, title: str, labels: Sequence[str],
         stream = io.BytesIO()
         page.save(stream, "PNG", optimize=True)
         files["sheet.png" if number == 1 else f"sheet-{number}.png"] = [stream.getvalue()]
-    values = {"model": title, **found.to_json(), "classes": list(labels)}
-    for number, (one, told) in enumerate(zip(found.items, values["explanations"], strict=True)):
+    for number, one in enumerate(found.items):
         stream = io.BytesIO()
-        np.save(stream, one.map, allow_pickle=False)
-        told["map"] = f"map-{number:05d}.npy"
-        files[told["map"]] = [stream.getvalue()]
+        np.lib.format.write_array(stream, one.map, allow_pickle=False)
+        files[map_name(number)] = [stream.getvalue()]
+    values = {"model": title, **found.to_json(), "classes": list(labels)}
 
     def content(digests: dict[str, str]) -> bytes:
         return (json.dumps({**values, "sha256": digests}, indent=2, allow_nan=False) + "\n").encode()

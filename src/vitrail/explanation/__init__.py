@@ -3,7 +3,8 @@
 In: a model, its card, decoded images. Out: `Explanations`, and pictures of them. docs/explain.md is the guide.
 """
 
-from vitrail.explanation.explanations import Explanation, Explanations, Options, explain_images
+from vitrail.explanation.explaining import explain_images
+from vitrail.explanation.explanations import Explanation, Explanations, Options
 from vitrail.explanation.faithfulness import Faithfulness
 from vitrail.explanation.methods import METHODS
 from vitrail.explanation.sheet import draw_sheets

@@ -114,13 +114,13 @@ def _pooled(pooling: str, patches: Float[Tensor, "B n D"], slope: Float[Tensor, 
     Args:
         slope: gradient with respect to that mean or maximum.
     """
-    parts: list[Tensor] = []
+    parts = [torch.zeros_like(patches)] if pooling in ("cls", "cls_dist", "map") else []
     if pooling in ("mean", "mean_max", "cls_mean"):
         parts.append((patches - patches.mean(1, keepdim=True)) / patches.shape[1])
     if pooling in ("max", "mean_max") and patches.shape[1] > 1:
         two = patches.topk(2, dim=1).values
         parts.append((patches - two[:, 1:]).clamp(min=0))
-    return sum((torch.einsum("bnd,bd->bn", part, slope) / len(parts) for part in parts), patches.new_zeros(()))
+    return torch.einsum("pbnd,bd->bn", torch.stack(parts), slope) / len(parts)
 
 
 @torch.no_grad()

@@ -186,5 +186,11 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
 def _has_all(text: str) -> bool:
     """Whether the font can show a text."""
     font = _font(12)
-    absent = bytes(font.getmask("\uffff"))
-    return all(c == " " or (c.isprintable() and bytes(font.getmask(c)) not in (absent, b"")) for c in set(text))
+
+    def drawn(character: str) -> bytes:
+        picture = Image.new("L", (24, 24))
+        ImageDraw.Draw(picture).text((0, 0), character, font=font, fill=255)
+        return picture.tobytes()
+
+    absent = drawn("\uffff")
+    return all(c == " " or (c.isprintable() and drawn(c) not in (absent, drawn(" "))) for c in set(text))
