@@ -44,12 +44,12 @@ def explain(
         images: as of `predict`.
         method: removal-gradient, gradient-rollout, legrad, grad-cam, input-gradient, rollout, attention, occlusion; or
             best, which measures those that need few passes on the first 16 images and takes the most faithful one.
-        classes: the classes that are explained; none: the predicted one.
+        classes: those that are explained; none: the predicted one.
         against: a class whose logit is subtracted: what speaks for one rather than the other.
         truth: the right class of each image, explained too where the model chose another one; only without `classes`.
         faithfulness: False: do not measure it, which takes most of the time.
         out: a folder that is made, with sheet.png, the maps (.npy, fp32, [rows, columns]) and, last, explain.json.
-        smooth: in the sheet, interpolate the maps for the eye.
+        smooth: in the sheet, mix neighbouring patches and interpolate, for the eye; maps and figures stay.
         image_size: another input side in pixels, or (height, width); None: the model's own. Not with a `Predictor`.
         device: auto, cpu, cuda, ... Not with a `Predictor`.
         progress, on_note: show a bar on standard error; told what takes a while.

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-faithfulness", action="store_true", help="do not measure faithfulness, which takes most of the time"
     )
-    parser.add_argument("--smooth", action="store_true", help="interpolate the maps in the sheet, for the eye")
+    parser.add_argument("--smooth", action="store_true", help="in the sheet, mix neighbouring patches, for the eye")
     add_size_option(parser, "another size of the input")
     add_device_option(parser)
 

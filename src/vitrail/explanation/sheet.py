@@ -47,9 +47,13 @@ def coloured(share: Float[np.ndarray, "*size"], is_signed: bool) -> UInt8[np.nda
 def enlarged(
     share: Float32[np.ndarray, "rows columns"], size: tuple[int, int], smooth: bool
 ) -> Float32[np.ndarray, "h w"]:
-    """A map at (height, width), its cells as cells, or interpolated for the eye."""
+    """A map at (height, width), its cells as cells; or for the eye, mixed with their neighbours and interpolated."""
+    if smooth:
+        for _ in range(2):  # rows, then columns, each 1 : 2 : 1
+            padded = np.pad(share, ((1, 1), (0, 0)), mode="edge")
+            share = ((padded[:-2] + 2 * share + padded[2:]) / 4).T
     filter = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    return np.clip(np.asarray(Image.fromarray(share).resize((size[1], size[0]), filter)), 0, 1)
+    return np.clip(np.asarray(Image.fromarray(np.ascontiguousarray(share)).resize((size[1], size[0]), filter)), 0, 1)
 
 
 def overlaid(
@@ -71,7 +75,7 @@ def draw_sheets(
         found: what is drawn.
         title: the model.
         labels: all classes: the number of one stands where the font lacks a character of its name.
-        smooth: interpolate the maps for the eye; default: cells as cells.
+        smooth: mix neighbouring patches and interpolate, for the eye; default: cells as cells.
     """
     numbers = {label: f"class {i}" for i, label in enumerate(labels)}
 
