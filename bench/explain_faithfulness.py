@@ -93,7 +93,7 @@ def measure(model: ViT, images: Tensor, labels: Tensor, method: str) -> dict[str
         found = None if method == "random" else maps_of(model, part, target, method)
         for kind, answers in ways.items():
             if found is None:
-                kept[kind] += random_srg(answers, grid[0] * grid[1], 5, target).mean(1).tolist()
+                kept[kind] += random_srg(answers, grid[0] * grid[1], 5, target, seed=start).mean(1).tolist()
             else:
                 kept[kind] += faithfulness(answers, found, target)
     if method == "random":

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vitrail.explanation import Explanation, Explanations, Faithfulness, draw_sheets
-from vitrail.explanation.sheet import _cut, _font, _has_all, coloured, enlarged, overlaid, scaled
+from vitrail.explanation.sheet import _cut, _font, _has_all, coloured, enlarged, mixed, overlaid, scaled
 from vitrail.predictor import Ranked
 
 
@@ -67,6 +67,9 @@ def test_scales_and_colours() -> None:
         assert np.all(np.diff(half) < 0 if is_signed else np.diff(half) > 0)  # grey print still reads
     grey = np.full((4, 4, 3), 90, np.uint8)
     assert np.array_equal(overlaid(grey, np.full((4, 4), 0.5, np.float32), True), grey)
+    spot = np.zeros((3, 4), np.float32)
+    spot[1, 1] = 16.0
+    assert mixed(spot).tolist() == [[1, 2, 1, 0], [2, 4, 2, 0], [1, 2, 1, 0]]
     assert enlarged(np.array([[0.0, 1.0]], np.float32), (5, 4), False).shape == (5, 4)
 
 

@@ -21,7 +21,7 @@ from vitrail.model import ViT
 from vitrail.predictor import Predictor, Ranked
 
 _IMAGES_OF_BEST = 16
-_RANDOM_ORDERS, _IMAGES_OF_RANDOM = 5, 8
+_RANDOM_ORDERS, _IMAGES_OF_RANDOM = 5, 4
 _OUTLIER = 3.0
 
 
@@ -85,7 +85,9 @@ def explain_images(
             measured = _answers(model, batch) if options.measure else {}
             if batch.numbers[0] < _IMAGES_OF_RANDOM:
                 for kind, answers in measured.items():
-                    found = random_srg(answers, batch.lengths.shape[1], _RANDOM_ORDERS, batch.target)
+                    found = random_srg(
+                        answers, batch.lengths.shape[1], _RANDOM_ORDERS, batch.target, seed=batch.numbers[0]
+                    )
                     spread.setdefault(kind, []).extend(found.flatten().tolist())
             items += _explained(predictor, model, batch, method, measured, names)
             on_images(len(predicted) - num_before)

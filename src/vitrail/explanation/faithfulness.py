@@ -77,6 +77,10 @@ def curves(
     targets = target.repeated(num_orders)
     found: list[Tensor] = []
     for keep in steps(num_patches):
+        if keep == num_patches:  # the same for every order
+            logits = answers(orders[:, 0], images[::num_orders])
+            found.append(targets.probability(logits.repeat_interleave(num_orders, 0)))
+            continue
         parts = torch.arange(len(rows), device=rows.device).split(max(1, tokens_at_once // (keep + 8)))
         logits = torch.cat([answers(rows[part, :keep], images[part]) for part in parts])
         found.append(targets.probability(logits))
@@ -96,10 +100,12 @@ def faithfulness(answers: Answers, maps: Float[Tensor, "B n"], target: Target) -
     return [Faithfulness(morf, lerf) for morf, lerf in areas.tolist()]
 
 
-def random_srg(answers: Answers, num_patches: int, num_orders: int, target: Target) -> Float[Tensor, "B O"]:
-    """SRG of random orders, the same ones for every image: what a map says nothing about."""
-    draw = torch.Generator().manual_seed(0)
-    orders = torch.stack([torch.randperm(num_patches, generator=draw) for _ in range(num_orders)])
-    both = torch.cat((orders.flip(1), orders)).to(target.chosen.device).expand(len(target.chosen), -1, -1)
+def random_srg(
+    answers: Answers, num_patches: int, num_orders: int, target: Target, seed: int = 0
+) -> Float[Tensor, "B O"]:
+    """SRG of random orders, others for each image: what a map has that says nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    orders = torch.rand(len(target.chosen), num_orders, num_patches, generator=draw).argsort(-1)
+    both = torch.cat((orders.flip(-1), orders), dim=1).to(target.chosen.device)
     areas = area(curves(answers, both, target), num_patches)
     return areas[:, num_orders:] - areas[:, :num_orders]

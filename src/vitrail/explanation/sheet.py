@@ -47,13 +47,17 @@ def coloured(share: Float[np.ndarray, "*size"], is_signed: bool) -> UInt8[np.nda
 def enlarged(
     share: Float32[np.ndarray, "rows columns"], size: tuple[int, int], smooth: bool
 ) -> Float32[np.ndarray, "h w"]:
-    """A map at (height, width), its cells as cells; or for the eye, mixed with their neighbours and interpolated."""
-    if smooth:
-        for _ in range(2):  # rows, then columns, each 1 : 2 : 1
-            padded = np.pad(share, ((1, 1), (0, 0)), mode="edge")
-            share = ((padded[:-2] + 2 * share + padded[2:]) / 4).T
+    """A map at (height, width), its cells as cells, or interpolated."""
     filter = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-    return np.clip(np.asarray(Image.fromarray(np.ascontiguousarray(share)).resize((size[1], size[0]), filter)), 0, 1)
+    return np.clip(np.asarray(Image.fromarray(share).resize((size[1], size[0]), filter)), 0, 1)
+
+
+def mixed(values: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows columns"]:
+    """Each patch mixed with its neighbours, 1 : 2 : 1 down and across."""
+    for _ in range(2):
+        padded = np.pad(values, ((1, 1), (0, 0)), mode="edge")
+        values = ((padded[:-2] + 2 * values + padded[2:]) / 4).T
+    return np.ascontiguousarray(values)
 
 
 def overlaid(
@@ -62,7 +66,7 @@ def overlaid(
     """The image in grey, coloured the more, the more the map says."""
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)[..., None]
     strength = np.abs(2 * share - 1) if is_signed else share
-    opacity = (0.75 * np.sqrt(strength) if is_signed else 0.45 + 0.3 * strength)[..., None]
+    opacity = (0.85 * np.sqrt(strength) if is_signed else 0.45 + 0.3 * strength)[..., None]
     return np.rint(grey * (1 - opacity) + coloured(share, is_signed) * opacity).astype(np.uint8)
 
 
@@ -96,7 +100,7 @@ def _page(found: Explanations, items: list[Explanation], title: str, drawable: D
     _heading(page, draw, found, drawable(title, "the model"), width)
     top = _HEAD
     for number, (one, size, height) in enumerate(zip(items, sizes, heights, strict=True), start=1):
-        share = enlarged(scaled(one.map, found.is_signed), size, smooth)
+        share = enlarged(scaled(mixed(one.map) if smooth else one.map, found.is_signed), size, smooth)
         picture = Image.fromarray(one.image)
         is_small = size[0] > one.image.shape[0]
         picture = picture.resize((size[1], size[0]), Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS)
