@@ -63,11 +63,13 @@ def mixed(values: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "r
 def overlaid(
     image: UInt8[np.ndarray, "h w 3"], share: Float32[np.ndarray, "h w"], is_signed: bool
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image in grey, coloured the more, the more the map says."""
+    """The image in grey, coloured the more, the more the map says; of a signed map in one blue and one orange."""
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32)[..., None]
-    strength = np.abs(2 * share - 1) if is_signed else share
-    opacity = (0.85 * np.sqrt(strength) if is_signed else 0.45 + 0.3 * strength)[..., None]
-    return np.rint(grey * (1 - opacity) + coloured(share, is_signed) * opacity).astype(np.uint8)
+    if is_signed:
+        colour, opacity = coloured(np.where(share < 0.5, 0.15, 0.85), True), 0.85 * np.abs(2 * share - 1) ** 0.8
+    else:
+        colour, opacity = coloured(share, False), 0.45 + 0.3 * share
+    return np.rint(grey * (1 - opacity[..., None]) + colour * opacity[..., None]).astype(np.uint8)
 
 
 def draw_sheets(
