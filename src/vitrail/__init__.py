@@ -9,6 +9,7 @@
     vitrail.predict("runs/mine", "new_photos/")[0].label                      # images to ranked classes
     vitrail.report("runs/mine").verdict.headline                              # can it be used? writes report.html
     vitrail.compare("runs/mine", "runs/other").verdict                        # is one better, on the same images?
+    vitrail.explain("runs/mine", "new_photos/", out="explained")              # where in each image the class was read
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
 
     model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate",
     "calibrate",
     "predict",
+    "explain",
     "features",
     "report",
     "compare",
@@ -41,6 +43,9 @@ __all__ = [
     "Predictor",
     "Prediction",
     "Ranked",
+    "Explanations",
+    "Explanation",
+    "Faithfulness",
     "EngineOptions",
     "recipes",
     "RunConfig",
@@ -63,7 +68,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.api import calibrate, compare, evaluate, features, finetune, load_data, predict, report, train
+    from vitrail.api import calibrate, compare, evaluate, explain, features, finetune, load_data, predict, report, train
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
     from vitrail.errors import (
@@ -78,6 +83,7 @@ if TYPE_CHECKING:
         VitrailError,
         WeightsError,
     )
+    from vitrail.explanation import Explanation, Explanations, Faithfulness
     from vitrail.model import ViT, record_attention
     from vitrail.predictor import Prediction, Predictor, Ranked
     from vitrail.runtime import EngineOptions
@@ -89,6 +95,7 @@ _HOMES = {
         "calibrate",
         "compare",
         "evaluate",
+        "explain",
         "features",
         "finetune",
         "load_data",
@@ -111,6 +118,7 @@ _HOMES = {
         "VitrailError",
         "WeightsError",
     ),
+    "vitrail.explanation": ("Explanation", "Explanations", "Faithfulness"),
     "vitrail.model": ("ViT", "record_attention"),
     "vitrail.predictor": ("Prediction", "Predictor", "Ranked"),
     "vitrail.runtime": ("EngineOptions",),

@@ -24,6 +24,7 @@ LINES = {
     "report": "report run",
     "compare": "compare run run",
     "track": "track run --to csv",
+    "explain": "explain run images",
     "inspect": "inspect run",
     "convert": "convert builtin:cifar100 out --to huggingface",
     "finetune": "finetune builtin:cifar100 --data images --run tuned --recipe knn",

@@ -113,6 +113,16 @@ def test_a_model_names_its_classes(capsys: pytest.CaptureFixture[str], photos: P
     clean(capsys, "finetune", str(hostile_model), "--data", str(photos), "--head", "keep", statuses=(2,))
 
 
+def test_explain_shows_names(
+    capsys: pytest.CaptureFixture[str], photos: Path, hostile_model: Path, tmp_path: Path
+) -> None:
+    words = ("explain", str(hostile_model), str(photos), "--method", "grad-cam")
+    out, _ = clean(capsys, *words, "--class", NAME, "--against", CLASS, "--out", str(tmp_path / NAME.replace("/", "")))
+    assert out.count("unreadable:") == 2
+    assert "x\\nvitrail: all is well" in out
+    clean(capsys, *words, "--class", NAME[:-1], "--out", str(tmp_path / "b"), statuses=(2,))
+
+
 def test_json_keeps_whole_names(capsys: pytest.CaptureFixture[str], photos: Path, hostile_model: Path) -> None:
     capsys.readouterr()
     assert main(["predict", str(hostile_model), str(photos), "--json"]) == 0

@@ -36,7 +36,7 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, config: ViTConfig, mlp: nn.Module) -> None:
         super().__init__()
-        width, self.num_heads = config.hidden_size, config.num_attention_heads
+        width, self.num_heads, self.scale = config.hidden_size, config.num_attention_heads, None
         self.latent = nn.Parameter(torch.empty(1, 1, width))
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
@@ -44,9 +44,14 @@ class AttentionPooling(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.mlp = mlp
 
-    def forward(self, patches: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
+    def split(self, patches: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """The one query [B, A, 1, K], and keys and values [B, A, N, K], as they go into the attention."""
         q = self.q(self.latent).expand(patches.shape[0], -1, -1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv(patches).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def forward(self, patches: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
+        q, k, v = self.split(patches)
         x = F.scaled_dot_product_attention(q, k, v)
         x = self.proj(x.transpose(1, 2).flatten(2))
         return (x + self.mlp(self.norm(x)))[:, 0]

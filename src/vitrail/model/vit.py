@@ -260,10 +260,7 @@ class ViT(nn.Module):
         """
         if labels is not None:
             self._check_labels(labels, pixel_values.shape[0])
-        tokens = self.forward_features(pixel_values, bool_masked_pos, interpolate_pos_encoding)
-        logits = self.head(self.pool(tokens))  # equation (4)
-        if self.head_dist is not None:
-            logits = (logits + self.head_dist(tokens[:, 1])) / 2
+        logits = self.classify(self.forward_features(pixel_values, bool_masked_pos, interpolate_pos_encoding))
         if labels is None:
             return {"logits": logits}
         return {"loss": F.cross_entropy(logits.float(), labels), "logits": logits}
@@ -287,6 +284,11 @@ class ViT(nn.Module):
             return self.attn_pool(tokens[:, num_prefix:])
         kind = "cls" if self.config.pooling == "cls_dist" else self.config.pooling
         return self.fc_norm(pool_tokens(tokens, kind, num_prefix))
+
+    def classify(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B L"]:
+        """Logits of tokens as forward_features gives them; patches may be missing."""
+        logits = self.head(self.pool(tokens))  # equation (4)
+        return logits if self.head_dist is None else (logits + self.head_dist(tokens[:, 1])) / 2
 
     def _embed(self, pixel_values: Tensor, bool_masked_pos: Tensor | None, interpolate: bool) -> Tensor:
         """Equation (1): patches, class and distillation token, positions; then the registers, without positions."""

@@ -47,9 +47,7 @@ def merged_logits(
             place = new_place.gather(1, place)
         x = x + block.ls2(block.mlp(block.norm2(x)))
     x = model.norm(x)
-    tokens = x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
-    logits = model.head(model.pool(tokens))
-    return logits if model.head_dist is None else (logits + model.head_dist(tokens[:, 1])) / 2
+    return model.classify(x.gather(1, place[..., None].expand(-1, -1, x.shape[2])))
 
 
 def match(keys: Float[Tensor, "B N K"], num_prefix: int, num_merged: int) -> Int64[Tensor, "B N"]:
