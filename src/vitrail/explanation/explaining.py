@@ -124,7 +124,8 @@ def _batches(
         tokens = embed(model, images)
         with torch.no_grad():
             run = trace(model, tokens)
-        probabilities = run.logits.sigmoid() if is_yes_or_no else run.logits.softmax(1)
+        logits = run.logits / predictor.temperature
+        probabilities = logits.sigmoid() if is_yes_or_no else logits.softmax(1)
         if not bool(probabilities.isfinite().all()):
             raise WeightsError("The outputs of the model are not finite.", do="Train it again.")
         lengths = run.hidden[-1][:, first:].norm(dim=-1)
@@ -221,7 +222,7 @@ def _disagreements(
     options = predictor.options
     if options.engine in ("auto", "torch") and options.precision == "fp32" and not options.merge:
         return None
-    answers = [one[0].label for number in predicted for one in predictor._classify(pixels[number][None], 1)]
+    answers = [one.top[0].label for number in predicted for one in predictor._classify(pixels[number][None], 1)]
     return sum(label != predictor.labels[chosen] for label, chosen in zip(answers, predicted.values(), strict=True))
 
 
