@@ -147,6 +147,9 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
         yield Finding("split", "note", f"{text}There is no figure for a test split.")
     elif main.split == "train":
         yield Finding("split", "warning", "Measured on training images: new ones will do worse.")
+    elif subject.state == "model" and measured and measured.data == subject.data_spec:
+        text = "Measured on all images, most of which the model was trained on: new ones will do worse."
+        yield Finding("split", "warning", text)
     elif subject.state == "model":
         text = f"Measured on {main.split} of {shown(measured.data if measured else '')}; whether the model was trained "
         yield Finding("split", "note", text + "on some of these images, the file does not tell.")
@@ -247,11 +250,12 @@ def _of_confidence(found: Confidence) -> Iterator[Finding]:
 
 def _of_data(subject: Subject, measured: Measured | None, data: DataFacts | None) -> Iterator[Finding]:
     if measured and measured.unreadable:
-        text = f"{_images(len(measured.unreadable))} could not be read and count as wrong."
+        count = len(measured.unreadable)
+        text = f"{_images(count)} could not be read and count{'s' if count == 1 else ''} as wrong."
         yield Finding("unreadable", "warning", text)
     left_out = sum(about["num_unreadable"] for split, about in subject.data.items() if split == "train")
     if left_out:
-        text = f"{_images(left_out)} for training could not be read and were left out."
+        text = f"{_images(left_out)} for training could not be read and {'was' if left_out == 1 else 'were'} left out."
         yield Finding("unreadable-train", "note", text)
     if data and data.problem:
         yield Finding("data", "note", f"No pictures and no counts of the data: {data.problem}.")
