@@ -7,6 +7,7 @@
     vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
     vitrail.predict("runs/mine", "new_photos/")[0].label                      # images to ranked classes
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
+    vitrail.check_data("photos/", near=True)["near"]["kinds"]                 # leaks, copies, doubtful labels
 
     model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
     vitrail.save("model.safetensors", model, card)
@@ -26,6 +27,7 @@ __all__ = [
     "predict",
     "features",
     "load_data",
+    "check_data",
     "load",
     "save",
     "Card",
@@ -57,7 +59,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.api import evaluate, features, finetune, load_data, predict, train
+    from vitrail.api import check_data, evaluate, features, finetune, load_data, predict, train
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
     from vitrail.errors import (
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
     from vitrail.weights import Card, load, save
 
 _HOMES = {
-    "vitrail.api": ("evaluate", "features", "finetune", "load_data", "predict", "train"),
+    "vitrail.api": ("check_data", "evaluate", "features", "finetune", "load_data", "predict", "train"),
     "vitrail.config": ("DataConfig", "Preprocessing", "RunConfig", "ViTConfig"),
     "vitrail.data": ("ImageSet",),
     "vitrail.training": ("Evaluation", "RunResult"),
