@@ -122,6 +122,15 @@ def _check(args: argparse.Namespace) -> Answer:
     return Answer([*_problems(found), "", *_near(found["near"], args)], found, 2 if is_wrong else 0)
 
 
+def _judge(near: dict[str, Any]) -> str:
+    """What the doubts are worth."""
+    from vitrail.doctor import SURE
+
+    accuracy = near["label_accuracy"]
+    weak = "" if accuracy >= SURE else ": many of these will be right; a --model that knows such images judges better"
+    return f"  judged by a classifier that is right for {accuracy:.0%} of the images{weak}"
+
+
 def _near(near: dict[str, Any], args: argparse.Namespace) -> list[str]:
     """How many there are of each kind, and the first of those that only look wrong."""
 
@@ -133,7 +142,7 @@ def _near(near: dict[str, Any], args: argparse.Namespace) -> list[str]:
         lines += ["", *([Heading(f"{kind}, the most alike first")] if near[key] else [])][: 2 * bool(near[key])]
         lines += [f"  {p['score']:.2f}  {name(p['first'])}  {name(p['second'])}" for p in near[key][:_MOST_RANKED]]
     if near["suspects"]:
-        lines += ["", Heading("suspect labels, the most doubtful first")]
+        lines += ["", Heading("suspect labels, the most doubtful first"), _judge(near)]
     lines += [
         f"  {name(one['image'])} looks like {shown(one['suggested'], 40)}: {one['p_suggested']:.2f} against "
         f"{one['p_class']:.2f}"

@@ -5,7 +5,7 @@ In: an opened data set, what `data.check` found in it, a model whose features ar
 page of pairs.
 """
 
-from vitrail.doctor.findings import GUESSES, examine, kept
+from vitrail.doctor.findings import GUESSES, SURE, examine, kept
 from vitrail.doctor.gallery import write_gallery
 
-__all__ = ["GUESSES", "examine", "kept", "write_gallery"]
+__all__ = ["GUESSES", "SURE", "examine", "kept", "write_gallery"]

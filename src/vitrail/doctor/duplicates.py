@@ -16,6 +16,9 @@ from vitrail.progress import Bar
 
 NEAR, SIMILAR = 0.80, 0.74
 """Scores from which on two images are taken for the same shot, and for alike; by eye on CIFAR-10 and CIFAR-100."""
+_USUAL, _SMALLEST = 4, 1 / 3
+"""Where all images are alike, as handwritten digits are, the same shot has to be closer. The usual score of an image
+with its fourth best candidate, which is hardly a copy, lacks something to 1; a copy lacks at most a third of that."""
 MOST_IN_GROUP = 50
 """A chain of near pairs ends here: in a long one the ends have nothing in common."""
 _NEIGHBOURS = 5
@@ -56,17 +59,38 @@ def find_pairs(
     first, second = _candidates(len(pictures), [feature_neighbours[:, :_NEIGHBOURS], alike])
     keep = _coarse_correlation(coarse, first, second) >= _COARSE
     first, second = first[keep], second[keep]
-    pairs: list[Pair] = []
+    correlations = np.zeros((len(first), 2), np.float32)
     with Bar(len(first), unit="pairs", title="pairs compared", enabled=progress) as bar:
         for at in range(0, len(first), _BLOCK):
-            one, other = first[at : at + _BLOCK], second[at : at + _BLOCK]
-            correlations = likeness(pictures.grey[one], pictures.grey[other], on_pairs=bar.advance)
-            scores = score(correlations)
-            for i in np.flatnonzero(scores >= SIMILAR):
-                level = "near" if scores[i] >= NEAR else "similar"
-                picture, gradient = map(float, correlations[i])
-                pairs.append(Pair(int(one[i]), int(other[i]), picture, gradient, float(scores[i]), level))
-    return sorted(pairs, key=lambda pair: (-pair.score, pair.first, pair.second))
+            part = slice(at, at + _BLOCK)
+            grey = pictures.grey[first[part]], pictures.grey[second[part]]
+            correlations[part] = likeness(*grey, on_pairs=bar.advance)
+    scores = score(correlations)
+    near, similar = _thresholds(len(pictures), first, second, scores)
+    return [
+        Pair(
+            *(int(first[i]), int(second[i])),
+            *map(float, (*correlations[i], scores[i])),
+            level="near" if scores[i] >= near else "similar",
+        )
+        for i in np.argsort(-scores, kind="stable")
+        if scores[i] >= similar
+    ]
+
+
+def _thresholds(
+    count: int, first: Int64[np.ndarray, "M"], second: Int64[np.ndarray, "M"], scores: Float32[np.ndarray, "M"]
+) -> tuple[float, float]:
+    """Scores of near and of similar pairs in this data set."""
+    images, both = np.concatenate([first, second]), np.concatenate([scores, scores])
+    order = np.lexsort((-both, images))
+    starts = np.searchsorted(images[order], np.arange(count)) + _USUAL - 1
+    has = starts < np.searchsorted(images[order], np.arange(count), side="right")
+    fourth = np.zeros(count, np.float32)
+    fourth[has] = both[order][starts[has]]
+    missing = 1 - float(np.median(fourth)) if count else 1.0
+    near = max(NEAR, 1 - _SMALLEST * missing)
+    return near, max(SIMILAR, 1 - (1 - near) * (1 - SIMILAR) / (1 - NEAR))
 
 
 def group(

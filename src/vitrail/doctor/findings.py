@@ -19,6 +19,8 @@ from vitrail.model import ViT
 from vitrail.progress import Bar
 
 _NEIGHBOURS = 10
+SURE = 0.8
+"""Accuracy on images not seen, from which on a classifier's doubts keep an image out of the clean set."""
 GUESSES = ("near leaks", "near duplicates", "similar pairs", "suspect labels", "outliers")
 """Kinds that only look wrong; those of odd images are measured, and no faults by themselves."""
 
@@ -43,8 +45,9 @@ def examine(
         progress: show bars on standard error.
     Returns:
         kinds (counts), leaks and pairs (of images that are nearly the same, in two splits and in one), similar, groups,
-        suspects, outliers, odd: each ranked; not_judged (classes with too few images). An image is a dict of split,
-        path, class and position.
+        suspects, outliers, odd: each ranked; not_judged (classes with too few images); label_accuracy (of the
+        classifier that suspects, on images it has not seen; near that of guessing, its doubts say nothing). An image
+        is a dict of split, path, class and position.
     """
     pictures = look(source, model, preprocessing, batch_size=batch_size, progress=progress)
     with Bar(len(pictures), title="features compared", enabled=progress) as bar:
@@ -56,7 +59,7 @@ def examine(
     chains = [(int(first), index) for index, first in enumerate(equal) if first != index]
     groups = group(len(pictures), chains, [(pair.first, pair.second) for pair in near])
     with Bar(5, unit="parts", title="labels", enabled=progress) as bar:
-        doubtful = suspects(pictures.features, pictures.labels, groups, on_fold=bar.advance)
+        doubtful, accuracy = suspects(pictures.features, pictures.labels, groups, neighbours, on_fold=bar.advance)
     leaks = [pair for pair in near if pictures.split[pair.first] != pictures.split[pair.second]]
     within = [pair for pair in near if pictures.split[pair.first] == pictures.split[pair.second]]
     odd = odd_images(pictures)
@@ -73,19 +76,21 @@ def examine(
         "odd": [_odd(pictures, one) for one in odd],
         "not_judged": [name for name, n in zip(source.classes, counts, strict=True) if 0 < n < FEWEST],
     }
-    return {"kinds": _counts(exact, found), **found}
+    return {"kinds": _counts(exact, found), "label_accuracy": round(accuracy, 4), **found}
 
 
 def kept(source: Source, exact: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Int64[np.ndarray, "n"]]:
     """Positions, by split, of what is left without what was found.
 
-    Left out: unreadable and blank images, suspect labels, and of each group of equal or nearly equal images all but
-    one, which is of test rather than val, of val rather than train; all of them where their classes differ. Outliers,
-    similar pairs, dark, blurred and long images stay.
+    Left out: unreadable and blank images; suspect labels, where the classifier that doubts them is right for at least
+    SURE of the images; and of each group of equal or nearly equal images all but one, which is of test rather than val,
+    of val rather than train, and all of them where their classes differ. Outliers, similar pairs, dark, blurred and
+    long images stay.
     """
     places = {f"{s}:{path}": (s, i) for s, split in source.splits.items() for i, path in enumerate(split.names)}
     out = {f"{split}:{error['path']}" for split, content in exact["splits"].items() for error in content["errors"]}
-    out |= {_key(one["image"]) for one in found["suspects"]}
+    if found["label_accuracy"] >= SURE:
+        out |= {_key(one["image"]) for one in found["suspects"]}
     out |= {_key(one["image"]) for one in found["odd"] if one["kind"] == "blank"}
     for members in found["groups"]:
         left = [one for one in members if _key(one) not in out]
@@ -145,6 +150,7 @@ def _suspect(pictures: Pictures, one: Suspect) -> dict[str, Any]:
     return {
         "image": _image(pictures, one.index),
         "suggested": pictures.source.classes[one.suggested],
+        "doubt": round(one.doubt, 4),
         "p_class": round(one.p_label, 4),
         "p_suggested": round(one.p_suggested, 4),
     }

@@ -6,6 +6,7 @@ Thumbnails are encoded anew, so that nothing of a file but its pixels is on the 
 
 import base64
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -44,6 +45,11 @@ _SHARES = {
     "suspect labels": 50, "outliers": 20, "odd images": 20, "similar pairs": 10,
 }  # fmt: skip
 """Thumbnails of each kind; what one does not need goes to the others, in this order."""
+_JUDGE = (
+    " The classifier that doubts them is right for {:.0%} of the images; the lower that is, the more of these labels "
+    "are right."
+)
+_MOST_BROKEN = 10
 _PER_CARD = 4
 """Images of a group of equal ones that are shown."""
 _SINGLE = ("suspect labels", "outliers", "odd images")
@@ -77,11 +83,12 @@ def write_gallery(path: Path, source: Source, exact: Mapping[str, Any], found: M
     counts = _shares({kind: [len(card.images) for card in content] for kind, content in cards.items()})
     chosen = {kind: content[: counts[kind]] for kind, content in cards.items()}
     pictures = _thumbnails(source, [image for content in chosen.values() for card in content for image in card.images])
-    sections = [
+    sections: list[dict[str, Any]] = [
         {
             "id": f"kind-{number}",
             "kind": kind,
-            "meaning": _sentence(MEANINGS.get(kind, "images with something unusual about them, as measured")),
+            "meaning": _sentence(MEANINGS.get(kind, "images with something unusual about them, as measured"))
+            + (_JUDGE.format(found["label_accuracy"]) if kind == "suspect labels" else ""),
             "left_out": len(cards[kind]) - len(content),
             "is_single": kind in _SINGLE,
             "cards": [
@@ -106,13 +113,16 @@ def write_gallery(path: Path, source: Source, exact: Mapping[str, Any], found: M
         section = links.get("odd images" if row["kind"] in _ODD else str(row["kind"]))
         if section and row["count"]:
             row["link"], row["shown"] = section["id"], "" if row["kind"] in _ODD and odd else len(section["cards"])
+    broken = [f"{split}: {e['path']}: {e['error']}" for split, s in exact["splits"].items() for e in s["errors"]]
+    if len(broken) > _MOST_BROKEN:
+        broken[_MOST_BROKEN:] = [f"... {_MOST_BROKEN} of {len(broken)} unreadable files"]
     template = (resources.files("vitrail.doctor") / "gallery.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(template).render(
-        title=shown(source.name),
+        title=shown(Path(source.name).name if os.sep in source.name else source.name),  # no names of folders above it
         total=sum(map(len, source.splits.values())),
         kinds=rows,
-        lines=[shown(line, 400) for line in [*exact["notes"], *exact["warnings"]]],
+        lines=[shown(line, 400) for line in [*exact["notes"], *exact["warnings"], *broken]],
         sections=sections,
     )
     fsio.write_bytes(path, page.encode("utf-8", errors="backslashreplace"))
@@ -137,10 +147,11 @@ def _cards(source: Source, exact: Mapping[str, Any], found: Mapping[str, Any]) -
         return _Card(images[:_PER_CARD], f"equal pixels{more}", _differ(images))
 
     copies = [[f"{split}:{path}" for path in g] for split, s in exact["splits"].items() for g in s["duplicates"]]
+    known = [*exact["leaks"], *exact["conflicts"]]
     return {
         "exact leaks": [equal(names) for names in exact["leaks"]],
         "in several classes": [equal(names) for names in exact["conflicts"] if names not in exact["leaks"]],
-        "exact copies": [equal(names) for names in copies],
+        "exact copies": [equal(names) for names in copies if names not in known],
         "near leaks": list(_pairs(found["leaks"], once=True)),
         "near duplicates": list(_pairs(found["pairs"])),
         "suspect labels": [

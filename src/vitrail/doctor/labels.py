@@ -28,12 +28,14 @@ class Suspect:
 
     Args:
         suggested: the class that it looks like.
+        doubt: in [-1, 2], what it is ranked by.
         p_label: out-of-fold probability of its own class.
         p_suggested: and of the other one.
     """
 
     index: int
     suggested: int
+    doubt: float
     p_label: float
     p_suggested: float
 
@@ -42,28 +44,58 @@ def suspects(
     rows: Float32[np.ndarray, "N D"],
     labels: Int64[np.ndarray, "N"],
     groups: Int64[np.ndarray, "N"],
+    neighbours: Int64[np.ndarray, "N k"],
     *,
     on_fold: Callable[[int], None] = lambda _: None,
-) -> list[Suspect]:
-    """Suspect labels, the most doubtful first.
+) -> tuple[list[Suspect], float]:
+    """Suspect labels, the most doubtful first, and the accuracy, in [0, 1], of the classifier that doubts them.
+
+    Two witnesses have to agree: logistic regression, by the rule of confident learning, and the nearest images, of
+    which more have the suggested class than the label.
 
     Args:
         rows: frozen features of the images.
         labels: their classes; classes of fewer than FEWEST images are neither judged nor offered.
-        groups: images of one group, as duplicates, stand in one fold.
+        groups: images of one group, as duplicates, stand in one fold, and do not vote for each other.
+        neighbours: the nearest images of each.
         on_fold: told 1 after each of the five folds.
     """
     judged = np.flatnonzero(np.bincount(labels)[labels] >= FEWEST)
     classes, own = np.unique(labels[judged], return_inverse=True)
     if len(classes) < 2:
-        return []
+        return [], 0.0
     p = out_of_fold(rows[judged], own, groups[judged], on_fold=on_fold)
-    likely, margins = confident_classes(p, own), margin(p, own)
-    doubtful = np.flatnonzero(likely != own)
-    return [
-        Suspect(int(judged[i]), int(classes[likely[i]]), float(p[i, own[i]]), float(p[i, likely[i]]))
-        for i in doubtful[np.argsort(margins[doubtful], kind="stable")]
+    likely, share = confident_classes(p, own), votes(labels, groups, neighbours, len(np.bincount(labels)))[judged]
+    share, at = share[:, classes], np.arange(len(own))
+    doubts = doubt(p, share, own)
+    doubtful = np.flatnonzero((likely != own) & (share[at, likely] > share[at, own]))
+    found = [
+        Suspect(int(judged[i]), int(classes[likely[i]]), *map(float, (doubts[i], p[i, own[i]], p[i, likely[i]])))
+        for i in doubtful[np.argsort(-doubts[doubtful], kind="stable")]
     ]
+    return found, float((p.argmax(1) == own).mean())
+
+
+def doubt(
+    p: Float32[np.ndarray, "N L"], share: Float32[np.ndarray, "N L"], labels: Int64[np.ndarray, "N"]
+) -> Float32[np.ndarray, "N"]:
+    """What labels are ranked by, high is doubtful, in [-1, 2]: how far the most probable other class is above the
+    label, and the most common class among the nearest images.
+    """
+    return share.max(1) - share[np.arange(len(p)), labels] - margin(p, labels)
+
+
+def votes(
+    labels: Int64[np.ndarray, "N"],
+    groups: Int64[np.ndarray, "N"],
+    neighbours: Int64[np.ndarray, "N k"],
+    num_labels: int,
+) -> Float32[np.ndarray, "N L"]:
+    """Of the nearest images of each, the share of each class; those of its own group count for nothing."""
+    counts = np.zeros((len(labels), num_labels), np.float32)
+    for column in neighbours.T:
+        counts[np.arange(len(labels)), labels[column]] += groups[column] != groups
+    return counts / max(neighbours.shape[1], 1)
 
 
 def margin(p: Float32[np.ndarray, "N L"], labels: Int64[np.ndarray, "N"]) -> Float32[np.ndarray, "N"]:

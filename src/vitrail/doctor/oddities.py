@@ -34,13 +34,14 @@ def odd_images(pictures: Pictures) -> list[Odd]:
     """Blank, near constant, dark, blurred and very long images, kind by kind, the oddest first."""
     spread, brightest, sharpness = pictures.numbers.T
     ratio = pictures.size.max(1, initial=1) / np.maximum(pictures.size.min(1, initial=1 << 30), 1)
-    blank, flat = spread < _BLANK, spread < _NEARLY_BLANK
+    blank, dark = spread < _BLANK, (spread >= _BLANK) & (brightest < _DARK)
+    flat = (spread < _NEARLY_BLANK) & ~blank & ~dark
     large = pictures.size.min(1, initial=1 << 30) >= _LEAST_SIDE
     kinds = (
         ("blank", blank, spread),
-        ("near constant", flat & ~blank, spread),
-        ("dark", (brightest < _DARK) & ~flat, brightest),
-        ("blurred", (sharpness < _BLURRED) & large & ~flat, sharpness),
+        ("near constant", flat, spread),
+        ("dark", dark, brightest),
+        ("blurred", (sharpness < _BLURRED) & large & ~blank & ~flat & ~dark, sharpness),
         ("extreme ratio", ratio > _LONG, -ratio),
     )
     return [
