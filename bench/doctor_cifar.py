@@ -8,6 +8,8 @@ pairs, to be looked at and counted: what is a copy only eyes can tell.
 
 import argparse
 import io
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageEnhance
+from results_file import RESULTS, machine, save
 
 import vitrail
-from results_file import save
 from vitrail import data, doctor, weights
 from vitrail.config import DataConfig
 from vitrail.data.sources import Source
 from vitrail.data.sources.index import array_split
 from vitrail.doctor.duplicates import find_pairs
 from vitrail.doctor.labels import doubt, out_of_fold, votes
-from vitrail.doctor.pictures import look, nearest
+from vitrail.doctor.pictures import look, nearest, standard
 
 MODEL = "builtin:cifar100-conv"
 NUM_COPIES, NUM_FLIPPED, NUM_LABELS = 200, 250, 5000
@@ -60,7 +62,7 @@ def planted() -> dict[str, Any]:
     source = Source("planted", images.classes, {"test": split}, "")
     model, card = weights.load(MODEL)
     pictures = look(source, model.eval(), card.preprocessing, batch_size=256, progress=True)
-    pairs = find_pairs(pictures, nearest(pictures.features, 10)[0], progress=True)
+    pairs = find_pairs(pictures, nearest(standard(pictures.features), 10)[0], progress=True)
     places = {int(at): len(originals) + number for number, at in enumerate(chosen)}
     right = [places.get(pair.first) == pair.second for pair in pairs]
     equal = [i for i, pair in enumerate(pairs) if right[i] and pair.second >= len(originals) + NUM_COPIES]
@@ -100,7 +102,7 @@ def flipped(model_name: str, size: int | None) -> dict[str, Any]:
     rows = vitrail.features(model_name, some, image_size=size, batch_size=100)
     groups = np.arange(NUM_LABELS)
     p = out_of_fold(rows, labels, groups)
-    share = votes(labels, groups, nearest(rows, 10)[0], 10)
+    share = votes(labels, groups, nearest(standard(rows), 10)[0], 10)
     return {
         "images": NUM_LABELS,
         "flipped": NUM_FLIPPED,
@@ -174,17 +176,25 @@ def draw(source: Source, pairs: list[dict[str, Any]], start: int) -> Image.Image
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sheets", type=Path)
+    parser.add_argument("--parts", nargs="*", help="planted, flipped, cifar10, cifar100, flipped_other_model")
     parser.add_argument("--labels-model")
     parser.add_argument("--labels-size", type=int)
     args = parser.parse_args()
     if args.sheets:
         args.sheets.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"model": MODEL, "planted": planted(), "flipped": flipped(MODEL, None)}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "planted": planted,
+        "flipped": lambda: flipped(MODEL, None),
+        "cifar10": lambda: as_it_is("cifar10", args.sheets),
+        "cifar100": lambda: as_it_is("cifar100", args.sheets),
+    }
     if args.labels_model:
-        results["flipped_other_model"] = {"model": args.labels_model, **flipped(args.labels_model, args.labels_size)}
-    for name in ("cifar10", "cifar100"):
-        results[name] = as_it_is(name, args.sheets)
-        save("doctor_cifar", results)
+        parts["flipped_other_model"] = lambda: flipped(args.labels_model, args.labels_size)
+    for name in args.parts or parts:
+        found = parts[name]()
+        path = RESULTS / "doctor_cifar.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        save("doctor_cifar", {**before, "model": MODEL, name: found, "machine": machine()})
 
 
 if __name__ == "__main__":

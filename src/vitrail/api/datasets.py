@@ -9,7 +9,7 @@ from vitrail import data as datasets
 from vitrail import doctor, weights
 from vitrail.config import DataConfig
 from vitrail.data import ImageSet
-from vitrail.data.sources.manifest import write_manifest
+from vitrail.data.sources.manifest import check_nameable, write_manifest
 from vitrail.model import ViT
 from vitrail.predictor import preprocessing_at
 from vitrail.runtime.device import pick_device
@@ -95,9 +95,12 @@ def check_data(
         config = replace(config, root=str(data_root))
     if not (near or gallery is not None or manifest is not None):
         return datasets.check(config, progress=progress)
+    source = datasets.open_source(config)
+    if manifest is not None:
+        check_nameable(Path(manifest), source)
     vit, card = model if isinstance(model, tuple) else weights.load(model)
     preprocessing = preprocessing_at(card, image_size)
-    source, exact = datasets.open_source(config), datasets.check(config, progress=progress)
+    exact = datasets.check(config, progress=progress)
     vit = vit.to(pick_device(device)).eval()
     found = doctor.examine(source, exact, vit, preprocessing, batch_size=batch_size, progress=progress)
     if manifest is not None:

@@ -14,7 +14,7 @@ from vitrail.data import Source
 from vitrail.doctor.duplicates import Pair, find_pairs, group
 from vitrail.doctor.labels import FEWEST, Suspect, suspects
 from vitrail.doctor.oddities import Odd, odd_images, outliers
-from vitrail.doctor.pictures import Pictures, look, nearest
+from vitrail.doctor.pictures import Pictures, look, nearest, standard
 from vitrail.model import ViT
 from vitrail.progress import Bar
 
@@ -51,7 +51,7 @@ def examine(
     """
     pictures = look(source, model, preprocessing, batch_size=batch_size, progress=progress)
     with Bar(len(pictures), title="features compared", enabled=progress) as bar:
-        neighbours, cosines = nearest(pictures.features, _NEIGHBOURS, on_block=bar.advance)
+        neighbours, cosines = nearest(standard(pictures.features), _NEIGHBOURS, on_block=bar.advance)
     every = find_pairs(pictures, neighbours, progress=progress)
     equal = _equal(pictures, exact)
     pairs = [pair for pair in every if equal[pair.first] != equal[pair.second]]

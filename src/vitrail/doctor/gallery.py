@@ -125,8 +125,9 @@ def write_gallery(path: Path, source: Source, exact: Mapping[str, Any], found: M
         lines=[shown(line, 400) for line in [*exact["notes"], *exact["warnings"], *broken]],
         sections=sections,
     )
-    fsio.write_bytes(path, page.encode("utf-8", errors="backslashreplace"))
-    return len(page)
+    encoded = page.encode("utf-8", errors="backslashreplace")
+    fsio.write_bytes(path, encoded)
+    return len(encoded)
 
 
 _ODD = ("blank", "near constant", "dark", "blurred", "extreme ratio")

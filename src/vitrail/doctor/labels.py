@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from vitrail.data import epoch_order
+from vitrail.doctor.pictures import standard
 
 FEWEST = 10
 """Images of a class below which its labels are not judged."""
@@ -125,16 +126,16 @@ def out_of_fold(
 ) -> Float32[np.ndarray, "N L"]:
     """Class probabilities of each image, by logistic regression on images of other folds."""
     folds = _folds(labels, groups)
-    standard = (rows - rows.mean(0)) / (rows.std(0) + 1e-6)
+    rows = standard(rows)
     p = np.zeros((len(rows), int(labels.max()) + 1), np.float32)
     penalty = 0.0
     for fold in range(_FOLDS):
         held, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         if len(rest) > _MOST_FITTED:
             rest = rest[np.sort(epoch_order(0, fold, len(rest))[:_MOST_FITTED])]
-        penalty = penalty or _best_penalty(standard, labels, held[:_MOST_FITTED], rest[: _MOST_FITTED // 2])
+        penalty = penalty or _best_penalty(rows, labels, held[:_MOST_FITTED], rest[: _MOST_FITTED // 2])
         if len(held):
-            p[held] = _probabilities(standard, labels, rest, held, penalty, p.shape[1])
+            p[held] = _probabilities(rows, labels, rest, held, penalty, p.shape[1])
         on_fold(1)
     return p
 

@@ -21,7 +21,7 @@ _ZOOM = 0.9
 """The second scale: the middle of one picture, nine tenths of its width, against all of the other."""
 _WEIGHTS = (1 / 3, 2 / 3)
 _AT_ONCE = 64
-_FLAT = 4.0
+_FLAT = 1.5
 """Standard deviation, in grey levels of 255, that is added to that of a window, so that noise on an even surface
 correlates with nothing."""
 
@@ -66,8 +66,14 @@ def _over_shifts(pictures: list[Float32[Tensor, "M 1 32 32"]], other: Float32[Te
     cores = cores.flatten(3)
     grey = cores[:, :, 0] - cores[:, :, 0].mean(2, keepdim=True)
     there = windows[:, 0] - windows[:, 0].mean(1, keepdim=True)
-    slopes, slopes_there = cores[:, :, 1:].flatten(2), windows[:, 1:].flatten(1, 2)
+    slopes, slopes_there = _level(cores[:, :, 1:], 3).flatten(2), _level(windows[:, 1:], 2).flatten(1, 2)
     return torch.stack([_correlation(grey, there, _FLAT), _correlation(slopes, slopes_there, _FLAT / 4)])
+
+
+def _level(slopes: Tensor, axis: int) -> Tensor:
+    """Slopes without the mean of each row of pixels, which `axis` has: no horizon, no sky that gets brighter."""
+    rows = slopes.unflatten(axis, (_CORE, _CORE))
+    return (rows - rows.mean(axis + 1, keepdim=True)).flatten(axis, axis + 1)
 
 
 def _correlation(cores: Tensor, windows: Tensor, flat: float) -> Tensor:

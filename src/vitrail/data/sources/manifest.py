@@ -72,6 +72,18 @@ def open_manifest(path: Path, name: str) -> Source:
     return Source(name, classes, splits, listing, num_bytes, notes=tuple(notes))
 
 
+def check_nameable(path: Path, source: Source) -> None:
+    """Raise DataError where `write_manifest` would: before the work that decides what stands in it."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise DataError(f"{shown(path)}: not the name of a manifest.", expected="a name that ends in .csv or .tsv")
+    first = next((record for s in source.splits.values() if len(s) for record in s.read(np.array([0]))), None)
+    if not isinstance(first, Path):
+        raise DataError(
+            f"{shown(source.name)}: its images are not files, so no manifest can name them.",
+            expected="a folder of images, or a manifest",
+        )
+
+
 def write_manifest(path: Path, source: Source, kept: Mapping[str, Int64[np.ndarray, "n"]]) -> int:
     """Write the examples at some positions of each split as a manifest that `open_manifest` reads.
 
@@ -82,11 +94,10 @@ def write_manifest(path: Path, source: Source, kept: Mapping[str, Int64[np.ndarr
     Returns:
         The number of examples.
     Raises:
-        DataError: its images are not files, a name is not text, or `path` is no name of a manifest.
+        DataError: as `check_nameable`, or a name is not text.
         SaveError: it cannot be written.
     """
-    if path.suffix.lower() not in (".csv", ".tsv"):
-        raise DataError(f"{shown(path)}: not the name of a manifest.", expected="a name that ends in .csv or .tsv")
+    check_nameable(path, source)
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", lineterminator="\n")
     writer.writerow(("path", "label", "split"))
@@ -94,11 +105,7 @@ def write_manifest(path: Path, source: Source, kept: Mapping[str, Int64[np.ndarr
     for split, positions in kept.items():
         content = source.splits[split]
         for position, record in zip(positions, content.read(positions), strict=True):
-            if not isinstance(record, Path):
-                raise DataError(
-                    f"{shown(source.name)}: its images are not files, so no manifest can name them.",
-                    expected="a folder of images, or a manifest",
-                )
+            assert isinstance(record, Path)
             label = source.classes[content.labels[position]]
             writer.writerow((f"./{os.path.relpath(record.absolute(), folder)}".replace(os.sep, "/"), label, split))
     try:
