@@ -263,6 +263,18 @@ def test_load_data(photos: Path) -> None:
         vitrail.load_data(photos / "nowhere")
 
 
+def test_check_data(photos: Path, tmp_path: Path) -> None:
+    assert vitrail.check_data(photos)["is_clean"] and "near" not in vitrail.check_data(photos)
+    with pytest.raises(vitrail.DataError, match=r"\.csv"):
+        vitrail.check_data(photos, manifest=tmp_path / "clean.txt")
+    headless = random_vit(num_labels=0)
+    preprocessing = vitrail.Preprocessing(image_size=(16, 16), decode_size=(16, 16))
+    card = vitrail.Card(geometry=headless.config, classes=(), preprocessing=preprocessing)
+    found = vitrail.check_data(photos, model=(headless, card), manifest=tmp_path / "clean.csv")["near"]
+    assert found["kinds"]["near leaks"] == 0 and found["num_kept"] <= 90
+    assert sum(map(len, vitrail.load_data(tmp_path / "clean.csv").values())) == found["num_kept"]
+
+
 def test_save_and_load(tmp_path: Path) -> None:
     config = vitrail.ViTConfig.named("Ti/16", image_size=32, num_labels=2, num_hidden_layers=1)
     model = vitrail.ViT(config).eval()

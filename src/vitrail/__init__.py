@@ -11,6 +11,7 @@
     vitrail.compare("runs/mine", "runs/other").verdict                        # is one better, on the same images?
     vitrail.explain("runs/mine", "new_photos/", out="explained")              # where in each image the class was read
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
+    vitrail.check_data("photos/", near=True)["near"]["kinds"]                 # leaks, copies, doubtful labels
 
     model, card = vitrail.load("google/vit-base-patch16-224", num_labels=10)  # a torch module; what is known about it
     vitrail.save("model.safetensors", model, card)
@@ -34,6 +35,7 @@ __all__ = [
     "report",
     "compare",
     "load_data",
+    "check_data",
     "load",
     "save",
     "Card",
@@ -68,7 +70,19 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail import recipes
-    from vitrail.api import calibrate, compare, evaluate, explain, features, finetune, load_data, predict, report, train
+    from vitrail.api import (
+        calibrate,
+        check_data,
+        compare,
+        evaluate,
+        explain,
+        features,
+        finetune,
+        load_data,
+        predict,
+        report,
+        train,
+    )
     from vitrail.config import DataConfig, Preprocessing, RunConfig, ViTConfig
     from vitrail.data import ImageSet
     from vitrail.errors import (
@@ -93,6 +107,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "vitrail.api": (
         "calibrate",
+        "check_data",
         "compare",
         "evaluate",
         "explain",

@@ -15,6 +15,7 @@ LINES = {
     "recipes": "recipes",
     "data info": "data info digits",
     "data check": "data check digits",
+    "data check near": "data check images --near --gallery page.html --write-manifest clean.csv",
     "data pack": "data pack digits packed --channels L",
     "data download": "data download cifar10 --data-root root",
     "train": "train digits --run run",

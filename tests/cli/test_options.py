@@ -10,6 +10,10 @@ from vitrail.errors import ConfigError
 IGNORED = {
     "data info digits --image-size 32": "data info does not take --image-size: it belongs to data pack",
     "data check digits --channels L": "data check does not take --channels",
+    "data info digits --near": "data info does not take --near: it belongs to data check",
+    "data pack digits out --write-manifest a.csv": "data pack does not take --write-manifest",
+    "data check digits --strict": "--strict needs --near",
+    "data check digits --model builtin:cifar100": "--model needs --near",
     "data check digits --resize-mode squash": "data check does not take --resize-mode",
     "data download digits --fast-decoding": "data download does not take --fast-decoding",
     "data info digits --no-fast-decoding": "data info does not take --fast-decoding",

@@ -1,4 +1,4 @@
-"""The public functions: train, finetune, evaluate, calibrate, predict, explain, features, report, compare, load_data.
+"""The public functions: train, finetune, evaluate, predict and the rest, one each for what a user wants.
 
 The commands of the same names call them, so that a program and the command line do the same. Nothing is printed unless
 `progress=True`. The names load on first use, so that a report is made without torch.
@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitrail.api.comparisons import compare
     from vitrail.api.confidence import calibrate
-    from vitrail.api.datasets import Split, load_data
+    from vitrail.api.datasets import DOCTORS_MODEL, Split, check_data, load_data
     from vitrail.api.explaining import explain
     from vitrail.api.inference import Model, evaluate, features, predict, trained_on
     from vitrail.api.reports import report
     from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_config, train
 
 __all__ = [
+    "DOCTORS_MODEL",
     "Model",
     "Split",
     "calibrate",
+    "check_data",
     "compare",
     "evaluate",
     "explain",
@@ -38,7 +40,7 @@ __all__ = [
 _MODULES = {
     "comparisons": ("compare",),
     "confidence": ("calibrate",),
-    "datasets": ("Split", "load_data"),
+    "datasets": ("DOCTORS_MODEL", "Split", "check_data", "load_data"),
     "explaining": ("explain",),
     "inference": ("Model", "evaluate", "features", "predict", "trained_on"),
     "reports": ("report",),

@@ -1,10 +1,12 @@
 """Look at a data set, download a named one, or decode it once and for all.
 
-`vitrail data info SPEC` says what is in it; `vitrail data check SPEC` reads all of it and names what is wrong;
+`vitrail data info SPEC` says what is in it; `vitrail data check SPEC` reads all of it and names what is wrong, with
+--near also what only looks wrong: copies that were re-saved or cropped, leaks between splits, doubtful labels;
 `vitrail data download NAME` downloads and verifies it; `vitrail data pack SPEC DST` writes its decoded images.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,16 @@ from vitrail.cli.answer import Answer, table
 from vitrail.cli.settings import as_flag
 from vitrail.cli.values import add_size_option
 from vitrail.config import DataConfig
-from vitrail.errors import ConfigError, shell_word
+from vitrail.errors import ConfigError, shell_word, shown
+from vitrail.terminal import Heading
 
 _MOST_CLASSES = 40
 _IMBALANCED = 10
 _MOST_DETAILS = 40
+_FEWEST_CLASSES = 20
+_MOST_RANKED = 5
+_OF_CHECK = ("near", "model", "gallery", "write_manifest", "strict")
+"""Options of `data check`."""
 _OF_PACK = ("image_size", "channels", "resize_mode", "fast_decoding", "icc")
 """Options of `data pack`, named as the settings of a run that they are."""
 
@@ -31,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resize-mode", choices=("crop", "squash"), help="pack: as data.resize-mode (default: crop)")
     parser.add_argument("--fast-decoding", action="store_true", default=None, help="pack: as data.fast-decoding")
     parser.add_argument("--icc", choices=("apply", "ignore"), help="pack: as data.icc (default: apply)")
+    parser.add_argument("--near", action="store_true", default=None, help="check: also what is only nearly the same")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="check: whose features --near compares (builtin:cifar100-conv)"
+    )
+    parser.add_argument("--gallery", metavar="FILE.html", help="check: a page of what --near found, to look at")
+    parser.add_argument("--write-manifest", metavar="FILE.csv", help="check: the images without what was found")
+    parser.add_argument("--strict", action="store_true", default=None, help="check: guesses of --near count as faults")
     parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or will be")
 
 
@@ -39,19 +53,20 @@ def run(args: argparse.Namespace) -> Answer:
     from vitrail import data
 
     if args.action == "pack":
+        _refuse_options_of_check(args)
         return _pack(args)
     given = ["DST"] * (args.target is not None) + [as_flag(n) for n in _OF_PACK if getattr(args, n) is not None]
     if given:
         raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data pack.")
+    if args.action == "check":
+        return _check(args)
+    _refuse_options_of_check(args)
     if args.action == "download":
         there = data.place_of(args.spec, args.data_root)
         if there is not None:
             return Answer([f"{args.spec} is there already: {there}"], {"name": args.spec, "path": str(there)})
         path = data.download(args.spec, Path(args.data_root) if args.data_root else None, progress=True)
         return Answer([f"{args.spec} is in {path}"], {"name": args.spec, "path": str(path)})
-    if args.action == "check":
-        found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
-        return Answer(_problems(found), found, 0 if found["is_clean"] else 2)
     found = data.summary(DataConfig(spec=args.spec, root=args.data_root))
     return Answer(_text(found), found)
 
@@ -76,10 +91,80 @@ def _pack(args: argparse.Namespace) -> Answer:
     return Answer(lines, packed)
 
 
+def _refuse_options_of_check(args: argparse.Namespace) -> None:
+    given = [as_flag(name) for name in _OF_CHECK if getattr(args, name) is not None]
+    if given:
+        raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data check.")
+
+
+def _check(args: argparse.Namespace) -> Answer:
+    wants_near = args.near or args.gallery or args.write_manifest
+    if not wants_near and (args.model or args.strict):
+        raise ConfigError(f"{'--model' if args.model else '--strict'} needs --near.", do="Add --near.")
+    if not wants_near:
+        from vitrail import data
+
+        found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
+        return Answer(_problems(found), found, 0 if found["is_clean"] else 2)
+    from vitrail import api, doctor
+
+    found = api.check_data(
+        args.spec,
+        near=True,
+        model=args.model or api.DOCTORS_MODEL,
+        gallery=args.gallery,
+        manifest=args.write_manifest,
+        data_root=args.data_root or None,
+        progress=True,
+    )
+    guessed = [kind for kind in doctor.GUESSES if found["near"]["kinds"][kind]]
+    is_wrong = not found["is_clean"] or (args.strict and guessed)
+    return Answer([*_problems(found), "", *_near(found["near"], args)], found, 2 if is_wrong else 0)
+
+
+def _judge(near: dict[str, Any]) -> str:
+    """What the doubts are worth."""
+    from vitrail.doctor import SURE
+
+    accuracy = near["label_accuracy"]
+    weak = "" if accuracy >= SURE else ": many of these will be right; a --model that knows such images judges better"
+    return f"  judged by a classifier that is right for {accuracy:.0%} of the images{weak}"
+
+
+def _near(near: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """How many there are of each kind, and the first of those that only look wrong."""
+
+    def name(image: dict[str, Any]) -> str:
+        return f"{image['split']}:{shown(image['path'])} ({shown(image['class'], 40)})"
+
+    lines = table(("kind", "found"), list(near["kinds"].items()))
+    for kind, key in (("near leaks", "leaks"), ("near duplicates", "pairs")):
+        lines += ["", *([Heading(f"{kind}, the most alike first")] if near[key] else [])][: 2 * bool(near[key])]
+        lines += [f"  {p['score']:.2f}  {name(p['first'])}  {name(p['second'])}" for p in near[key][:_MOST_RANKED]]
+    if near["suspects"]:
+        lines += ["", Heading("suspect labels, the most doubtful first"), _judge(near)]
+    lines += [
+        f"  {name(one['image'])} looks like {shown(one['suggested'], 40)}: {one['p_suggested']:.2f} against "
+        f"{one['p_class']:.2f}"
+        for one in near["suspects"][:_MOST_RANKED]
+    ]
+    for key in ("outliers", "odd"):
+        if near[key]:
+            lines += ["", Heading("outliers" if key == "outliers" else "odd images")]
+        lines += [f"  {one['kind']} {one['value']:.3g}: {name(one['image'])}" for one in near[key][:_MOST_RANKED]]
+    if near["not_judged"]:
+        lines += ["", f"labels not judged, too few images: {', '.join(shown(n, 40) for n in near['not_judged'][:10])}"]
+    lines += ["", "all of them, ranked, with --json; as pictures with --gallery FILE.html"][: 2 * (not args.gallery)]
+    lines += ["", f"look at {args.gallery}"][: 2 * bool(args.gallery)]
+    if args.write_manifest:
+        lines.append(f"{args.write_manifest} names {near['num_kept']} images, those without what was found")
+    return lines
+
+
 def _problems(found: dict[str, Any]) -> list[str]:
     """What is wrong with a data set, at most a few of each kind."""
     splits: dict[str, dict[str, Any]] = found["splits"]
-    lines = [f"{name}: {split['num_examples']} images" for name, split in splits.items()]
+    lines = [*_per_class(found["classes"], splits), ""]
     lines += found["notes"]
     lines += found["warnings"] or ["no problems found"]
     details = [f"{name}: unreadable: {e['path']}: {e['error']}" for name, s in splits.items() for e in s["errors"]]
@@ -89,6 +174,17 @@ def _problems(found: dict[str, Any]) -> list[str]:
     if len(details) > _MOST_DETAILS:
         details[_MOST_DETAILS:] = [f"... {_MOST_DETAILS} of {len(details)}; all of them with --json"]
     return [*lines, *details]
+
+
+def _per_class(classes: Sequence[str], splits: dict[str, dict[str, Any]]) -> list[str]:
+    """Images of each class in each split, the smallest classes first, and the sums."""
+    rows = [(name, *(split["per_class"][name] for split in splits.values())) for name in classes]
+    rows.sort(key=lambda row: sum(row[1:]))
+    total = (f"{len(classes)} classes", *(split["num_examples"] for split in splits.values()))
+    lines = table(("class", *splits), [*rows[:_FEWEST_CLASSES], total])
+    if len(rows) > _FEWEST_CLASSES:
+        lines.append(f"... the {_FEWEST_CLASSES} smallest of {len(rows)} classes; all of them with --json")
+    return lines
 
 
 def _text(found: dict[str, Any]) -> list[str]:

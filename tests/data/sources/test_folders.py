@@ -11,7 +11,7 @@ from tests.support.folders import image_folder, write_images
 from tests.support.images import SUFFIX, encode, noise
 from vitrail import data
 from vitrail.config import DataConfig
-from vitrail.data.sources import Source, open_source
+from vitrail.data.sources import Source, case_twins, open_source
 from vitrail.errors import DataError
 
 
@@ -192,6 +192,11 @@ def test_classes_that_differ_in_capital_letters_are_pointed_out(tmp_path: Path) 
     assert line in data.check(config)["warnings"]
     assert line in data.summary(config)["notes"]  # type: ignore[operator]
     assert line in data.load(config, ("train",))["train"].notes
+
+
+def test_classes_that_differ_in_spaces_or_the_form_of_letters_are_pointed_out() -> None:
+    (line,) = case_twins(["Hot Dog", "hot_dog ", "\uff48otdog", "dog", "--", "_"])
+    assert line.startswith("the classes 'Hot Dog' and 'hot_dog ' and '\uff48otdog' differ in capital letters, spaces")
 
 
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:

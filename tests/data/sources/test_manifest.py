@@ -199,3 +199,28 @@ def test_a_list_of_another_kind_is_told_what_is_read(tmp_path: Path) -> None:
         opened(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="Check the spelling"):
         opened(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize("name", ["list.csv", "deeper/list.tsv"])
+def test_what_is_written_is_read_again(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for label in ("a, b", '"quoted"', "\u00e9t\u00e9"):
+        write_images(folder / "train" / label, 3)
+    write_images(folder / "test" / "a, b", 2)
+    source = opened(folder)
+    kept = {"train": np.array([0, 1, 3, 8]), "test": np.array([1])}
+    assert room.write_manifest(tmp_path / name, source, kept) == 5
+    again = opened(tmp_path / name)
+    assert counts(again) == {"train": [2, 1, 1], "test": [0, 1, 0]}
+    assert again.classes == source.classes
+    before = [(folder / source.splits["train"].names[i]).read_bytes() for i in kept["train"]]
+    read = [record.read_bytes() for record in again.splits["train"].read(np.arange(4)) if isinstance(record, Path)]
+    assert read == before
+
+
+def test_a_manifest_has_a_known_ending_and_names_files(tmp_path: Path) -> None:
+    source = opened(write_images(tmp_path / "set" / "a", 2)[0].parents[1])
+    with pytest.raises(DataError, match=r"ends in \.csv or \.tsv"):
+        room.write_manifest(tmp_path / "list.txt", source, {"train": np.array([0])})
+    with pytest.raises(DataError, match="not files"):
+        room.check_nameable(tmp_path / "list.csv", open_source(DataConfig(spec="digits")))

@@ -208,12 +208,16 @@ def places_of(classes: Sequence[str]) -> dict[str, int]:
 
 
 def case_twins(classes: Sequence[str]) -> list[str]:
-    """A line for each group of classes whose names differ in nothing but capital letters."""
+    """A line for each group of classes whose names differ in nothing but capital letters, spaces, hyphens and
+    underscores, or the form of their letters (Unicode NFKC).
+    """
     groups: dict[str, list[str]] = {}
     for name in classes:
-        groups.setdefault(name.casefold(), []).append(name)
-    return [
-        f"the classes {' and '.join(repr(shown(name)) for name in group)} differ in capital letters alone"
-        for group in groups.values()
-        if len(group) > 1
-    ]
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        groups.setdefault("".join(c for c in plain if not c.isspace() and c not in "-_") or name, []).append(name)
+    lines: list[str] = []
+    for group in (group for group in groups.values() if len(group) > 1):
+        is_case = len({name.casefold() for name in group}) == 1
+        how = "capital letters" if is_case else "capital letters, spaces, hyphens or the form of letters"
+        lines.append(f"the classes {' and '.join(repr(shown(name)) for name in group)} differ in {how} alone")
+    return lines

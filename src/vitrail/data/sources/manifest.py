@@ -6,10 +6,14 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int64
+
+from vitrail import fsio
 from vitrail.data.sources.index import Source, Split, listing_of_paths, path_split, places_of
 from vitrail.data.sources.labels import LABEL_COLUMNS, Label, label_index, labelled, names_of, tidy_labels
 from vitrail.data.sources.split_names import split_of
@@ -66,6 +70,50 @@ def open_manifest(path: Path, name: str) -> Source:
     listing, num_bytes = listing_of_paths(files, path.parent)
     splits, notes = labelled(splits, shown(path))
     return Source(name, classes, splits, listing, num_bytes, notes=tuple(notes))
+
+
+def check_nameable(path: Path, source: Source) -> None:
+    """Raise DataError where `write_manifest` would: before the work that decides what stands in it."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise DataError(f"{shown(path)}: not the name of a manifest.", expected="a name that ends in .csv or .tsv")
+    first = next((record for s in source.splits.values() if len(s) for record in s.read(np.array([0]))), None)
+    if not isinstance(first, Path):
+        raise DataError(
+            f"{shown(source.name)}: its images are not files, so no manifest can name them.",
+            expected="a folder of images, or a manifest",
+        )
+
+
+def write_manifest(path: Path, source: Source, kept: Mapping[str, Int64[np.ndarray, "n"]]) -> int:
+    """Write the examples at some positions of each split as a manifest that `open_manifest` reads.
+
+    Args:
+        path: a .csv file, or .tsv with tabs; paths in it are relative to its folder.
+        source: of image files.
+        kept: ascending positions, by split.
+    Returns:
+        The number of examples.
+    Raises:
+        DataError: as `check_nameable`, or a name is not text.
+        SaveError: it cannot be written.
+    """
+    check_nameable(path, source)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", lineterminator="\n")
+    writer.writerow(("path", "label", "split"))
+    folder = path.absolute().parent
+    for split, positions in kept.items():
+        content = source.splits[split]
+        for position, record in zip(positions, content.read(positions), strict=True):
+            assert isinstance(record, Path)
+            label = source.classes[content.labels[position]]
+            writer.writerow((f"./{os.path.relpath(record.absolute(), folder)}".replace(os.sep, "/"), label, split))
+    try:
+        fsio.write_bytes(path, text.getvalue().encode())
+    except UnicodeEncodeError as error:
+        name = shown(error.object[max(0, error.start - 60) : error.end + 20])
+        raise DataError(f"{shown(path)}: the name of a file is not text.", got=name, expected="Unicode") from error
+    return sum(map(len, kept.values()))
 
 
 class _Row(NamedTuple):
