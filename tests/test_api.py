@@ -307,3 +307,25 @@ def test_every_error_is_one_of_ours_and_says_how_a_command_ends() -> None:
     named = {name for name in vitrail.__all__ if isinstance(getattr(vitrail, name), type)}
     kinds = {name for name in named if issubclass(getattr(vitrail, name), Exception)}
     assert kinds - {"VitrailError"} == {type(error).__name__ for error in told}
+
+
+# ---- looking into a model ----------------------------------------------------------------------------------------
+
+
+def test_calibrate_report_and_compare(run: vitrail.RunResult, tmp_path: Path) -> None:
+    found = vitrail.calibrate(run.model, split="test", out=tmp_path / "calibrated.safetensors")
+    assert found.num_images == 359
+    assert vitrail.Predictor(tmp_path / "calibrated.safetensors").temperature == found.temperature
+    report = vitrail.report(run.run, out=tmp_path / "page.html")
+    assert report.measured
+    assert report.measured.num_correct == run.evaluation["num_correct"]
+    same = vitrail.compare(run.run, run.run)
+    assert same.answer == "unclear"
+    assert same.paired.p_mid == 1.0
+
+
+def test_explain(run: vitrail.RunResult) -> None:
+    images = vitrail.load_data("digits", ("test",))["test"].images[:2, 0]
+    found = vitrail.explain(run.model, list(images), faithfulness=False)
+    assert len(found.items) == 2
+    assert found.items[0].map.ndim == 2

@@ -30,6 +30,7 @@ PUBLIC = {
     "VitrailError",
     "WeightsError",
     "calibrate",
+    "check_data",
     "compare",
     "evaluate",
     "explain",

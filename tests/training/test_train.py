@@ -44,7 +44,7 @@ def test_a_run_leaves_everything_the_interface_promises(tmp_path: Path) -> None:
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
         "config.json", "environment.json", "metrics.jsonl", "checkpoints", "best.safetensors", "last.safetensors",
-        "evaluation.json", "timing.jsonl", ".lock-1",
+        "evaluation.json", "timing.jsonl", ".lock-1", "predictions-val.safetensors",
     }  # fmt: skip
     assert result.steps == 3 * -(-result.num_examples_seen // 3 // 128)
     evaluations = [record for record in _metrics(tmp_path / "run") if "accuracy" in record]

@@ -12,7 +12,7 @@ def differences(a: Path, b: Path) -> list[str]:
 
     Model files may name another commit: the source tree may change while runs are compared.
     """
-    found = [name for name in COMPARED if _content(a / name) != _content(b / name)]
+    found = [name for name in COMPARED if model_content(a / name) != model_content(b / name)]
     answers = sorted({path.name for run in (a, b) for path in run.glob(PREDICTIONS)})
     found += [name for name in answers if _bytes(a / name) != _bytes(b / name)]
     ours, theirs = (sorted((run / "checkpoints").iterdir()) for run in (a, b))  # step-0000012, or step-0000012-1
@@ -33,7 +33,7 @@ def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _content(path: Path) -> object:
+def model_content(path: Path) -> object:
     """The bytes of a file; of a model file its header without the commit, and the bytes of its tensors."""
     raw = path.read_bytes()
     if path.suffix != ".safetensors":
