@@ -215,9 +215,23 @@ def test_predict_takes_files_folders_and_pixels(tuned: vitrail.RunResult, photos
 
 def test_an_image_that_cannot_be_read(tuned: vitrail.RunResult, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_text("hello")
-    for function in (vitrail.predict, vitrail.features):
+    for function in (vitrail.predict, vitrail.features, vitrail.explain):
         with pytest.raises(vitrail.ImageError, match=r"broken\.png"):
             function(tuned.run, tmp_path)
+
+
+def test_explain_says_of_which_class_each_map_is(tuned: vitrail.RunResult, photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.rglob("*.png"))[:2]
+    found: vitrail.Explanations = vitrail.explain(tuned.run, files, out=tmp_path / "out")
+    predicted = vitrail.predict(tuned.run, files)
+    assert [(one.path, one.label) for one in found.items] == [(one.path, one.label) for one in predicted]
+    first: vitrail.Explanation = found.items[0]
+    assert first.probability == pytest.approx(predicted[0].probability, abs=1e-5)
+    measured: vitrail.Faithfulness = first.faithfulness["tokens"]
+    assert -1 < measured.srg < 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "explain.json", "map-00000.npy", "map-00001.npy", "sheet.png"
+    }  # fmt: skip
 
 
 def test_features_are_what_the_classifier_sees(tuned: vitrail.RunResult, photos: Path) -> None:

@@ -220,3 +220,15 @@ def test_equal_patches_have_an_even_map(name: str, method: str) -> None:
     found = METHODS[method].row(model, tokens, Target(torch.tensor([0, 1, 2]))).detach()[:, -16:]
     scale = 1.0 if METHODS[method].is_signed else float(found.abs().max())
     torch.testing.assert_close(found, found.mean(1, keepdim=True).expand(-1, 16), rtol=0, atol=BY_HAND * scale)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [(224, 224), (154, 252)])
+def test_logits_stay_in_a_model_of_dinov2s_size(size: tuple[int, int]) -> None:
+    model = random_vit(
+        image_size=518, patch_size=14, hidden_size=384, num_hidden_layers=12, num_attention_heads=6, layer_scale=1.0
+    )
+    pixels = images(size, 1)
+    run = trace(model, embed(model, pixels))
+    assert torch.equal(run.logits, model(pixels, interpolate_pos_encoding=True)["logits"])
+    assert grid_of(model, size) == (size[0] // 14, size[1] // 14)

@@ -37,11 +37,10 @@ def explain(
 ) -> Explanations:
     """Show from where in each image a model read a class, and measure whether that is so: `vitrail explain`.
 
-    A map is evidence about the model, not about the world. docs/explain.md says how to read one.
+    A map is evidence about the model, not about the world: docs/explain.md.
 
     Args:
-        model: as of `predict`. Explained is always the torch model in fp32.
-        images: as of `predict`.
+        model, images: as of `predict`; explained is always the torch model in fp32.
         method: removal-gradient, gradient-rollout, legrad, grad-cam, input-gradient, rollout, attention, occlusion; or
             best, which measures those that need few passes on the first 16 images and takes the most faithful one.
         classes: those that are explained; none: the predicted one.
@@ -50,8 +49,7 @@ def explain(
         faithfulness: False: do not measure it, which takes most of the time.
         out: a folder that is made, with sheet.png, the maps (.npy, fp32, [rows, columns]) and, last, explain.json.
         smooth: in the sheet, mix neighbouring patches and interpolate, for the eye; maps and figures stay.
-        image_size: another input side in pixels, or (height, width); None: the model's own. Not with a `Predictor`.
-        device: auto, cpu, cuda, ... Not with a `Predictor`.
+        image_size, device: as of `predict`.
         progress, on_note: show a bar on standard error; told what takes a while.
         on_unreadable: told of an image that cannot be read, which is left out; None: the error is raised.
     Returns:
@@ -59,8 +57,7 @@ def explain(
         mean faithfulness: 0 for a random order of the patches.
     Raises:
         ConfigError: no such method, class or device.
-        RunError: there is something at `out` already.
-        SaveError: `out` could not be written.
+        RunError, SaveError: there is something at `out` already; it could not be written.
         ImageError, InputError, DataError, WeightsError: as of `predict`.
     """
     options = Options(method=method, classes=tuple(classes), against=against, measure=faithfulness)

@@ -21,7 +21,7 @@ from vitrail.model import ViT
 from vitrail.predictor import Predictor, Ranked
 
 _IMAGES_OF_BEST = 16
-_RANDOM_ORDERS, _IMAGES_OF_RANDOM = 5, 4
+_RANDOM_ORDERS, _MAPS_OF_RANDOM = 5, 4
 _OUTLIER = 3.0
 
 
@@ -83,10 +83,10 @@ def explain_images(
             num_before = len(predicted)
             predicted.update(zip(batch.numbers, batch.probabilities.argmax(1).tolist(), strict=True))
             measured = _answers(model, batch) if options.measure else {}
-            if batch.numbers[0] < _IMAGES_OF_RANDOM:
+            if (left := _MAPS_OF_RANDOM - len(items)) > 0:
                 for kind, answers in measured.items():
                     found = random_srg(
-                        answers, batch.lengths.shape[1], _RANDOM_ORDERS, batch.target, seed=batch.numbers[0]
+                        answers, batch.lengths.shape[1], _RANDOM_ORDERS, batch.target.first(left), seed=len(items)
                     )
                     spread.setdefault(kind, []).extend(found.flatten().tolist())
             items += _explained(predictor, model, batch, method, measured, names)

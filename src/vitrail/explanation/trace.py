@@ -38,6 +38,10 @@ class Target:
             return self.logit(logits).sigmoid()
         return logits.softmax(1).gather(1, self.chosen[:, None])[:, 0]
 
+    def first(self, count: int) -> "Target":
+        """That of the first images."""
+        return Target(self.chosen[:count], None if self.against is None else self.against[:count], self.is_yes_or_no)
+
     def repeated(self, times: int) -> "Target":
         """The same for each image several times in a row."""
         against = None if self.against is None else self.against.repeat_interleave(times)
