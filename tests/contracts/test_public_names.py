@@ -26,6 +26,7 @@ PUBLIC = {
     "ViTConfig",
     "VitrailError",
     "WeightsError",
+    "check_data",
     "evaluate",
     "features",
     "finetune",

@@ -15,8 +15,8 @@ def test_planted_copies() -> None:
     found = doctor_cifar.planted()
     assert found["equal_found"] == found["equal"]
     assert found["near_recall"] >= 0.95
-    # CIFAR-10 test has near duplicates of its own, which are right and not planted: 26 of the first 200, by eye.
-    assert found["planted_among_first_200"] >= 0.8
+    # The others are near duplicates that CIFAR-10 has of its own: 18 of the first 200, all of them right by eye.
+    assert found["planted_among_first_200"] >= 0.9
 
 
 @pytest.mark.slow
