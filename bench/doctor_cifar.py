@@ -9,6 +9,7 @@ pairs, to be looked at and counted: what is a copy only eyes can tell.
 import argparse
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageEnhance
-from results_file import RESULTS, machine, save
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import vitrail
+from bench.results_file import RESULTS, machine, save
 from vitrail import data, doctor, weights
 from vitrail.config import DataConfig
 from vitrail.data.sources import Source

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from vitrail.doctor.likeness import likeness, score
+from vitrail.doctor.likeness import likeness, rough_likeness, score
 from vitrail.doctor.pictures import Pictures, nearest
 from vitrail.progress import Bar
 
@@ -22,8 +22,8 @@ with its fourth best candidate, which is hardly a copy, lacks something to 1; a 
 MOST_IN_GROUP = 50
 """A chain of near pairs ends here: in a long one the ends have nothing in common."""
 _NEIGHBOURS = 5
-_COARSE = 0.7
-"""Correlation of the 8x8 copies below which no pair was near."""
+_ROUGH = 0.65
+"""Correlation at half the size below which hardly a pair was near."""
 _BLOCK = 20_000
 
 
@@ -53,11 +53,15 @@ def find_pairs(
         pictures: the images.
         feature_neighbours: the nearest of each by the model's features, the nearest first.
     """
-    coarse = _coarse(pictures.grey)
     with Bar(len(pictures), title="pictures alike", enabled=progress) as bar:
-        alike, _ = nearest(_without_side(coarse), _NEIGHBOURS, on_block=bar.advance)
+        alike, _ = nearest(_without_side(_coarse(pictures.grey)), _NEIGHBOURS, on_block=bar.advance)
     first, second = _candidates(len(pictures), [feature_neighbours[:, :_NEIGHBOURS], alike])
-    keep = _coarse_correlation(coarse, first, second) >= _COARSE
+    with Bar(len(first), unit="pairs", title="pairs compared roughly", enabled=progress) as bar:
+        keep = np.zeros(len(first), bool)
+        for at in range(0, len(first), _BLOCK):
+            one, other = first[at : at + _BLOCK], second[at : at + _BLOCK]
+            keep[at : at + _BLOCK] = rough_likeness(pictures.grey[one], pictures.grey[other]) >= _ROUGH
+            bar.advance(len(one))
     first, second = first[keep], second[keep]
     correlations = np.zeros((len(first), 2), np.float32)
     with Bar(len(first), unit="pairs", title="pairs compared", enabled=progress) as bar:
@@ -144,15 +148,3 @@ def _without_side(coarse: Float32[np.ndarray, "N 8 8"]) -> Float32[np.ndarray, "
     mirrored = coarse[:, :, ::-1]
     halves = (coarse + mirrored)[:, :, :4], np.abs(coarse - mirrored)[:, :, :4]
     return np.concatenate([half.reshape(len(coarse), -1) for half in halves], axis=1)
-
-
-def _coarse_correlation(
-    coarse: Float32[np.ndarray, "N 8 8"], first: Int64[np.ndarray, "M"], second: Int64[np.ndarray, "M"]
-) -> Float32[np.ndarray, "M"]:
-    """The larger one of plain and mirrored."""
-    found = np.zeros(len(first), np.float32)
-    for at in range(0, len(first), _BLOCK):
-        one, other = coarse[first[at : at + _BLOCK]], coarse[second[at : at + _BLOCK]]
-        plain, mirrored = (one * other).sum((1, 2)), (one[:, :, ::-1] * other).sum((1, 2))
-        found[at : at + _BLOCK] = np.maximum(plain, mirrored)
-    return found

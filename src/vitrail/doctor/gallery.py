@@ -102,17 +102,6 @@ def write_gallery(path: Path, source: Source, exact: Mapping[str, Any], found: M
         }
         for number, (kind, content) in enumerate(chosen.items())
     ]
-    links = {section["kind"]: section for section in sections}
-    odd = sum(count for kind, count in found["kinds"].items() if kind in _ODD)
-    rows = [
-        {"kind": kind, "count": count, "meaning": MEANINGS[kind], "link": "", "shown": ""}
-        for kind, count in found["kinds"].items()
-        if count or kind not in _ODD
-    ]
-    for row in rows:
-        section = links.get("odd images" if row["kind"] in _ODD else str(row["kind"]))
-        if section and row["count"]:
-            row["link"], row["shown"] = section["id"], "" if row["kind"] in _ODD and odd else len(section["cards"])
     broken = [f"{split}: {e['path']}: {e['error']}" for split, s in exact["splits"].items() for e in s["errors"]]
     if len(broken) > _MOST_BROKEN:
         broken[_MOST_BROKEN:] = [f"... {_MOST_BROKEN} of {len(broken)} unreadable files"]
@@ -121,13 +110,27 @@ def write_gallery(path: Path, source: Source, exact: Mapping[str, Any], found: M
     page = environment.from_string(template).render(
         title=shown(Path(source.name).name if os.sep in source.name else source.name),  # no names of folders above it
         total=sum(map(len, source.splits.values())),
-        kinds=rows,
+        kinds=_rows(found["kinds"], sections),
         lines=[shown(line, 400) for line in [*exact["notes"], *exact["warnings"], *broken]],
         sections=sections,
     )
     encoded = page.encode("utf-8", errors="backslashreplace")
     fsio.write_bytes(path, encoded)
     return len(encoded)
+
+
+def _rows(kinds: Mapping[str, int], sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table of kinds: how many were found, how many are shown, and where."""
+    by_kind = {section["kind"]: section for section in sections}
+    rows: list[dict[str, Any]] = []
+    for kind, count in kinds.items():
+        section = by_kind.get("odd images" if kind in _ODD else kind) if count else None
+        row = {"kind": kind, "count": count, "meaning": MEANINGS[kind], "link": "", "shown": ""}
+        if section:
+            row["link"], row["shown"] = section["id"], "" if kind in _ODD else len(section["cards"])
+        if count or kind not in _ODD:
+            rows.append(row)
+    return rows
 
 
 _ODD = ("blank", "near constant", "dark", "blurred", "extreme ratio")

@@ -51,6 +51,24 @@ def score(correlations: Float32[np.ndarray, "M 2"]) -> Float32[np.ndarray, "M"]:
 
 
 @torch.inference_mode()
+def rough_likeness(
+    first: UInt8[np.ndarray, "M 32 32"], second: UInt8[np.ndarray, "M 32 32"]
+) -> Float32[np.ndarray, "M"]:
+    """Correlation of the pictures alone at half the size, over the same shifts and mirrored: much less work."""
+    found = np.zeros(len(first), np.float32)
+    for at in range(0, len(first), _AT_ONCE):
+        a, b = (
+            F.avg_pool2d(torch.from_numpy(grey[at : at + _AT_ONCE]).float().unsqueeze(1), 2) for grey in (first, second)
+        )
+        middle = a[..., 1:-1, 1:-1]
+        cores = torch.cat([middle, middle.flip(-1)], dim=1).flatten(2)
+        windows = F.unfold(b, middle.shape[-1])
+        cores, windows = cores - cores.mean(2, keepdim=True), windows - windows.mean(1, keepdim=True)
+        found[at : at + len(a)] = _correlation(cores, windows, _FLAT / 2).amax((1, 2)).numpy()
+    return found
+
+
+@torch.inference_mode()
 def _likeness(first: UInt8[Tensor, "M 32 32"], second: UInt8[Tensor, "M 32 32"]) -> Float32[np.ndarray, "M 2"]:
     a, b = (grey.float().unsqueeze(1) for grey in (first, second))
     plain = [turned for picture in (a, _enlarged(a)) for turned in (picture, picture.flip(-1))]
