@@ -195,6 +195,9 @@ def test_the_command(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["predict", str(out), str(tmp_path / "digit.png"), str(tmp_path / "noise.png"), "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)["predictions"]
     assert [a["label"] == "unknown" for a in answers] == [a["is_unknown"] for a in answers]
+    assert main(["inspect", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "answers unknown to strange images (10% false alarms)" in shown
     assert answers[1]["is_unknown"]
     assert answers[1]["distance"] > answers[0]["distance"]
 

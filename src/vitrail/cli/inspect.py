@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> Answer:
         "problem_type": card.problem_type,
         "preprocessing": to_json(card.preprocessing),
         "metrics": card.metrics,
+        "calibration": to_json(card.calibration) if card.calibration else None,
         "provenance": provenance,
         "defaulted": provenance.get("defaulted", []),
         "audit": audit,
@@ -83,6 +84,11 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> list[str]:
     ]
     if card.metrics:
         rows.append(("measured", ", ".join(f"{k} {v}" for k, v in card.metrics.items())))
+    if found := card.calibration:
+        text = f"temperature {found.temperature:.3g}, from {found.num_images} images of the {found.split} split"
+        if found.unknown:
+            text += f"; answers unknown to strange images ({found.unknown.reject:.0%} false alarms)"
+        rows.append(("confidence", text))
     if card.problem_type == "regression":
         rows.append(("answers", "numbers (regression), which predict and eval refuse"))
     elif card.is_yes_or_no and geometry.num_labels:
