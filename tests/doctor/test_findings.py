@@ -16,6 +16,7 @@ from vitrail import data
 from vitrail.cli import main
 from vitrail.config import DataConfig
 from vitrail.doctor.oddities import outliers
+from vitrail.doctor.pictures import nearest
 from vitrail.errors import DataError
 
 
@@ -96,10 +97,13 @@ def test_a_manifest_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_outliers_are_far_from_all() -> None:
-    cosines = np.full((100, 10), 0.8, np.float32)
-    cosines[7], cosines[9] = 0.3, 0.5
-    assert [(one.index, round(one.value, 1)) for one in outliers(cosines)] == [(7, 3.5), (9, 2.5)]
-    assert outliers(cosines[:20]) == []
+    rows = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+    rows[7], rows[9] = 12, 8
+    neighbours, _ = nearest(rows, 10)
+    found = outliers(rows, neighbours)
+    assert [one.index for one in found[:2]] == [7, 9] and found[0].value > found[1].value > 4
+    assert len(found) < 8
+    assert outliers(rows[:20], neighbours[:20]) == []
 
 
 def test_guesses_count_as_faults_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

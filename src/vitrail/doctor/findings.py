@@ -51,7 +51,8 @@ def examine(
     """
     pictures = look(source, model, preprocessing, batch_size=batch_size, progress=progress)
     with Bar(len(pictures), title="features compared", enabled=progress) as bar:
-        neighbours, cosines = nearest(standard(pictures.features), _NEIGHBOURS, on_block=bar.advance)
+        rows = standard(pictures.features)
+        neighbours, _ = nearest(rows, _NEIGHBOURS, on_block=bar.advance)
     every = find_pairs(pictures, neighbours, progress=progress)
     equal = _equal(pictures, exact)
     pairs = [pair for pair in every if equal[pair.first] != equal[pair.second]]
@@ -64,7 +65,7 @@ def examine(
     within = [pair for pair in near if pictures.split[pair.first] == pictures.split[pair.second]]
     odd = odd_images(pictures)
     blank = {one.index for one in odd if one.kind in ("blank", "near constant")}
-    far = [one for one in outliers(cosines) if one.index not in blank]
+    far = [one for one in outliers(rows, neighbours) if one.index not in blank]
     counts = np.bincount(pictures.labels, minlength=len(source.classes))
     found = {
         "leaks": [_pair(pictures, pair) for pair in leaks],

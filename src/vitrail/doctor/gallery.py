@@ -167,7 +167,7 @@ def _cards(source: Source, exact: Mapping[str, Any], found: Mapping[str, Any]) -
             for one in found["suspects"]
         ],
         "outliers": [
-            _Card([one["image"]], f"{one['value']:.1f} times the usual distance") for one in found["outliers"]
+            _Card([one["image"]], f"{one['value']:.1f} deviations beyond the median") for one in found["outliers"]
         ],
         "odd images": [_Card([one["image"]], "", one["kind"]) for one in found["odd"]],
         "similar pairs": list(_pairs(found["similar"])),

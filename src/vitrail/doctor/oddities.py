@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from vitrail.doctor.pictures import Pictures
 
-OUTLIER = 2.0
-"""Mean distance to the nearest images over the median of all, from which on an image is listed as an outlier."""
+OUTLIER = 4.0
+"""Robust standard deviations (1.4826 times the median deviation) that the distance of an image from its nearest ones is
+above the median, from which on it is listed."""
 FEWEST = 50
 """Images below which none is called an outlier."""
 _BLANK, _NEARLY_BLANK = 1.5, 8.0
@@ -51,11 +52,21 @@ def odd_images(pictures: Pictures) -> list[Odd]:
     ]
 
 
-def outliers(cosines: Float32[np.ndarray, "N k"]) -> list[Odd]:
-    """Images far from their nearest ones in the model's features, the farthest first."""
-    if len(cosines) < FEWEST:
+def outliers(rows: Float32[np.ndarray, "N D"], neighbours: Int64[np.ndarray, "N k"]) -> list[Odd]:
+    """Images far from their nearest ones, the farthest first.
+
+    Distances are Euclidean: by the cosine even noise is near something.
+
+    Args:
+        rows: standardised features.
+        neighbours: the nearest images of each.
+    """
+    if len(rows) < FEWEST:
         return []
-    distance = 1 - cosines.mean(1)
-    ratio = distance / max(float(np.median(distance)), 1e-6)
-    order = np.argsort(-ratio, kind="stable")
-    return [Odd(int(i), "outlier", float(ratio[i])) for i in order[: int((ratio >= OUTLIER).sum())]]
+    columns = [np.linalg.norm(rows - rows[column], axis=1) for column in neighbours.T]
+    distance = np.median(columns, axis=0)  # one of them may be an outlier itself
+    usual = float(np.median(distance))
+    spread = 1.4826 * float(np.median(np.abs(distance - usual)))
+    deviation = (distance - usual) / max(spread, 1e-6)
+    order = np.argsort(-deviation, kind="stable")
+    return [Odd(int(i), "outlier", float(deviation[i])) for i in order[: int((deviation >= OUTLIER).sum())]]
