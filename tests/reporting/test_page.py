@@ -282,17 +282,6 @@ def test_a_report_without_torch_in_little_memory(tmp_path: Path, size: int) -> N
     assert (tmp_path / "run" / "report.html").stat().st_size < 3_000_000
 
 
-def test_a_missing_jinja2_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = made_run(tmp_path / "run", drawn_answers(40, 3))
-    for name in [name for name in sys.modules if name.startswith("vitrail.reporting.page")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    assert main(["report", str(run.path)]) == 2
-    assert "jinja2" in capsys.readouterr().err
-
-
 def test_colours() -> None:
     css = _file("page.css")
     assert all(f"--{name}: {value}" in css for name, value in LIGHT.items())

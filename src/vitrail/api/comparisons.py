@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vitrail import fsio
 from vitrail.config import DataConfig, to_json
 from vitrail.config.settings import flat_settings
-from vitrail.errors import ConfigError, RunError, VitrailError, import_hint, shell_word, shown
+from vitrail.errors import ConfigError, RunError, VitrailError, shell_word, shown
 from vitrail.reporting.compared import Answers
 from vitrail.reporting.comparison import Comparison, compare_answers
 from vitrail.reporting.images import Images, find
@@ -50,7 +50,7 @@ def compare(
     Raises:
         RunError: a run has no answers of the split.
         DataError: the images are not the same.
-        ConfigError: jinja2 is missing, which the page needs.
+        ConfigError: the page would have the name of the JSON file.
         WeightsError, InputError: as of `evaluate`, with `data`.
         SaveError: a file cannot be written.
     """
@@ -143,10 +143,8 @@ def _data_of(path: str | Path, data_root: str | Path | None) -> DataConfig:
 
 
 def _write(found: Comparison, answers: Predictions, data: DataConfig, path: Path, *, images: bool) -> None:
-    try:
-        from vitrail.reporting.page.comparison import render_comparison
-    except ImportError as error:
-        raise ConfigError("The page needs jinja2.", got=error, do=import_hint("jinja2")) from error
+    from vitrail.reporting.page.comparison import render_comparison
+
     beside = path.with_suffix(".json")
     if beside == path:
         raise ConfigError("The page and the JSON file would have one name.", got=path, expected="a name with .html")

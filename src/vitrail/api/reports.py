@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vitrail import fsio, recipes
 from vitrail.config import DataConfig, RunConfig
-from vitrail.errors import ConfigError, RunError, VitrailError, import_hint
+from vitrail.errors import ConfigError, RunError, VitrailError
 from vitrail.reporting import Private, Report, Sources, make, of_model, of_run, predictions_of, stated_accuracies
 from vitrail.run import RunDir
 from vitrail.weights.card import stored_parameters
@@ -49,7 +49,7 @@ def report(
         Every figure with its interval; `.to_json()` is what the JSON file holds.
     Raises:
         RunError: there is no run, it is damaged, or it has no answers of the split.
-        ConfigError: jinja2 is missing; or of `png`, matplotlib.
+        ConfigError: `png` needs matplotlib, which is not installed.
         WeightsError, DataError, InputError: as of `evaluate`, with `data`.
         SaveError: a file cannot be written.
     """
@@ -107,10 +107,8 @@ def write(report: Report, sources: Sources, path: Path, *, images: bool = True, 
     Returns:
         What was written, the page first.
     """
-    try:
-        from vitrail.reporting.page import render
-    except ImportError as error:
-        raise ConfigError("A report needs jinja2.", got=error, do=import_hint("jinja2")) from error
+    from vitrail.reporting.page import render
+
     page = render(report, sources, with_images=images)
     beside = path.with_suffix(".json")
     if beside == path:
