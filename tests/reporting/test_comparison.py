@@ -131,11 +131,22 @@ def test_several_runs_a_side() -> None:
     assert made.answer == "second"
     assert "The runs of b0 are better" in made.verdict
     with pytest.raises(DataError, match="more runs on one side"):
-        compare_answers([_one(first[0])], [_one(p) for p in second[:2]])
-    same = compare_answers([_one(p) for p in first], [_one(p) for p in first])
+        compare_answers([_one(first[0])], [_one(p, f"b{i}") for i, p in enumerate(second[:2])])
+    with pytest.raises(DataError, match="named twice on one side"):
+        compare_answers([_one(first[0])] * 2, [_one(p, f"b{i}") for i, p in enumerate(second[:2])])
+    same = compare_answers(*[[_one(p, f"{i}") for i, p in enumerate(first)]] * 2)
     assert same.answer == "unclear"
     assert same.seeds
     assert same.seeds.p == 1.0
+
+
+def test_pairs_that_all_differ_by_the_same_prove_nothing() -> None:
+    """Two pairs with equal differences have no spread, and so no test."""
+    found = drawn_answers(11, 3, scale=2.0)
+    other = _changed(found, np.flatnonzero(found.correct)[:3], to_right=False)
+    made = compare_answers([_one(found, "a"), _one(found, "a2")], [_one(other, "b"), _one(other, "b2")])
+    assert made.answer == "unclear"
+    assert "all pairs differ by the same" in made.verdict
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,8 +168,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["compare", str(a.path)]) == 2
     found.save(tmp_path / "f.safetensors")
     assert main(["compare", str(a.path), str(tmp_path / "f.safetensors")]) == 0
-    assert main(["compare", str(a.path), str(a.path), "--to", str(b.path), "--to", str(b.path)]) == 0
+    c, d = made_run(tmp_path / "a2", found), made_run(tmp_path / "b2", found)
+    assert main(["compare", str(a.path), str(c.path), "--to", str(b.path), "--to", str(d.path)]) == 0
     assert "2 runs each" in capsys.readouterr().out
+    assert main(["compare", str(a.path), str(tmp_path / "nowhere")]) == 2
+    assert "there is no such run or file" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="holds no answers"):
         vitrail.compare(str(a.path), _model_file(tmp_path))
     with pytest.raises(RunError):

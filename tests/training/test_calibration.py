@@ -171,7 +171,7 @@ def test_wrong_shares_and_too_few_images(run: RunDir) -> None:
     for reject in (0.0, -1.0, 0.6):
         with pytest.raises(ConfigError, match="reject is out of range"):
             unknown_of(found, rows, 1.0, reject)
-    with pytest.raises(ConfigError, match="Too little to tell the unknown by"):
+    with pytest.raises(ConfigError, match="too few images to tell the unknown by"):
         unknown_of(made(20), rows[:20], 1.0, 0.05)
     with pytest.raises(ConfigError, match="thresholds of unknown are out of range"):
         Unknown(reject=0.1, min_probability=2.0, max_distance=1.0)

@@ -76,6 +76,10 @@ def _common_split(paths: Sequence[str | Path]) -> str:
 
 def _stored(path: Path, split: str) -> Answers:
     """The answers that lie in a run, or in a file."""
+    if not path.exists():
+        raise RunError(
+            f"{shown(path)}: there is no such run or file.", do="For a model without a run: add --data SPEC."
+        )
     if not path.is_dir():
         if path.is_file() and has_card(path):
             raise ConfigError(
@@ -83,13 +87,15 @@ def _stored(path: Path, split: str) -> Answers:
                 expected="a run directory, or a file of vitrail eval --predictions",
                 do="Measure both on some images: vitrail compare A B --data SPEC",
             )
-        return Answers(name=path.stem, predictions=read_predictions(path))
+        return Answers(name=str(path), predictions=read_predictions(path))
     run = RunDir(path)
+    if not run.exists():
+        raise RunError(f"{shown(path)}: is no run.", got="a folder", expected="a run directory, which training makes")
     if not run.predictions_path(split).is_file():
         raise RunError(
             f"{shown(path)}: has no answers of the {split} split.",
             got=", ".join(s for s in _BY_WORTH if run.predictions_path(s).is_file()) or "none",
-            do=f"vitrail eval {shell_word(path)} --split {split} measures it and leaves them there.",
+            do=f"vitrail eval {shell_word(path)} measures it and leaves them there, where the data have such images.",
         )
     return Answers(
         name=str(path), predictions=read_predictions(run.predictions_path(split)), temperature=_temperature(run)

@@ -8,8 +8,8 @@ from jaxtyping import Float32
 
 from vitrail import weights
 from vitrail.api.datasets import Split
-from vitrail.api.inference import OnNote, evaluate, image_set_of
-from vitrail.errors import ConfigError, shown
+from vitrail.api.inference import OnNote, evaluate, image_set_of, trained_on
+from vitrail.errors import ConfigError, InputError, shown
 from vitrail.predictor import Predictor
 from vitrail.runtime import EngineOptions
 from vitrail.training import pick_device
@@ -40,8 +40,8 @@ def calibrate(
         model: a run directory, a vitrail file, or other weights with `out`.
         data: images that the model was not trained on; None: the data of its training.
         split: which of them.
-        reject: the share of these images, in (0, 0.5], that may be called unknown, so that strange images are; None:
-            every image gets a class, as before.
+        reject: the share of these images, in (0, 0.5], that may be called unknown, so that strange images are; 0:
+            every image gets a class; None: as it was.
         out: another file to write; None: the model's own.
         data_root, device, progress, on_note: as of `evaluate`.
     Returns:
@@ -56,13 +56,21 @@ def calibrate(
     if target is None or (own and target == own and str(model).startswith("builtin:")):
         raise ConfigError(f"{shown(model)}: is no file of yours to write to.", do="Add --out FILE.safetensors.")
     loaded, card = weights.load(model, device=pick_device(device))
+    if reject is None and card.calibration and card.calibration.unknown:
+        reject = card.calibration.unknown.reject
     card = replace(card, calibration=None)
     loaded.mahalanobis = None
     predictor = Predictor((loaded, card), device=device, options=EngineOptions(engine="torch"))
+    if split == "all" and (data is None or str(data) == trained_on(card).spec):
+        raise InputError(
+            "The model was trained on most of these images, so they do not tell how sure it may be of new ones.",
+            got="all images of its own data",
+            do="Give other images: --data FOLDER --split all; or take its val split.",
+        )
     found = evaluate(predictor, data, split=split, data_root=data_root, progress=progress, on_note=on_note).predictions
     assert found
     calibration = calibration_of(found)
-    if reject is not None:
+    if reject:
         rows = _features_of(predictor, data, split, data_root, progress)
         unknown, loaded.mahalanobis = unknown_of(found, rows, calibration.temperature, reject)
         calibration = replace(calibration, unknown=unknown)

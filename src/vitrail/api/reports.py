@@ -93,7 +93,7 @@ def collect(
             raise RunError(
                 f"{model}: has no answers of the {split} split.",
                 got=", ".join(answers) or "none",
-                do=f"vitrail eval {model} --split {split} measures it and leaves them there.",
+                do=f"vitrail eval {model} --split {split} measures it, where the data have such images.",
             )
         answers = {split: answers[split], **answers}
     subject = of_run(run, _recipe(run, config), private)

@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--split", choices=("val", "test", "all"), default="val", help="default: val")
     parser.add_argument(
-        "--reject", type=float, metavar="SHARE", help="answer `unknown` for this share of such images, as 0.05"
+        "--reject",
+        type=float,
+        metavar="SHARE",
+        help="answer `unknown` for this share of such images, as 0.05; 0: never (default: as it was)",
     )
     parser.add_argument("--out", metavar="FILE", help="write another model file (default: into the model's own)")
     add_device_option(parser)
@@ -27,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Fit the temperature and, if asked for, the thresholds of unknown."""
-    if args.reject is not None and not 0 < args.reject <= 0.5:
-        raise ConfigError("--reject is out of range.", got=args.reject, expected="a share, above 0 up to 0.5")
+    if args.reject is not None and not 0 <= args.reject <= 0.5:
+        raise ConfigError("--reject is out of range.", got=args.reject, expected="a share, from 0 to 0.5")
     from vitrail import api
     from vitrail.config import to_json
     from vitrail.training.calibration import calibration_line
@@ -46,9 +49,11 @@ def run(args: argparse.Namespace) -> Answer:
     )
     lines = [calibration_line(found).replace("confidence     ", "")]
     if found.unknown:
-        lines.append(
-            f"unknown: below a probability of {found.unknown.min_probability:.3f}, or further than "
-            f"{found.unknown.max_distance:.2f} from every class; a budget of false alarms, no promise to find strangers"
-        )
+        lines += [
+            f"unknown: an image whose best class has less than {found.unknown.min_probability:.1%}, or whose features "
+            f"are further than {found.unknown.max_distance:.1f} standard deviations from every class",
+            f"about {found.unknown.reject:.0%} of the images of its own classes will be refused; not every strange "
+            "image is",
+        ]
     lines.append(f"written to {shell_word(args.out or args.model)}")
     return Answer(lines, {"model": args.out or args.model, "calibration": to_json(found)})

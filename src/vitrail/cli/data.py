@@ -105,7 +105,7 @@ def _check(args: argparse.Namespace) -> Answer:
         from vitrail import data
 
         found = data.check(DataConfig(spec=args.spec, root=args.data_root), progress=True)
-        return Answer(_problems(found), found, 0 if found["is_clean"] else 2)
+        return Answer([*_problems(found), *_next_steps(args.spec, found)], found, 0 if found["is_clean"] else 2)
     from vitrail import api, doctor
 
     found = api.check_data(
@@ -122,13 +122,32 @@ def _check(args: argparse.Namespace) -> Answer:
     return Answer([*_problems(found), "", *_near(found["near"], args)], found, 2 if is_wrong else 0)
 
 
+def _next_steps(spec: str, found: dict[str, Any]) -> list[str]:
+    """What becomes of what was found, and what looks further."""
+    lines = [""]
+    if any(split["errors"] for split in found["splits"].values()):
+        lines.append("What cannot be read is left out of training, and counts as wrong when a model is measured.")
+    if found["leaks"]:
+        lines.append("Images in several splits make the accuracy too high: delete them from one of the splits.")
+    if any(split["duplicates"] for split in found["splits"].values()) or found["conflicts"]:
+        lines.append("Copies are trained on as often as they are there: delete all but one, in the right class.")
+    look = f"vitrail data check {shell_word(spec)} --near --gallery pairs.html"
+    return [*lines, f"Near copies, doubtful labels and outliers, as pictures: {look}"]
+
+
 def _judge(near: dict[str, Any]) -> str:
     """What the doubts are worth."""
+    accuracy = near["label_accuracy"]
+    weak = (
+        "" if accuracy >= _sure() else ": many of these will be right; a --model that knows such images judges better"
+    )
+    return f"  judged by a classifier that is right for {accuracy:.0%} of the images{weak}"
+
+
+def _sure() -> float:
     from vitrail.doctor import SURE
 
-    accuracy = near["label_accuracy"]
-    weak = "" if accuracy >= SURE else ": many of these will be right; a --model that knows such images judges better"
-    return f"  judged by a classifier that is right for {accuracy:.0%} of the images{weak}"
+    return SURE
 
 
 def _near(near: dict[str, Any], args: argparse.Namespace) -> list[str]:
@@ -155,9 +174,10 @@ def _near(near: dict[str, Any], args: argparse.Namespace) -> list[str]:
     if near["not_judged"]:
         lines += ["", f"labels not judged, too few images: {', '.join(shown(n, 40) for n in near['not_judged'][:10])}"]
     lines += ["", "all of them, ranked, with --json; as pictures with --gallery FILE.html"][: 2 * (not args.gallery)]
-    lines += ["", f"look at {args.gallery}"][: 2 * bool(args.gallery)]
+    lines += ["", f"all of them, ranked, as pictures: {args.gallery}"][: 2 * bool(args.gallery)]
     if args.write_manifest:
-        lines.append(f"{args.write_manifest} names {near['num_kept']} images, those without what was found")
+        kept = "; suspect labels are still in it" if near["suspects"] and near["label_accuracy"] < _sure() else ""
+        lines.append(f"{args.write_manifest} names {near['num_kept']} images, those without what was found{kept}")
     return lines
 
 

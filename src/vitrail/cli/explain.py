@@ -10,8 +10,9 @@ from typing import Any
 
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_device_option
-from vitrail.cli.values import ONE_WORD, add_size_option, is_number
-from vitrail.errors import DataError, ImageError, shown
+from vitrail.cli.predict import check_words
+from vitrail.cli.values import add_size_option
+from vitrail.errors import ImageError, shown
 from vitrail.terminal import say
 
 METHODS = (
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
     parser.add_argument(
-        "--out", default="explained", metavar="DIR", help="the folder that is made (default: explained)"
+        "--out", metavar="DIR", help="the folder that is made (default: explained, with a number where that is there)"
     )
     parser.add_argument(
         "--method",
@@ -55,14 +56,13 @@ def run(args: argparse.Namespace) -> Answer:
     """Explain every image; name every file that is none."""
     from vitrail.data import files_at
 
-    if sizes := [path for path in args.paths if is_number(path) and not os.path.lexists(path)]:
-        expected = "an image, or a folder with images"
-        raise DataError(f"{sizes[0]}: there is no such file or folder.", expected=expected, do=ONE_WORD)
+    check_words(args)
     files = files_at(args.paths)
 
     from vitrail.api import explain
 
     errors: list[ImageError] = []
+    out = args.out or _free("explained")
     found = explain(
         args.model,
         files,
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Answer:
         classes=args.classes,
         against=args.against,
         faithfulness=not args.no_faithfulness,
-        out=args.out,
+        out=out,
         smooth=args.smooth,
         image_size=args.image_size,
         device=args.device,
@@ -87,18 +87,29 @@ def run(args: argparse.Namespace) -> Answer:
     for kind, mean in found.srg.items():
         low, high = found.interval.get(kind, (mean, mean))
         interval = f" [{low:.2f}, {high:.2f}]" if kind in found.interval else ""
-        spread = f"a random order has 0.00 +- {found.random_spread[kind]:.2f} on one image"
+        spread = (
+            f"a random order has 0.00 +- {found.random_spread[kind]:.2f} on one image: below that a map shows nothing"
+        )
         how = "left out" if kind == "tokens" else f"painted with the {kind}"
-        lines.append(f"faithfulness (SRG), patches {how}: {mean:.2f}{interval}; {spread}")
+        lines.append(f"faithfulness (SRG, docs/explain.md), patches {how}: {mean:.2f}{interval}; {spread}")
     if found.compared:
         ranked = sorted(found.compared.items(), key=lambda item: -item[1])
         lines.append("SRG of each method: " + ", ".join(f"{name} {value:.2f}" for name, value in ranked))
     lines += [f"note: {note}" for note in found.notes]
     lines += [f"unreadable: {error}" for error in errors]
-    lines.append(f"{found.method} on {found.engine}: {os.path.join(args.out, 'sheet.png')}")
+    lines.append(f"{found.method} on {found.engine}: {os.path.join(out, 'sheet.png')}")
     values = {
         **found.to_json(),
-        "out": args.out,
+        "out": out,
         "errors": [{"path": error.name, "error": error.reason} for error in errors],
     }
     return Answer(lines, values)
+
+
+def _free(name: str) -> str:
+    """The name, or name-2 and so on where that is taken."""
+    path, number = name, 1
+    while os.path.lexists(path):
+        number += 1
+        path = f"{name}-{number}"
+    return path

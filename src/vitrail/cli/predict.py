@@ -6,8 +6,9 @@ of a folder is tried; one that is no image gets a line of its own.
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
@@ -16,6 +17,9 @@ from vitrail.cli.values import ONE_WORD, add_size_option, is_number
 from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.progress import Bar
 from vitrail.terminal import say
+
+if TYPE_CHECKING:
+    from vitrail.predictor import Prediction
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic")
 
@@ -32,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Rank the classes for every image; name every file that is none."""
+    if args.top < 1:
+        raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
     check_engine_options(args)
-    _check_words(args)
+    check_words(args)
     from vitrail.data import files_at
 
     files = files_at(args.paths)
@@ -83,22 +89,23 @@ def run(args: argparse.Namespace) -> Answer:
         "errors": [{"path": error.name, "error": error.reason} for error in errors],
         "engine": chosen.to_json(),
     }
-    rows = [
-        (p.path, p.label, f"{p.probability:.4f}", ", ".join(f"{shown(r.label)} {r.probability:.4f}" for r in rest))
-        for p in predictions
-        for rest in [p.top[not p.is_unknown :]]
-    ]
-    lines = table(("file", "label", "probability", "next"), rows)
+    lines = _table(predictions)
     return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)
 
 
-def _check_words(args: argparse.Namespace) -> None:
+def _table(predictions: Sequence["Prediction"]) -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    for one in predictions:
+        rest = ", ".join(f"{shown(r.label)} {r.probability:.4f}" for r in one.top[not one.is_unknown :])
+        rows.append((one.path, one.label, "-" if one.is_unknown else f"{one.probability:.4f}", rest))
+    return table(("file", "label", "probability", "next"), rows)
+
+
+def check_words(args: argparse.Namespace) -> None:
     """Raise for words in each other's place: a size among the images, an image where the model should be."""
-    if args.top < 1:
-        raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
     if sizes := [path for path in args.paths if is_number(path) and not os.path.lexists(path)]:
         expected = "an image, or a folder with images"
         raise DataError(f"{sizes[0]}: there is no such file or folder.", expected=expected, do=ONE_WORD)
     if Path(args.model).suffix.lower() in _IMAGES and os.path.lexists(args.model):
-        do = "The model comes first: vitrail predict MODEL IMAGE ..."
+        do = f"The model comes first: vitrail {args.verb} MODEL IMAGE ..."
         raise ConfigError(f"{shown(args.model)}: is an image, not a model.", do=do)

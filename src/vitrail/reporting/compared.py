@@ -68,21 +68,22 @@ def compared_verdict(sides: Sequence[Side], paired: Paired, seeds: Seeds | None)
     if seeds:
         low, high = seeds.difference.low, seeds.difference.high
         means = [float(np.mean(side.accuracies)) for side in sides]
-        text = f"{percent(means[1])} against {percent(means[0])} on average of {seeds.num_pairs} runs each"
-        if low <= 0 <= high:
-            return "unclear", (
-                f"These runs do not tell which way of training is better: {text}; the difference lies between "
-                f"{_points(low)} and {_points(high)} points."
-            )
+        if low <= 0 <= high or not seeds.spread:
+            text = f"{percent(means[1])} of {b} against {percent(means[0])}, on average of {seeds.num_pairs} runs each"
+            why = f"the difference lies between {_points(low)} and {_points(high)} points"
+            why = why if seeds.spread else "all pairs differ by the same, which says nothing about other runs"
+            return "unclear", f"These runs do not tell which way of training is better: {text}; {why}."
         better = b if low > 0 else a
+        ends = sorted(abs(100 * end) for end in (low, high))
         return ("second" if low > 0 else "first"), (
-            f"The runs of {better} are better: {text}; the difference lies between {_points(low)} and "
-            f"{_points(high)} points."
+            f"The runs of {better} are better: {percent(means[low > 0])} against {percent(means[low <= 0])} on average "
+            f"of {seeds.num_pairs} runs each, {ends[0]:.1f} to {ends[1]:.1f} points more (p {_p(seeds.p)})."
         )
     ours, theirs = (percent(side.accuracy.value) for side in sides)
     changed = paired.only_first + paired.only_second
     if not changed:
-        return "unclear", f"{a} and {b} have the same {paired.num_examples:,} images right and wrong ({ours})."
+        text = f"{a} and {b} have the same {paired.num_examples:,} images right and wrong ({ours})"
+        return "unclear", f"{text}: these do not tell which is better."
     if paired.p_mid >= ALPHA:
         return "unclear", (
             f"These {paired.num_examples:,} images do not tell which is better: {b} has {theirs} right, {a} {ours}. "
@@ -113,10 +114,12 @@ def compared_notes(a: Answers, b: Answers, num_left_out: int, seeds: Seeds | Non
             "This compares two trained models, not two ways of training: with another seed either could come out "
             "otherwise. Several runs a side tell more: vitrail compare A1 A2 A3 --to B1 --to B2 --to B3."
         )
+    if a.predictions.split == "val":
+        notes.append("Both may have been chosen on these val images, which flatters both a little.")
     if a.predictions.split == "test":
         notes.append("Choosing a model by its test images makes them part of the choice: decide on val, test once.")
-    if a.predictions.split == "train":
-        notes.append("These are images of the training split: at least one of the two may have learnt them by heart.")
+    if a.predictions.split in ("train", "all"):
+        notes.append("Where one of the two was trained on some of these images, it knows them by heart.")
     if a.predictions.fingerprint != b.predictions.fingerprint:
         notes.append("The two see the images differently: another size, other preprocessing, or other classes.")
     if num_left_out:

@@ -123,6 +123,12 @@ def compare_answers(first: Sequence[Answers], second: Sequence[Answers]) -> Comp
             got=f"{len(first)} and {len(second)}",
             expected="as many on each, paired in their order",
         )
+    for side in (first, second):
+        names = [run.name for run in side]
+        if len(set(names)) < len(names):
+            raise DataError(
+                "A run is named twice on one side.", got=", ".join(map(shown, names)), expected="other runs"
+            )
     a, b = first[0], second[0]
     for other in (*first[1:], *second):
         _check_same_images(a, other)
@@ -213,7 +219,7 @@ def _seeds(first: Sequence[float], second: Sequence[float]) -> Seeds:
     differences: Float64[np.ndarray, "k"] = np.array(second) - np.array(first)
     mean, spread = float(differences.mean()), float(differences.std(ddof=1))
     half = float(stats.t.ppf(1 - ALPHA / 2, len(differences) - 1)) * spread / len(differences) ** 0.5
-    p = float(stats.ttest_rel(second, first).pvalue) if spread else (1.0 if mean == 0 else 0.0)
+    p = float(stats.ttest_rel(second, first).pvalue) if spread else 1.0
     return Seeds(num_pairs=len(differences), difference=Estimate(mean, mean - half, mean + half), spread=spread, p=p)
 
 

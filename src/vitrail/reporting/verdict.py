@@ -14,6 +14,8 @@ from vitrail.reporting.subject import Subject
 FEW, SMALL = 30, 10
 """Images of a class below which it is not judged; below which its figures say nothing."""
 GAP = 0.05
+_WIDE = 0.2
+"""An interval of accuracy that is wider tells too little to rely on."""
 _OFTEN = 3
 """Measurements on the test split from which on it is no longer quite new."""
 _MOST_NAMES = 3
@@ -95,9 +97,13 @@ def verdict(
         more = ": the run goes on." if subject.state == "running" else "."
         return Verdict("no", wait + more, tuple(findings))
     kinds = {finding.kind for finding in findings if finding.level == "warning"}
-    is_early = subject.state == "running" or kinds & {"majority", "few"}
+    is_early = subject.state == "running" or kinds & {"majority", "few", "trained"} or main.num_examples < FEW
     answer: Answer = "no" if is_early else "careful" if kinds else "yes"
-    return Verdict(answer, _headline(main), tuple(findings))
+    headline = _headline(main)
+    if "trained" in kinds:
+        right = f"{main.num_correct} of {main.num_examples} images were recognised"
+        headline = f"These images were trained on, so they do not tell what to expect: {right}."
+    return Verdict(answer, headline, tuple(findings))
 
 
 def _headline(main: SplitAccuracy) -> str:
@@ -136,7 +142,8 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
         yield Finding("split", "warning", text)
     elif main.split == "test" and subject.state != "model":
         chose = "the epoch was chosen on another split" if subject.chosen_on else "no choice was made by it"
-        yield Finding("split", "good", f"Measured on the test split, which the model has not seen; {chose}.")
+        text = f"Measured on the test split, which it was not trained on; {chose}. Copies of training images in it are "
+        yield Finding("split", "good", f"{text}not looked for here: vitrail data check DATA --near finds them.")
     elif subject.state == "model" and measured and main.split == "test" and measured.data == subject.data_spec:
         text = f"Measured on the test split of {shown(measured.data)}, on whose training images it was trained."
         yield Finding("split", "good", text)
@@ -146,10 +153,10 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
             text += "The best epoch was chosen on them, so new images do a little worse. "
         yield Finding("split", "note", f"{text}There is no figure for a test split.")
     elif main.split == "train":
-        yield Finding("split", "warning", "Measured on training images: new ones will do worse.")
+        yield Finding("trained", "warning", "Measured on training images: new ones will do worse.")
     elif subject.state == "model" and measured and measured.data == subject.data_spec:
         text = "Measured on all images, most of which the model was trained on: new ones will do worse."
-        yield Finding("split", "warning", text)
+        yield Finding("trained", "warning", text)
     elif subject.state == "model":
         text = f"Measured on {main.split} of {shown(measured.data if measured else '')}; whether the model was trained "
         yield Finding("split", "note", text + "on some of these images, the file does not tell.")
@@ -166,11 +173,11 @@ def _of_accuracy(subject: Subject, found: Measured) -> Iterator[Finding]:
         text = "Some of its answers are not numbers: the weights are damaged, or they overflow in this precision."
         yield Finding("numbers", "warning", text)
     if n < FEW:
-        advice = "Hold out more of them, as with --data.validation-fraction 0.3, or get more."
+        advice = "Get more of them; or train anew and hold out more: finetune ... --data.validation-fraction 0.3."
         yield Finding("few", "warning", f"{n} images are too few to tell much. {advice}")
-    elif accuracy.high - accuracy.low > 0.1:
+    elif (width := accuracy.high - accuracy.low) > 0.1:
         text = f"Few images: with {n}, the accuracy may lie anywhere from {percent(accuracy.low)} to "
-        yield Finding("width", "note", f"{text}{percent(accuracy.high)}.")
+        yield Finding("width", "warning" if width > _WIDE else "note", f"{text}{percent(accuracy.high)}.")
     always = f'always answering "{shown(found.majority, 40)}" would be right in {percent(found.majority_share)}'
     if accuracy.low <= found.majority_share:
         yield Finding("majority", "warning", f"It is not clearly better than a guess: {always}.")
@@ -184,7 +191,8 @@ def _of_accuracy(subject: Subject, found: Measured) -> Iterator[Finding]:
         if best > accuracy.high:
             yield Finding("baseline", "warning", f"Training made it worse: {text}.")
         elif best >= accuracy.low:
-            yield Finding("baseline", "note", f"Training brought nothing that so few images show: {text}.")
+            level: Level = "warning" if best > accuracy.value else "note"
+            yield Finding("baseline", level, f"So few images do not show that training was worth it: {text}.")
         else:
             yield Finding("baseline", "good", f"Training was worth it: {text}.")
     gap = accuracy.value - found.balanced_accuracy.value

@@ -70,8 +70,11 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
 
 
 def detectable_points(only_first: int, only_second: int, num_examples: int) -> float:
-    """The difference, in points of accuracy, below which these images cannot tell it from chance."""
-    return 100 * Z * math.sqrt(only_first + only_second) / num_examples if num_examples else math.inf
+    """The difference, in points of accuracy, below which these images cannot tell it from chance.
+
+    Where no image changed, as if one had.
+    """
+    return 100 * Z * math.sqrt(max(1, only_first + only_second)) / num_examples if num_examples else math.inf
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -68,7 +68,13 @@ def unknown_of(
         raise ConfigError("--reject is out of range.", got=reject, expected="a share of the images, above 0 up to 0.5")
     if len(found) < _FEWEST_UNKNOWN or found.logits is None:
         got = f"{len(found)} images" if found.logits is not None else "no logits"
-        raise ConfigError("Too little to tell the unknown by.", got=got, expected=f"{_FEWEST_UNKNOWN} images or more")
+        raise ConfigError(
+            "There are too few images to tell the unknown by.",
+            got=got,
+            expected=f"{_FEWEST_UNKNOWN} images or more that the model was not trained on",
+            do="Give other images of its classes: --data FOLDER --split all; or train anew and hold out more: "
+            "--data.validation-fraction 0.3.",
+        )
     confidence = softmax(found.logits.astype(np.float64) / temperature, axis=1).max(1)
     distances = _out_of_fold(features, found.labels)
     unknown = Unknown(
