@@ -202,7 +202,7 @@ def test_data_pack_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     checked = vitrail_json(capsys, "data", "check", str(tmp_path / "packed"))
     assert checked["splits"]["test"]["num_examples"] == 359
     assert main(["data", "check", "digits"]) == 0
-    assert "359 images" in capsys.readouterr().out
+    assert "10 classes 1438 359" in " ".join(capsys.readouterr().out.split())
     assert main(["data", "pack", "digits"]) == 2
     assert "DST" in capsys.readouterr().err
     assert main(["data", "pack", "digits", str(tmp_path / "packed")]) == 2

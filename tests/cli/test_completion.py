@@ -52,7 +52,7 @@ def offered(scripts: Path, *words: str) -> list[str]:
 
 def test_verbs_and_their_options(scripts: Path) -> None:
     assert offered(scripts, "") == [*_VERBS, "help"]
-    assert offered(scripts, "t") == ["train"]
+    assert offered(scripts, "tra") == [verb for verb in _VERBS if verb.startswith("tra")]
     assert offered(scripts, "--json", "p") == ["predict"]
     assert offered(scripts, "help", "con") == ["convert"]
     assert offered(scripts, "--print-completion", "") == list(SHELLS)
