@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from vitrail.config import Preprocessing, RunConfig, to_json
 from vitrail.config.settings import flat_settings
+from vitrail.config.vit import token_stride
 from vitrail.errors import shell_word
 from vitrail.reading import open_regular, parsed_json
 from vitrail.reporting.curves import Curves, chosen_on, read_curves
@@ -142,7 +143,7 @@ def of_model(name: str, card: Card, path: Path | None, private: Private) -> Subj
 def _model(geometry: Any, image_size: Any) -> str:
     return (
         f"{geometry.kind}, {geometry.num_hidden_layers} layers of width {geometry.hidden_size}, patches of "
-        f"{geometry.patch_size}, images of {_sizes(image_size)}"
+        f"{_sizes(token_stride(geometry))} pixels, images of {_sizes(image_size)}"
     )
 
 
