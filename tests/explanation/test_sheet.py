@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vitrail.explanation import Explanation, Explanations, Faithfulness, draw_sheets
-from vitrail.explanation.sheet import _cut, _font, _has_all, coloured, enlarged, mixed, overlaid, scaled
+from vitrail.explanation.sheet import _cut, _font, coloured, enlarged, is_drawable, mixed, overlaid, scaled
 from vitrail.predictor import Ranked
 
 
@@ -81,9 +81,9 @@ def test_cividis_is_that_of_matplotlib() -> None:
 
 
 def test_names_that_the_font_lacks_become_numbers() -> None:
-    assert _has_all("tabby cat, 2!")
+    assert is_drawable("tabby cat, 2!")
     for name in ("猫", "قط", "\N{CAT}", "кот"):
-        assert not _has_all(name)
+        assert not is_drawable(name)
     hostile = ("猫", "a" * 5000, "line\nbreak", "\u202eleft", "</script>", "", "\x00", "ok")
     items = [one(label=label, path=f"{label}/{label}.png", top=(Ranked(label, 1.0),)) for label in hostile]
     labelled = draw_sheets(several(*items), "模型", labels=hostile)

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> Answer:
     files = files_at(args.paths)
 
     from vitrail.api import explain
+    from vitrail.explanation import is_drawable
 
     errors: list[ImageError] = []
     out = args.out or _free("explained")
@@ -95,6 +96,10 @@ def run(args: argparse.Namespace) -> Answer:
     if found.compared:
         ranked = sorted(found.compared.items(), key=lambda item: -item[1])
         lines.append("SRG of each method: " + ", ".join(f"{name} {value:.2f}" for name, value in ranked))
+    odd = sorted({name for one in found.items for name in (r.label for r in one.top) if not is_drawable(name)})
+    if odd:
+        names = ", ".join(shown(name, 40) for name in odd[:5])
+        lines.append(f"note: in the sheet these classes have their number, which its font can show: {names}")
     lines += [f"note: {note}" for note in found.notes]
     lines += [f"unreadable: {error}" for error in errors]
     lines.append(f"{found.method} on {found.engine}: {os.path.join(out, 'sheet.png')}")

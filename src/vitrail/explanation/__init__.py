@@ -7,6 +7,15 @@ from vitrail.explanation.explaining import explain_images
 from vitrail.explanation.explanations import Explanation, Explanations, Options
 from vitrail.explanation.faithfulness import Faithfulness
 from vitrail.explanation.methods import METHODS
-from vitrail.explanation.sheet import draw_sheets
+from vitrail.explanation.sheet import draw_sheets, is_drawable
 
-__all__ = ["METHODS", "Explanation", "Explanations", "Faithfulness", "Options", "draw_sheets", "explain_images"]
+__all__ = [
+    "METHODS",
+    "Explanation",
+    "Explanations",
+    "Faithfulness",
+    "Options",
+    "draw_sheets",
+    "explain_images",
+    "is_drawable",
+]

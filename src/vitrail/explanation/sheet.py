@@ -86,7 +86,7 @@ def draw_sheets(
     numbers = {label: f"class {i}" for i, label in enumerate(labels)}
 
     def drawable(name: str, otherwise: str) -> str:
-        return name if _has_all(name) else numbers.get(name, otherwise)
+        return name if is_drawable(name) else numbers.get(name, otherwise)
 
     pages = range(0, max(len(found.items), 1), _ROWS)
     return [_page(found, list(found.items[i : i + _ROWS]), title, drawable, smooth) for i in pages]
@@ -193,8 +193,8 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
     raise AssertionError
 
 
-def _has_all(text: str) -> bool:
-    """Whether the font can show a text."""
+def is_drawable(text: str) -> bool:
+    """Whether the font of the sheet can show a text; it has Latin letters without most accents."""
     font = _font(12)
 
     def drawn(character: str) -> bytes:
