@@ -60,7 +60,7 @@ def test_small_classes_are_neither_judged_nor_offered() -> None:
     assert suspects(rows[:40], np.zeros(40, np.int64), np.arange(40), nearest(rows[:40], 3)[0]) == ([], 0.0)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_untouched_digits_are_hardly_suspected() -> None:
     near = vitrail.check_data("digits", near=True)["near"]
     assert near["kinds"]["suspect labels"] < 18, "less than 1 % of 1,797"

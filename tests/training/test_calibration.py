@@ -202,7 +202,7 @@ def test_the_command(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert answers[1]["distance"] > answers[0]["distance"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_unknown_on_photographs(cifar_root: Path) -> None:
     """CIFAR-100: thresholds from 2,000 test images, measured on 2,000 others, on noise and on digits."""
