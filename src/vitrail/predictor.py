@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -174,20 +174,22 @@ class Predictor:
         if not images:
             return
         batch_size = batch_size or self.chosen(len(images)).batch_size
+        chunks = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        overlaps = self.device.type != "cpu"  # the cores of a CPU have enough to do with either
+
+        def submit(number: int) -> list[Future[np.ndarray | ImageError]]:
+            return [pool.submit(self._decode, image) for image in chunks[number]] if number < len(chunks) else []
+
         with ThreadPoolExecutor() as pool:
-            # While a batch is computed, the next one is decoded.
-            waiting = [pool.submit(self._decode, image) for image in images[:batch_size]]
-            for start in range(0, len(images), batch_size):
-                chunk, following = (
-                    images[start : start + batch_size],
-                    images[start + batch_size : start + 2 * batch_size],
-                )
+            waiting = submit(0)
+            for number, chunk in enumerate(chunks):
                 decoded = [future.result() for future in waiting]
-                waiting = [pool.submit(self._decode, image) for image in following]
+                waiting = submit(number + 1) if overlaps else []
                 good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
                 answers = iter(self._classify(np.stack(good), top) if good else ())
                 for image, pixels in zip(chunk, decoded, strict=True):
                     yield Prediction(_name(image), *next(answers)) if isinstance(pixels, np.ndarray) else pixels
+                waiting = waiting or submit(number + 1)
 
     def _decode(self, image: ImageLike) -> np.ndarray | ImageError:
         try:
