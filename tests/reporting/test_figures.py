@@ -319,3 +319,14 @@ def test_a_report_belongs_to_its_run(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", drawn_answers(40, 3))
     vitrail.report(run.path)
     RunDir(run.path).check_own()
+
+
+def test_few_images_are_no_reason_to_call_a_model_usable(tmp_path: Path) -> None:
+    few = drawn_answers(34, 3, scale=1.5)
+    made = vitrail.report(made_run(tmp_path / "few", few).path)
+    assert made.measured
+    assert made.measured.accuracy.high - made.measured.accuracy.low > 0.2
+    assert made.verdict.answer == "careful"
+    trained = vitrail.report(made_run(tmp_path / "trained", drawn_answers(500, 3, split="train")).path)
+    assert trained.verdict.answer == "no"
+    assert trained.verdict.headline.startswith("These images were trained on")

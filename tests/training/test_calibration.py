@@ -16,7 +16,7 @@ from tests.run.test_predictions import made
 from tests.support.headers import card_of, change_card
 from vitrail import weights
 from vitrail.cli import main
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError, InputError, WeightsError
 from vitrail.predictor import Predictor
 from vitrail.run import RunDir, read_predictions
 from vitrail.runtime import EngineOptions
@@ -237,3 +237,18 @@ def test_unknown_on_photographs(cifar_root: Path) -> None:
 def _part(image_set: vitrail.ImageSet, chosen: np.ndarray) -> vitrail.ImageSet:
     fields = {name: getattr(image_set, name)[chosen] for name in ("images", "labels", "ids")}
     return replace(image_set, names=[image_set.names[int(i)] for i in chosen], **fields)
+
+
+def test_images_it_was_trained_on_are_refused(run: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="was trained on most of these images"):
+        vitrail.calibrate(run.path, split="all", out=tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="was trained on most of these images"):
+        vitrail.calibrate(run.path, "digits", split="all", out=tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_unknown_stays_until_it_is_taken_back(rejecting: Path, tmp_path: Path) -> None:
+    again = vitrail.calibrate(rejecting, out=tmp_path / "again.safetensors")
+    assert again.unknown
+    assert again.unknown.reject == 0.1
+    assert vitrail.calibrate(rejecting, reject=0.0, out=tmp_path / "none.safetensors").unknown is None
