@@ -244,6 +244,9 @@ def test_images_it_was_trained_on_are_refused(run: RunDir, tmp_path: Path) -> No
         vitrail.calibrate(run.path, split="all", out=tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="was trained on most of these images"):
         vitrail.calibrate(run.path, "digits", split="all", out=tmp_path / "m.safetensors")
+    train(tiny_run(schedule={"epochs": 1}), tmp_path / "whole")  # measured on test, so that nothing was held out
+    with pytest.raises(InputError, match="was trained on most of these images"):
+        vitrail.calibrate(tmp_path / "whole", out=tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()
 
 

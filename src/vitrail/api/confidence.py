@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 
 from vitrail import weights
 from vitrail.api.datasets import Split
-from vitrail.api.inference import OnNote, evaluate, image_set_of, trained_on
+from vitrail.api.inference import OnNote, image_set_of
 from vitrail.errors import ConfigError, InputError, shown
 from vitrail.predictor import Predictor
 from vitrail.runtime import EngineOptions
+from vitrail.training import evaluate as measure
 from vitrail.training import pick_device
 from vitrail.training.calibration import calibration_of, unknown_of
 from vitrail.training.transfer.probe import features as features_of
@@ -51,37 +51,32 @@ def calibrate(
         WeightsError, DataError, InputError: as of `evaluate`.
         SaveError: it could not be written; the file is as it was.
     """
-    own = weights.is_own(model)
-    target = Path(out) if out else own
-    if target is None or (own and target == own and str(model).startswith("builtin:")):
-        raise ConfigError(f"{shown(model)}: is no file of yours to write to.", do="Add --out FILE.safetensors.")
     loaded, card = weights.load(model, device=pick_device(device))
+    target = Path(out) if out else None if str(model).startswith("builtin:") else weights.is_own(model)
+    if target is None:
+        raise ConfigError(f"{shown(model)}: is no file of yours to write to.", do="Add --out FILE.safetensors.")
     if reject is None and card.calibration and card.calibration.unknown:
         reject = card.calibration.unknown.reject
     card = replace(card, calibration=None)
     loaded.mahalanobis = None
     predictor = Predictor((loaded, card), device=device, options=EngineOptions(engine="torch"))
-    if split == "all" and (data is None or str(data) == trained_on(card).spec):
+    image_set, was_trained_on = image_set_of(predictor, data, split, data_root, progress=progress)
+    if was_trained_on:
         raise InputError(
             "The model was trained on most of these images, so they do not tell how sure it may be of new ones.",
-            got="all images of its own data",
-            do="Give other images: --data FOLDER --split all; or take its val split.",
+            got=f"{split} of its own data" + (", of which nothing was held out" if split == "val" else ""),
+            do="Give other images: --data FOLDER --split all; or train with --evaluation.split val.",
         )
-    found = evaluate(predictor, data, split=split, data_root=data_root, progress=progress, on_note=on_note).predictions
+    for note in image_set.notes:
+        on_note(note)
+    size, preprocessing = _BATCH_SIZE, predictor.preprocessing
+    found = measure(predictor.model, image_set, preprocessing, batch_size=size, progress=progress).predictions
     assert found
     calibration = calibration_of(found)
     if reject:
-        rows = _features_of(predictor, data, split, data_root, progress)
+        rows = features_of(predictor.model, image_set, preprocessing, batch_size=size).rows
+        rows = rows[np.argsort(image_set.ids, kind="stable")]  # as the answers are
         unknown, loaded.mahalanobis = unknown_of(found, rows, calibration.temperature, reject)
         calibration = replace(calibration, unknown=unknown)
     weights.save(target, loaded, replace(card, calibration=calibration))
     return calibration
-
-
-def _features_of(
-    predictor: Predictor, data: str | Path | None, split: Split, data_root: str | Path | None, progress: bool
-) -> Float32[np.ndarray, "N D"]:
-    """Pooled features of the images that `evaluate` measures, ordered by id."""
-    image_set = image_set_of(predictor, data, split, data_root, progress=progress)[0]
-    rows = features_of(predictor.model, image_set, predictor.preprocessing, batch_size=_BATCH_SIZE).rows
-    return rows[np.argsort(image_set.ids, kind="stable")]

@@ -69,9 +69,8 @@ def evaluate(
     """
     predictor = _predictor(model, image_size, device, options, on_note)
     world = world or World()
-    _check_has_named_classes(predictor)
-    image_set, own_data = image_set_of(predictor, data, split, data_root, progress=progress)
-    if own_data and image_set.split in ("train", "all"):
+    image_set, was_trained_on = image_set_of(predictor, data, split, data_root, progress=progress)
+    if was_trained_on:
         on_note("this model was trained on most of these images: its accuracy on new ones is that of val or test")
     chosen = predictor.chosen(len(image_set), batch_size=batch_size, default_batch_size=500, alone=world.size == 1)
     for note in (*image_set.notes, chosen.line):
@@ -87,7 +86,8 @@ def evaluate(
 def image_set_of(
     predictor: Predictor, data: str | Path | None, split: Split | None, data_root: str | Path | None, *, progress: bool
 ) -> tuple[ImageSet, bool]:
-    """The images to measure on, and whether the model was trained on this data set."""
+    """The images to measure on, and whether the model was trained on most of them. Raises as `evaluate`."""
+    _check_has_named_classes(predictor)
     card = predictor.card
     config, own_data = data_to_open(card, data, data_root)
     source = datasets.open_source(config, may_download=True, progress=progress)
@@ -95,7 +95,9 @@ def image_set_of(
     splits = datasets.load(
         config, wanted, classes=card.classes, preprocessing=predictor.preprocessing, source=source, progress=progress
     )
-    return splits[wanted[0]], own_data
+    held_out = "val" in source.splits or card.recipe.get("evaluation", {}).get("split") == "val"
+    was_trained_on = own_data and (wanted[0] in ("train", "all") or (wanted[0] == "val" and not held_out))
+    return splits[wanted[0]], was_trained_on
 
 
 def trained_on(card: Card) -> DataConfig:
