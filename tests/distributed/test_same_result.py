@@ -1,5 +1,6 @@
 """However many processes share a run, the same images are trained on and counted."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,3 +213,12 @@ def test_real_processes_count_as_one_does(server: ForkServer, tmp_path: Path, si
         np.testing.assert_allclose(rows.logits, alone.logits, atol=1e-6)
         assert found["confusion"] == [list(row) for row in expected.confusion]
         assert found["num_examples"] == count
+
+
+def test_of_equal_logits_the_rows_and_the_counts_take_the_same_class() -> None:
+    model, image_set, steps = tiny_evaluation(40)
+    image_set = dataclasses.replace(image_set, classes=tuple(map(str, range(50))))
+    found = evaluate(model, image_set, steps, batch_size=9, runtime=lambda images: torch.zeros(len(images), 50))
+    assert found.predictions is not None
+    assert int(found.predictions.correct.sum()) == found.num_correct == int((image_set.labels == 0).sum())
+    assert all(len(set(row)) == 5 for row in found.predictions.top_classes.tolist())

@@ -255,3 +255,12 @@ def test_unknown_stays_until_it_is_taken_back(rejecting: Path, tmp_path: Path) -
     assert again.unknown
     assert again.unknown.reject == 0.1
     assert vitrail.calibrate(rejecting, reject=0.0, out=tmp_path / "none.safetensors").unknown is None
+
+
+def test_thresholds_hold_for_images_that_were_not_fitted() -> None:
+    """Few images of many features: their own distances would be much too small."""
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(100, 300)).astype(np.float32)
+    unknown, found = unknown_of(made(100), rows, 1.0, 0.2)
+    fresh = torch.from_numpy(draw.normal(size=(2000, 300)).astype(np.float32)) @ found.whiten.T
+    assert 0.03 < float((found.distances(fresh) > unknown.max_distance).float().mean()) < 0.2
