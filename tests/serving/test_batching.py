@@ -109,7 +109,7 @@ def test_it_waits_for_a_fuller_batch_only_if_asked() -> None:
         assert not first.done()
         await asyncio.gather(first, batcher(images(2, 3, 4), FAR))
 
-    assert with_batcher(work, wait=10.0).batches[-1] == [1, 2, 3, 4]
+    assert with_batcher(work, wait=0.6).batches[-1] == [1, 2, 3, 4]
 
 
 def test_the_wait_is_estimated_from_what_is_queued() -> None:

@@ -11,12 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
-T = TypeVar("T", covariant=True)
+T = TypeVar("T")
 _SMOOTHING = 0.2
 _MEASURING_SECONDS = 1.0
 _LARGEST_BATCH = 32
@@ -26,12 +26,6 @@ _LEAST_GAIN = 1.05
 
 class Expired(Exception):
     """The deadline passed in the queue."""
-
-
-class Computes(Protocol[T]):
-    """What runs in the thread: pixels [B, C, h, w] to something that can be split."""
-
-    def __call__(self, pixels: UInt8[np.ndarray, "B C h w"], /) -> T: ...
 
 
 @dataclass(eq=False)
@@ -48,7 +42,7 @@ class Batcher(Generic[T]):
     """A queue before a model, and the thread that empties it.
 
     Args:
-        compute: the model.
+        compute: the model, pixels [B, C, h, w] to outputs.
         split: (outputs, start, stop) -> the outputs of some images of a batch.
         max_batch: images computed together; a request of more images is computed alone.
         wait: seconds to wait for more images than are there.
@@ -58,7 +52,7 @@ class Batcher(Generic[T]):
 
     def __init__(
         self,
-        compute: Computes[T],
+        compute: Callable[[np.ndarray], T],
         split: Callable[[T, int, int], T],
         *,
         max_batch: int,
@@ -182,7 +176,7 @@ class Batcher(Generic[T]):
 
 
 def measured_batch(
-    compute: Computes[object], shape: tuple[int, int, int], most: int = _LARGEST_BATCH
+    compute: Callable[[np.ndarray], object], shape: tuple[int, int, int], most: int = _LARGEST_BATCH
 ) -> tuple[int, float]:
     """How many images to compute together, found by doubling, and the seconds that one of them then takes.
 
@@ -203,7 +197,7 @@ def measured_batch(
     return best, best_seconds
 
 
-def _timed(compute: Computes[object], shape: tuple[int, int, int], size: int) -> float:
+def _timed(compute: Callable[[np.ndarray], object], shape: tuple[int, int, int], size: int) -> float:
     """Seconds an image, the better of two runs after one that is not counted."""
     pixels = np.zeros((size, *shape), np.uint8)
     seconds: list[float] = []

@@ -109,15 +109,14 @@ class Connection(H11Protocol):
             transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         crowd = self._crowd
         crowd.open.add(self)
+        if len(crowd.open) > crowd.most and crowd.waiting:
+            next(iter(crowd.waiting))._close("crowded")
+        if len(crowd.open) > crowd.most + SURPLUS:
+            crowd.on_refused("connections")
+            self.refuse(503, "Too many connections.")
+            return
         if len(crowd.open) > crowd.most:
-            if crowd.waiting:
-                next(iter(crowd.waiting))._close("crowded")
-            elif len(crowd.open) <= crowd.most + SURPLUS:
-                self.app_state = {**self.app_state, SURPLUS_KEY: True}
-            else:
-                crowd.on_refused("connections")
-                self.refuse(503, "Too many connections.")
-                return
+            self.app_state = {**self.app_state, SURPLUS_KEY: True}
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,7 @@ class Decoders:
         self._all: set[_Decoder] = set()
         self._waiting: deque[asyncio.Future[_Decoder]] = deque()
         self._starts: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._failed_starts = 0
         self._has_started = self._is_closed = False
 
@@ -138,10 +139,8 @@ class Decoders:
             task.cancel()
         for decoder in list(self._all):
             decoder.kill()
-        for _ in range(500):
-            if not self._all:
-                return
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*self._starts, return_exceptions=True)
+        await asyncio.gather(*self._ending)
 
     def kill(self) -> None:
         """End all of them at once, without waiting."""
@@ -160,7 +159,7 @@ class Decoders:
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 self._hand_on(waiter.result())
-            else:
+            elif waiter in self._waiting:
                 self._waiting.remove(waiter)
             raise
 
@@ -176,13 +175,12 @@ class Decoders:
         self._free.append(decoder)
 
     def _lost(self, decoder: "_Decoder") -> None:
+        _keep(self._ending, _reaped(decoder.process))
         if decoder in self._all:
             self._all.discard(decoder)
             if not self._is_closed:
                 self.on_restart()
-                task = asyncio.get_running_loop().create_task(self._add())
-                self._starts.add(task)
-                task.add_done_callback(self._starts.discard)
+                _keep(self._starts, self._add())
 
     async def _add(self) -> None:
         """Start one; again and again, later each time, while that fails."""
@@ -234,6 +232,7 @@ class _Decoder(asyncio.Protocol):
                 command, pass_fds=[its.fileno()], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
             )
         decoder = cls(process, shape, settings["max_images"])
+        decoder.on_lost = on_lost
         ours.setblocking(False)
         await decoder._loop.create_connection(lambda: decoder, sock=ours)
         assert decoder.transport is not None
@@ -247,7 +246,7 @@ class _Decoder(asyncio.Protocol):
         except asyncio.CancelledError:
             decoder.kill()
             raise
-        decoder.on_free, decoder.on_lost = on_free, on_lost
+        decoder.on_free = on_free
         return decoder
 
     def work(self, body: bytearray, request: dict[str, Any]) -> asyncio.Future[Decoded]:
@@ -285,14 +284,9 @@ class _Decoder(asyncio.Protocol):
         self.process.kill()
         if self.transport is not None:
             self.transport.abort()
-        self._loop.create_task(self._reap())
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(DecoderDied())
         self.on_lost(self)
-
-    async def _reap(self) -> None:
-        while self.process.poll() is None:
-            await asyncio.sleep(0.005)
 
     def _take(self, frame: Frame) -> None:
         header, answer = frame.header, self._answer
@@ -328,3 +322,15 @@ class _Decoder(asyncio.Protocol):
             self._timer.cancel()
         self._timer = None if seconds is None else self._loop.call_later(seconds, self.kill)
 
+
+def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+    """Run something in the background; the loop itself holds no reference to it."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+async def _reaped(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for the end of a process that was killed."""
+    while process.poll() is None:
+        await asyncio.sleep(0.005)

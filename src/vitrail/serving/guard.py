@@ -108,6 +108,8 @@ class Guard:
             raise Failure(503, "Too many connections.", reason="connections", retry_after=1)
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > LARGEST_HEADERS:
             raise Failure(431, "The headers are too large.", expected=f"at most {LARGEST_HEADERS} bytes")
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise Failure(505, "This version of HTTP is not spoken.", got=scope["http_version"], expected="1.1")
         names = [name for name, _ in scope["headers"]]
         if names.count(b"host") > 1 or (b"content-length" in names and b"transfer-encoding" in names):
             raise Failure(400, "This is no valid HTTP request.", got="two readings of its headers", reason="protocol")
