@@ -22,19 +22,22 @@ IMAGES = [encode(smooth(40 + i, 50), kind) for i, kind in enumerate(("PNG", "JPE
 TOLERANCE = 1e-5
 
 
+# Triton's client leaves its sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.fixture(scope="module")
-def triton() -> Any:
-    return pytest.importorskip("tritonclient.http")
+def triton() -> Iterator[Any]:
+    yield pytest.importorskip("tritonclient.http")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture
 def client(triton: Any, server: Served) -> Iterator[Any]:
     with triton.InferenceServerClient(server.url.removeprefix("http://")) as found:
         yield found
-    del found
-    with warnings.catch_warnings():  # it leaves its sockets to the garbage collector
-        warnings.simplefilter("ignore")
-        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ The server speaks plain HTTP: for TLS, put a proxy in front of it. docs/serving.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import math
@@ -73,9 +74,10 @@ def run(args: argparse.Namespace) -> Answer:
     def on_ready(card: dict[str, Any]) -> None:
         if args.json:
             answer_json({name: card[name] for name in ("url", "name", "version", "limits")})
-        say(f"{shown(card['name'])}, {len(card['classes'])} classes, is served at {card['url']}")
-        if not options.token and options.host not in _OWN:
-            say("whoever reaches this address may ask: it is not this machine's own, and there is no --token-file")
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it
+            say(f"{shown(card['name'])}, {len(card['classes'])} classes, is served at {card['url']}")
+            if not options.token and options.host not in _OWN:
+                say("whoever reaches this address may ask: it is not this machine's own, and there is no --token-file")
 
     serve(exported(args.model), options, on_ready)
     return Answer([], None)

@@ -35,6 +35,8 @@ SURPLUS_KEY = "surplus"
 """In the state of a request's scope: its connection is one of these."""
 _READ_BYTES = 16 << 10
 """At a time, so that a body in chunks of one byte does not hold up the event loop."""
+_GRACE_SECONDS = 0.1
+"""Before a connection without a request gives its place to another one."""
 _FREE_CHUNKS, _CHUNK_BYTES = 1000, 16
 """A body's chunks have to have so many bytes on average, after the first thousand."""
 
@@ -110,7 +112,9 @@ class Connection(H11Protocol):
         crowd = self._crowd
         crowd.open.add(self)
         if len(crowd.open) > crowd.most and crowd.waiting:
-            next(iter(crowd.waiting))._close("crowded")
+            longest = next(iter(crowd.waiting))
+            if time.monotonic() - longest._since > _GRACE_SECONDS:
+                longest._close("crowded")
         if len(crowd.open) > crowd.most + SURPLUS:
             crowd.on_refused("connections")
             self.refuse(503, "Too many connections.")
