@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 
-for name in ("onnxruntime", "starlette", "uvicorn", "prometheus_client"):
-    pytest.importorskip(name)
-
 from tests.support.served import Served, exported_file, served
 
 

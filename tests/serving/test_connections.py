@@ -87,7 +87,12 @@ def small(most: int = 100) -> Iterator[Small]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines of tenths of a second."""
-    for name, value in (("HEADER_SECONDS", 0.3), ("BODY_SECONDS", 0.3), ("IDLE_SECONDS", 0.6), ("WRITING_SECONDS", 0.3)):
+    for name, value in (
+        ("HEADER_SECONDS", 0.3),
+        ("BODY_SECONDS", 0.3),
+        ("IDLE_SECONDS", 0.6),
+        ("WRITING_SECONDS", 0.3),
+    ):
         monkeypatch.setattr(connections, name, value)
 
 
@@ -116,7 +121,9 @@ def test_slow_clients_are_closed_and_slow_answers_are_not() -> None:
             assert closed_after(silent) < 10
         with open_to(server.port, request(b"x" * 100)[:-50]) as body:
             assert status(received(body)) == 408
-        with open_to(server.port, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n") as chunks:
+        with open_to(
+            server.port, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+        ) as chunks:
             assert status(received(chunks)) == 408
         with open_to(server.port, request(path="/slow")) as slow:
             assert status(received(slow)) == 200
@@ -198,7 +205,10 @@ def test_too_many_connections() -> None:
         (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", {400, 501}),
         (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", {400}),
         (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n", {400}),
-        (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 3000, {400}),
+        (
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 3000,
+            {400},
+        ),
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 17000 + b"\r\n\r\n", {431}),
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: x\r\n" * 5000 + b"\r\n", {431}),
         (b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", {431, 0}),

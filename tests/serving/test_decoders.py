@@ -148,6 +148,11 @@ def test_frames_come_whole_from_any_pieces() -> None:
         found = [frame for i in range(0, len(stream), step) for frame in reader.add(stream[i : i + step])]
         assert [frame.header for frame in found] == [{"a": 1}, {"b": "\u00e9"}, {"c": []}]
         assert [frame.data for frame in found] == [b"xyz", b"", b"!"]
-    for bad in (packed({}, 4), struct.pack("!II", 1 << 21, 0), struct.pack("!II", 2, 0) + b"[]", struct.pack("!II", 1, 0) + b"{"):
+    for bad in (
+        packed({}, 4),
+        struct.pack("!II", 1 << 21, 0),
+        struct.pack("!II", 2, 0) + b"[]",
+        struct.pack("!II", 1, 0) + b"{",
+    ):
         with pytest.raises(FrameError):
             FrameReader(3).add(bad)

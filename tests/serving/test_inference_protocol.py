@@ -91,9 +91,7 @@ def test_pixels_to_probabilities(
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_ranked_classes(
-    client: Any, triton: Any, expected: np.ndarray, model_file: Path, binary: bool
-) -> None:
+def test_ranked_classes(client: Any, triton: Any, expected: np.ndarray, model_file: Path, binary: bool) -> None:
     labels = ExportedPredictor(model_file).labels
     output = triton.InferRequestedOutput("probabilities", binary_data=binary, class_count=3)
     found = client.infer("cifar", [of_files(triton)], outputs=[output]).as_numpy("probabilities")
@@ -183,7 +181,9 @@ def test_sizes_that_do_not_fit_are_refused(
     assert json.load(caught.value)["error"]
 
 
-@pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/systemsharedmemory/status", "/v2/models/../models", "/v2/"])
+@pytest.mark.parametrize(
+    "path", ["/v2/repository/index", "/v2/systemsharedmemory/status", "/v2/models/../models", "/v2/"]
+)
 def test_nothing_else_is_there(server: Served, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         server.get(path)

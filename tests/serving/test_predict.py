@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.support.images import encode, smooth
 from tests.support.served import Served, raw, request, status

@@ -100,9 +100,7 @@ def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def test_a_taken_port_and_a_file_that_is_none_end_before_anything_starts(
-    model_file: Path, tmp_path: Path
-) -> None:
+def test_a_taken_port_and_a_file_that_is_none_end_before_anything_starts(model_file: Path, tmp_path: Path) -> None:
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "vitrail", "serve", *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -135,7 +133,9 @@ def test_it_writes_no_file_and_opens_no_connection(model_file: Path, tmp_path: P
     """From the first import to the end, with the environment of a user, not that of CI."""
     log, home = tmp_path / "audit", tmp_path / "home"
     home.mkdir()
-    before = "import os\nfor name in ('CI', 'ORT_DISABLE_TELEMETRY', 'PYTHONPYCACHEPREFIX'): os.environ.pop(name, None)\n"
+    before = (
+        "import os\nfor name in ('CI', 'ORT_DISABLE_TELEMETRY', 'PYTHONPYCACHEPREFIX'): os.environ.pop(name, None)\n"
+    )
     before += f"os.environ['HOME'] = os.environ['XDG_CACHE_HOME'] = {str(home)!r}\n"
     before += "sys = __import__('sys'); sys.dont_write_bytecode = True\n" + WATCH.format(log=str(log))
     with served(model_file, "--decoders", "1", before=before) as server:
@@ -170,11 +170,15 @@ def test_a_token_is_asked_for(model_file: Path, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("0123456789abcdef-\u00e4", encoding="utf-8")
     words = ["serve", str(model_file), "--token-file", str(token)]
-    done = subprocess.run([sys.executable, "-m", "vitrail", *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vitrail", *words], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, "token" in done.stderr) == (2, True)
     token.write_text("0123456789abcdef\n")
     origin = "https://app.example"
-    with served(model_file, "--token-file", str(token), "--allow-origin", origin, "--allow-host", "my.example") as server:
+    with served(
+        model_file, "--token-file", str(token), "--allow-origin", origin, "--allow-host", "my.example"
+    ) as server:
         port = server.port
         for path in ("/", "/livez", "/readyz", "/metrics", "/v2/health/ready"):
             assert status(raw(port, request(path=path, method="GET"))) == 200
@@ -186,7 +190,9 @@ def test_a_token_is_asked_for(model_file: Path, tmp_path: Path) -> None:
         assert status(raw(port, request(IMAGE, **good))) == 200
         assert status(raw(port, request(path="/model", method="GET"))) == 401
         for host in ("my.example", "my.example:1"):
-            answer = raw(port, request(path="/model", method="GET", **good).replace(b"Host: localhost", f"Host: {host}".encode()))
+            answer = raw(
+                port, request(path="/model", method="GET", **good).replace(b"Host: localhost", f"Host: {host}".encode())
+            )
             assert status(answer) == 200
         asked = request(method="OPTIONS", Origin=origin, Access_Control_Request_Method="POST", Connection="close")
         answer = raw(port, asked)

@@ -36,21 +36,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log", choices=("text", "json"), default="text", help="form of the lines on standard error")
     work = parser.add_argument_group("work")
     work.add_argument("--threads", type=int, default=0, metavar="N", help="that compute (default: one a core)")
-    work.add_argument("--decoders", type=int, default=0, metavar="N", help="processes that decode (default: one a core, at most 4)")
-    work.add_argument("--max-batch", type=int, default=0, metavar="N", help="images computed together (default: measured)")
-    work.add_argument("--batch-wait", type=_seconds, default=0.0, metavar="S", help="wait for a fuller batch (default: 0)")
+    work.add_argument(
+        "--decoders", type=int, default=0, metavar="N", help="processes that decode (default: one a core, at most 4)"
+    )
+    work.add_argument(
+        "--max-batch", type=int, default=0, metavar="N", help="images computed together (default: measured)"
+    )
+    work.add_argument(
+        "--batch-wait", type=_seconds, default=0.0, metavar="S", help="wait for a fuller batch (default: 0)"
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--timeout", type=_seconds, default=30.0, metavar="S", help="for an answer (default: 30)")
-    limits.add_argument("--max-body", type=_bytes, default=20_000_000, metavar="SIZE", help="of a request (default: 20MB)")
-    limits.add_argument("--max-pixels", type=_count, default=50_000_000, metavar="N", help="of an image (default: 50e6)")
+    limits.add_argument(
+        "--max-body", type=_bytes, default=20_000_000, metavar="SIZE", help="of a request (default: 20MB)"
+    )
+    limits.add_argument(
+        "--max-pixels", type=_count, default=50_000_000, metavar="N", help="of an image (default: 50e6)"
+    )
     limits.add_argument("--max-images", type=int, default=16, metavar="N", help="of a request (default: 16)")
     limits.add_argument("--max-connections", type=int, default=512, metavar="N", help="at a time (default: 512)")
-    limits.add_argument("--queue-seconds", type=_seconds, default=5.0, metavar="S", help="longest wait that is accepted (default: 5)")
-    limits.add_argument("--drain", type=_seconds, default=10.0, metavar="S", help="after SIGTERM, for accepted requests (default: 10)")
-    limits.add_argument("--drain-delay", type=_seconds, default=0.0, metavar="S", help="after SIGTERM, before the port closes (default: 0)")
+    limits.add_argument(
+        "--queue-seconds", type=_seconds, default=5.0, metavar="S", help="longest wait that is accepted (default: 5)"
+    )
+    limits.add_argument(
+        "--drain", type=_seconds, default=10.0, metavar="S", help="after SIGTERM, for accepted requests (default: 10)"
+    )
+    limits.add_argument(
+        "--drain-delay",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="after SIGTERM, before the port closes (default: 0)",
+    )
     access = parser.add_argument_group("who may ask")
-    access.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="a further name of this server; *: any; may be repeated")
-    access.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help="a site whose pages may ask, as https://example.com; may be repeated")
+    access.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a further name of this server; *: any; may be repeated",
+    )
+    access.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a site whose pages may ask, as https://example.com; may be repeated",
+    )
     access.add_argument("--token-file", metavar="FILE", help="whose text clients send as Authorization: Bearer TEXT")
 
 

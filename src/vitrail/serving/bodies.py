@@ -57,7 +57,9 @@ class Body:
     `timeout`."""
 
 
-def read_body(body: bytes, kind: str, limits: Limits, *, is_json: bool, header_length: int | None, tensor: bool) -> Body:
+def read_body(
+    body: bytes, kind: str, limits: Limits, *, is_json: bool, header_length: int | None, tensor: bool
+) -> Body:
     """Read a body.
 
     Args:

@@ -52,8 +52,8 @@ class Crowd:
 
     most: int
     on_refused: Callable[[str], object] = lambda _: None
-    open: "set[Connection]" = field(default_factory=lambda: set[Connection]())
-    waiting: "OrderedDict[Connection, None]" = field(default_factory=lambda: OrderedDict[Connection, None]())
+    open: "set[Connection]" = field(default_factory=set)
+    waiting: "OrderedDict[Connection, None]" = field(default_factory=OrderedDict)
     """Those without a request in progress, the one that waits longest first."""
 
     def look(self) -> None:
@@ -189,12 +189,14 @@ class Connection(H11Protocol):
             ("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close"),
             *([("retry-after", "1")] if status == 503 else []),
         ]  # fmt: skip
-        if self.cycle is not None:
+        if cast(Any, self.cycle) is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             reason = HTTPStatus(status).phrase.encode()
-            self.transport.write(self.conn.send(h11.Response(status_code=status, headers=headers, reason=reason)) or b"")
+            self.transport.write(
+                self.conn.send(h11.Response(status_code=status, headers=headers, reason=reason)) or b""
+            )
             self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
             self.conn.send(h11.EndOfMessage())
         self.transport.close()

@@ -42,7 +42,7 @@ def main() -> int:
     link.sendall(packed({"ready": True}))
     for frame in frames:
         for header, pixels in decoder.answers(frame):
-            data = b"" if pixels is None else memoryview(pixels).cast("B")
+            data = b"" if pixels is None else pixels.data.cast("B")
             link.sendall(packed(header, len(data)))
             if len(data):
                 link.sendall(data)

@@ -136,7 +136,9 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and not self._is_allowed(origin.decode("latin-1"), host):
             do = "Start the server with --allow-origin and this origin, if its pages may ask."
-            raise Failure(403, "Pages of this origin may not ask.", got=origin.decode("latin-1"), do=do, reason="origin")
+            raise Failure(
+                403, "Pages of this origin may not ask.", got=origin.decode("latin-1"), do=do, reason="origin"
+            )
         if headers.get(b"sec-fetch-site") == b"cross-site" and origin is None:
             is_link = scope["path"] == "/" and scope["method"] == "GET"  # somebody follows a link to the page
             if not is_link or headers.get(b"sec-fetch-dest") not in (b"document", None):
@@ -219,7 +221,9 @@ class _Exchange:
         await self._send_response(response)
 
     async def _send_response(self, response: Response) -> None:
-        await self.send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        await self.send(
+            {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+        )
         await self.send({"type": "http.response.body", "body": response.body})
 
     async def _linger(self) -> None:
@@ -257,4 +261,3 @@ def _host_name(host: str) -> str | None:
         return ""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", host)
     return match[1].lower().strip("[]") if match else None
-

@@ -52,7 +52,7 @@ def _own(card: Mapping[str, Any]) -> Json:
     )  # fmt: skip
     top = {"type": "integer", "minimum": 1, "maximum": MOST_RANKED}
     images = {"type": "array", "items": _BASE64, "minItems": 1, "maxItems": card["limits"]["max_images"]}
-    several = {**_object(images=images), "additionalProperties": False}
+    several: Json = {**_object(images=images), "additionalProperties": False}
     several["properties"]["top"] = {**top, "description": "Classes to rank."}
     parameters = {"type": "object", "properties": {"top_k": {**top, "type": ["integer", "null"]}}}
     one = {"type": "object", "properties": {"inputs": _BASE64, "parameters": parameters}, "required": ["inputs"]}

@@ -111,9 +111,7 @@ async def _watch(crowd: Crowd) -> None:
 class _Server(uvicorn.Server):
     """uvicorn with an end that loses no request, and without its own words."""
 
-    def __init__(
-        self, guard: Guard, options: ServeOptions, crowd: Crowd, service: Service, log: RequestLog
-    ) -> None:
+    def __init__(self, guard: Guard, options: ServeOptions, crowd: Crowd, service: Service, log: RequestLog) -> None:
         self._protocol = functools.partial(Connection, crowd)
         logging.getLogger("uvicorn").addHandler(logging.NullHandler())
         logging.getLogger("uvicorn").propagate = False
@@ -190,7 +188,8 @@ def _pending(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 def _split(outputs: Outputs, start: int, stop: int) -> Outputs:
-    return Outputs(*(None if part is None else part[start:stop] for part in outputs))
+    distances = None if outputs.distances is None else outputs.distances[start:stop]
+    return Outputs(outputs.probabilities[start:stop], outputs.logits[start:stop], distances)
 
 
 def _bound(options: ServeOptions) -> socket.socket:
@@ -219,4 +218,6 @@ def _raise_file_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+            )

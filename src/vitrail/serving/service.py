@@ -240,7 +240,7 @@ def readable_formats() -> list[str]:
 
 def unreadable(decoded: Decoded) -> Failure:
     """The answer to a request none of whose images can be read."""
-    index, reason, status = min(decoded.errors)
+    _, reason, status = min(decoded.errors)
     errors = [{"index": index, "error": reason} for index, reason, _ in decoded.errors]
     return Failure(
         status, "The image cannot be read." if len(errors) == 1 else "None of the images can be read.",
@@ -260,5 +260,7 @@ def _header_length(request: Request) -> int | None:
 
 def _version(model: ExportedPredictor) -> str:
     """Names the weights: the beginning of a hash."""
-    digest = getattr(model.description, "graph_sha256", "") or hashlib.sha256(repr(model.description).encode()).hexdigest()
+    digest = (
+        getattr(model.description, "graph_sha256", "") or hashlib.sha256(repr(model.description).encode()).hexdigest()
+    )
     return str(digest)[:12]
