@@ -87,6 +87,7 @@ def export_model(
     images: Images,
     options: ExportOptions | None = None,
     *,
+    progress: bool = False,
     on_note: Callable[[str], object] = lambda _: None,
 ) -> Exported:
     """Write a model as a file that needs no torch, and compare the written file with the model.
@@ -95,6 +96,7 @@ def export_model(
         predictor: the model, in torch on the CPU.
         out: the file; one that `vitrail export` wrote before is replaced.
         images: what the file is compared on.
+        progress: show a bar on standard error.
         on_note: told what takes a while.
     Raises:
         GateError: the file answers otherwise than the model; nothing is at `out` that was not there before.
@@ -112,7 +114,7 @@ def export_model(
     try:
         fsio.write_bytes(unchecked, graph + metadata(description))
         on_note(f"comparing the file with the model on {len(images.encoded)} images")
-        found = compared(predictor, unchecked, "onnx", images, _limits(predictor, options))
+        found = compared(predictor, unchecked, "onnx", images, _limits(predictor, options), progress=progress)
     finally:
         with contextlib.suppress(SaveError):
             fsio.remove(unchecked)

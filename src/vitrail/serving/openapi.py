@@ -16,7 +16,9 @@ _FAILURES = {
     504: "The server did not come to the request in time.",
 }  # fmt: skip
 _TEXT, _NUMBER, _WHOLE = {"type": "string"}, {"type": "number"}, {"type": "integer"}
-_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4//8/AAX+Av4zEpUUAAAAAElFTkSuQmCC"
+"""A PNG file of one white pixel."""
+_BASE64 = {"type": "string", "contentEncoding": "base64", "examples": [_PIXEL]}
 _ANY = {"type": "object"}
 Json = dict[str, Any]
 
@@ -27,7 +29,7 @@ def document(card: Mapping[str, Any]) -> Json:
     Args:
         card: what `/model` says.
     """
-    paths = {**_own(card), **_v2(card["limits"]["max_images"])}
+    paths = {**_own(card), **_v2(card["name"], card["limits"]["max_images"])}
     if card["explain"]:
         answer = _object(label=_TEXT, probability=_NUMBER, grid=_list(_WHOLE), values=_list(_NUMBER))
         paths["/explain"] = {"post": _operation("Where in an image its class is read.", answer, _image())}
@@ -73,9 +75,14 @@ def _own(card: Mapping[str, Any]) -> Json:
     return answers
 
 
-def _v2(max_images: int) -> Json:
-    infer = _object(inputs={"type": "array", "items": _ANY, "minItems": 1, "maxItems": 1})
-    infer["properties"] |= {"id": _TEXT, "outputs": _list(_ANY), "parameters": _ANY}
+def _v2(name: str, max_images: int) -> Json:
+    image = _object(name={"const": "image"}, datatype={"enum": ["BYTES", "UINT8"]}, shape=_list(_WHOLE))
+    image["properties"] |= {"data": {"type": "array"}, "parameters": _ANY}
+    image["examples"] = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_PIXEL]}]
+    output = {"type": "object", "properties": {"name": {"enum": ["probabilities", "logits"]}, "parameters": _ANY}}
+    infer = _object(inputs={"type": "array", "items": image, "minItems": 1, "maxItems": 1})
+    infer["properties"] |= {"id": _TEXT, "outputs": {"type": "array", "items": output, "maxItems": 2}}
+    infer["properties"]["parameters"] = _ANY
     infer["description"] = f"At most {max_images} images."
     paths: Json = {
         "/v2": {"get": _operation("The server.", _object(name=_TEXT, version=_TEXT, extensions=_list(_TEXT)))},
@@ -85,7 +92,8 @@ def _v2(max_images: int) -> Json:
     content = {"application/json": {"schema": infer}, "application/octet-stream": {"schema": {}}}
     for names in (("model",), ("model", "version")):
         path = "/v2/models/{model}" + "/versions/{version}" * (len(names) - 1)
-        which = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
+        known = {"model": [name, f"{name}-tensor"], "version": ["1"]}
+        which = [{"name": one, "in": "path", "required": True, "schema": {"enum": known[one]}} for one in names]
         paths[path] = {"get": _operation("Inputs and outputs.", _object(name=_TEXT, inputs=_list(_ANY)))}
         paths[f"{path}/ready"] = {"get": _operation("As /readyz.", _object(name=_TEXT, ready={"type": "boolean"}))}
         answer = _object(model_name=_TEXT, model_version=_TEXT, outputs=_list(_ANY))

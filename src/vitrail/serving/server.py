@@ -9,6 +9,7 @@ import contextlib
 import functools
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import uvicorn
 
 from vitrail.errors import ConfigError, shown
@@ -40,6 +40,9 @@ _SPARE_FILES = 256
 _LOOK_SECONDS = 0.25
 _LAST_REQUEST_SECONDS = 0.25
 """For a request that is on its way over an idle connection when the server ends."""
+_MOST_BATCH, _BATCH_BYTES = 32, 64 << 20
+_SMALL_SECONDS, _LEAST_SPEEDUP = 0.005, 1.3
+"""An image of a small model; how much faster all threads have to be than one."""
 _NEVER = 10**6
 OnReady = Callable[[dict[str, Any]], object]
 
@@ -57,16 +60,14 @@ def serve(path: str | Path, options: ServeOptions, on_ready: OnReady = lambda _:
     """
     cores = available_cores()
     options = replace(
-        options, threads=options.threads or cores, decoders=options.decoders or min(cores, _MOST_DECODERS),
+        options,
+        decoders=options.decoders or min(cores, _MOST_DECODERS),
         name=options.name or Path(path).stem,
-    )  # fmt: skip
+    )
     with contextlib.closing(_bound(options)) as listener:  # bound, and closed to the world until all is ready
-        model = ExportedPredictor(path, threads=options.threads)
-        preprocessing = model.preprocessing
-        shape = (preprocessing.num_channels, *preprocessing.decode_size)
-        most = min(options.max_batch or 32, max(1, (256 << 20) // int(np.prod(shape))))
-        max_batch, seconds = measured_batch(model.outputs, shape, most)
-        options = replace(options, max_batch=options.max_batch or max_batch)
+        model, max_batch, seconds = _loaded(path, options, cores)
+        chosen = options.max_batch if model.batch_size > 1 else 1
+        options = replace(options, max_batch=chosen or max_batch)
         _raise_file_limit(options.max_connections + SURPLUS + _SPARE_FILES)
         gc.collect()
         gc.freeze()
@@ -187,6 +188,24 @@ def _pending(listener: socket.socket) -> Iterator[socket.socket]:
             yield accepted
 
 
+def _loaded(path: str | Path, options: ServeOptions, cores: int) -> tuple[ExportedPredictor, int, float]:
+    """The model, how many images to compute together, and the seconds that one then takes.
+
+    Its threads do not spin: the decoders need the cores. A small model gets one thread where others hardly help it.
+    """
+    model = ExportedPredictor(path, threads=options.threads or cores, spins=False)
+    shape = (model.preprocessing.num_channels, *model.preprocessing.decode_size)
+    most = min(options.max_batch or _MOST_BATCH, max(1, _BATCH_BYTES // math.prod(shape)))
+    most = 1 if model.batch_size == 1 else most  # int8: an answer would depend on the images beside it
+    max_batch, seconds = measured_batch(model.outputs, shape, most)
+    if not options.threads and cores > 1 and seconds < _SMALL_SECONDS:
+        alone = ExportedPredictor(path, threads=1, spins=False)
+        alone_batch, alone_seconds = measured_batch(alone.outputs, shape, most)
+        if alone_seconds < _LEAST_SPEEDUP * seconds:
+            return alone, alone_batch, alone_seconds
+    return model, max_batch, seconds
+
+
 def _split(outputs: Outputs, start: int, stop: int) -> Outputs:
     distances = None if outputs.distances is None else outputs.distances[start:stop]
     return Outputs(outputs.probabilities[start:stop], outputs.logits[start:stop], distances)
@@ -195,7 +214,10 @@ def _split(outputs: Outputs, start: int, stop: int) -> Outputs:
 def _bound(options: ServeOptions) -> socket.socket:
     """A socket at the address; nobody can connect before it listens. Raises ConfigError."""
     host = options.host.strip("[]")
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # asyncio turns Nagle off where it sees TCP
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, options.port))

@@ -116,7 +116,7 @@ class Service:
         self._check_wait(asked.deadline - time.monotonic())
         begun = time.monotonic()
         try:
-            outputs, waited = await self._unless_gone(request, self.batcher(pixels, asked.deadline))
+            outputs, waited = await self._unless_gone(request, self._computed(pixels, asked.deadline))
         except Expired as error:
             raise self._late() from error
         taken = time.monotonic() - begun - waited
@@ -124,6 +124,21 @@ class Service:
             asked.seconds[stage] += seconds
             self.metrics.stages.labels(stage).observe(seconds)
         return outputs
+
+    async def _computed(self, pixels: UInt8[np.ndarray, "b C h w"], deadline: float) -> tuple[Outputs, float]:
+        """What the model gives, and the seconds that the last of the images waited. Raises Expired."""
+        step = self.batcher.max_batch
+        if len(pixels) <= step:
+            return await self.batcher(pixels, deadline)
+        parts = [self.batcher(pixels[start : start + step], deadline) for start in range(0, len(pixels), step)]
+        found = await asyncio.gather(*parts)
+        distances = [outputs.distances for outputs, _ in found if outputs.distances is not None]
+        joined = Outputs(
+            np.concatenate([outputs.probabilities for outputs, _ in found]),
+            np.concatenate([outputs.logits for outputs, _ in found]),
+            np.concatenate(distances) if distances else None,
+        )
+        return joined, max(waited for _, waited in found)
 
     async def ranked(self, request: Request, asked: Asked, top: int) -> dict[int, Answer]:
         """The ranked classes of every image that could be read, by its index. Raises Failure or Left."""
