@@ -1,6 +1,7 @@
 """A trained model as one file that runs without torch."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from vitrail.api.datasets import Split
 from vitrail.api.inference import OnNote, data_to_open
 from vitrail.data.sources import NAMED_SETS
 from vitrail.errors import ConfigError, DataError, shown
-from vitrail.exporting import Exported, ExportOptions, Images, export_model, synthetic_photographs
+from vitrail.exporting import LEAST_IMAGES, Exported, ExportOptions, Images, export_model, synthetic_photographs
 from vitrail.predictor import Predictor
 from vitrail.reading import read_regular
 from vitrail.runtime import EngineOptions
@@ -68,7 +69,10 @@ def export(
         found = _of_data(predictor.card, data, split, samples, data_root)
     else:
         found = _own(predictor.card, samples, data_root)
-    if found.is_synthetic:
+    if len(found.encoded) < LEAST_IMAGES:
+        found = _topped_up(found)
+        on_note(f"there are few images, so made-up pictures are added: {found.source}; accuracy is not measured")
+    elif found.is_synthetic:
         on_note(
             "no images are at hand, so the file is compared on pictures made of nothing; for its accuracy, give images "
             "of yours with --data or --images"
@@ -130,6 +134,13 @@ def _own(card: Card, samples: int, data_root: str | Path | None) -> Images:
     return Images(
         encoded=encoded, labels=None, source="synthetic", fingerprint=_fingerprint(encoded), is_synthetic=True
     )
+
+
+def _topped_up(images: Images) -> Images:
+    """With pictures made of nothing, so that there are enough."""
+    encoded = [*images.encoded, *synthetic_photographs(LEAST_IMAGES)]
+    source = f"{len(images.encoded)} images of {images.source}, {LEAST_IMAGES} made up"
+    return replace(images, encoded=encoded, labels=None, source=source, fingerprint=_fingerprint(encoded))
 
 
 def _fingerprint(encoded: list[bytes]) -> str:

@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge", type=int, default=0, metavar="R",
         help="merge R similar tokens in each layer (ToMe): faster, not exact (default: 0)",
     )  # fmt: skip
+    parser.add_argument(
+        "--opset", type=int, choices=(17, 20), default=20, help="version of the operators; 17 for older readers "
+        "(default: 20)",
+    )  # fmt: skip
     add_size_option(parser, "another size of the input")
     compared = parser.add_argument_group("what the file is compared on")
     compared.add_argument("--images", nargs="+", metavar="PATH", help="image files or folders, of whatever classes")
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> Answer:
         form=args.form,
         precision=args.precision or "fp32",
         merge=args.merge,
+        opset=args.opset,
         min_agreement=args.min_agreement,
         max_drop=args.max_drop,
         force=args.force,

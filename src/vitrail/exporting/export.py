@@ -16,6 +16,7 @@ from vitrail.predictor import Predictor
 from vitrail.predictor.exported_file import ExportPrecision, Form, read_exported
 
 Target = Literal["onnx"]
+Opset = Literal[17, 20]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class ExportOptions:
         form: what the graph takes: uint8 images as they are decoded, or normalised fp32 ones; None: that of the kind.
         precision: of the products with weights.
         merge: tokens fewer after each layer.
+        opset: version of the operators; 17 for older readers.
         min_agreement: least share of equal labels, of int8 and merged tokens.
         max_drop: largest loss of accuracy on labelled images, of int8 and merged tokens.
         force: write the file even where it answers otherwise than the model; it says so.
@@ -36,15 +38,18 @@ class ExportOptions:
     form: Form | None = None
     precision: ExportPrecision = "fp32"
     merge: int = 0
+    opset: Opset = 20
     min_agreement: float = 0.98
     max_drop: float = 0.005
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("to", Target), ("form", Form), ("precision", ExportPrecision)):
+        for name, known in (("to", Target), ("form", Form), ("precision", ExportPrecision), ("opset", Opset)):
             value = getattr(self, name)
             if value not in get_args(known) and not (name == "form" and value is None):
-                raise ConfigError(f"--{name} has a wrong value.", got=value, expected=", ".join(get_args(known)))
+                raise ConfigError(
+                    f"--{name} has a wrong value.", got=value, expected=", ".join(map(str, get_args(known)))
+                )
         if self.merge < 0:
             raise ConfigError("--merge must not be negative.", got=self.merge, expected="tokens, an integer >= 0")
         for name, value in (("min-agreement", self.min_agreement), ("max-drop", self.max_drop)):
@@ -108,7 +113,12 @@ def export_model(
     _check_is_free(out)
     card = replace(predictor.card, preprocessing=predictor.preprocessing)
     graph, description = built(
-        predictor.model, card, form=options.form or "image", precision=options.precision, merge=options.merge
+        predictor.model,
+        card,
+        form=options.form or "image",
+        precision=options.precision,
+        merge=options.merge,
+        opset=options.opset,
     )
     unchecked = out.with_name(f".{out.name}.unchecked")
     try:

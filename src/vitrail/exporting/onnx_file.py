@@ -18,7 +18,6 @@ from vitrail.predictor.exported_file import (
     GraphInput,
 )
 from vitrail.run.environment import versions_of
-from vitrail.runtime.graph import OPSET
 from vitrail.runtime.onnx_file import MOST_METADATA_BYTES, encoded_metadata, read_onnx
 from vitrail.tensor_file import tensors_sha256
 from vitrail.weights import Card
@@ -32,7 +31,7 @@ _TOLD = ("source", "kind", "family", "commit", "data")
 
 
 def describe(
-    model: ViT, card: Card, graph: bytes, *, form: Form, precision: ExportPrecision, merge: int
+    model: ViT, card: Card, graph: bytes, *, form: Form, precision: ExportPrecision, merge: int, opset: int
 ) -> ExportedFile:
     """What a graph of `graph_bytes` is, before it was compared with anything."""
     preprocessing, calibration, geometry = card.preprocessing, card.calibration, card.geometry
@@ -53,7 +52,7 @@ def describe(
         outputs=(*names, *(["distances"] if unknown else [])),
         precision=precision,
         merge=merge,
-        opset=OPSET,
+        opset=opset,
         classes=card.classes,
         num_labels=geometry.num_labels,
         problem_type=card.problem_type,
@@ -119,8 +118,10 @@ def _version() -> str:
     return versions_of(["vitrail"])["vitrail"] or "unknown"
 
 
-def built(model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int) -> tuple[bytes, ExportedFile]:
+def built(
+    model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int, opset: int
+) -> tuple[bytes, ExportedFile]:
     """A graph and what it is. Raises ConfigError: more than 2 GB of weights."""
-    asked: dict[str, Any] = {"form": form, "precision": precision, "merge": merge}
+    asked: dict[str, Any] = {"form": form, "precision": precision, "merge": merge, "opset": opset}
     graph = graph_bytes(model, card, **asked)
     return graph, describe(model, card, graph, **asked)
