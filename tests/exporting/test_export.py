@@ -312,6 +312,16 @@ def hostile(file: bytes, tmp_path: Path) -> dict[str, bytes]:
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.append(onnx.StringStringEntryProto(key="location", value="/etc/passwd"))
+    in_node = onnx.ModelProto()
+    in_node.CopyFrom(proto)
+    value = onnx.TensorProto(data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    value.external_data.append(onnx.StringStringEntryProto(key="location", value="../x"))
+    in_node.graph.node.append(onnx.helper.make_node("Constant", [], ["z"], value=value))
+    nested = onnx.ModelProto()
+    nested.CopyFrom(proto)
+    nested.graph.node.append(
+        onnx.helper.make_node("If", ["c"], ["z"], then_branch=proto.graph, else_branch=proto.graph)
+    )
     told = json.loads(next(one.value for one in proto.metadata_props if one.key == "vitrail"))
 
     def saying(**changes: Any) -> bytes:
@@ -325,6 +335,8 @@ def hostile(file: bytes, tmp_path: Path) -> dict[str, bytes]:
         "a bit flipped in a weight": file[:at] + bytes([file[at] ^ 1]) + file[at + 1 :],
         "of another library": bare.SerializeToString(),
         "weights elsewhere": outside.SerializeToString(),
+        "weights elsewhere, in a node": in_node.SerializeToString(),
+        "graphs in a node": nested.SerializeToString(),
         "much beside the graph": file + encoded_metadata({"x": "y" * (1 << 20)}),
         "no JSON": bare.SerializeToString() + encoded_metadata({"vitrail": "{"}),
         "deep JSON": bare.SerializeToString() + encoded_metadata({"vitrail": "[" * 100_000}),
