@@ -10,6 +10,7 @@
     vitrail.report("runs/mine").verdict.headline                              # can it be used? writes report.html
     vitrail.compare("runs/mine", "runs/other").verdict                        # is one better, on the same images?
     vitrail.explain("runs/mine", "new_photos/", out="explained")              # where in each image the class was read
+    vitrail.export("runs/mine", "mine.onnx")                                  # one file; predicts without torch
     vitrail.features("runs/mine", "new_photos/")                              # images to embeddings, [images, width]
     vitrail.check_data("photos/", near=True)["near"]["kinds"]                 # leaks, copies, doubtful labels
 
@@ -31,6 +32,7 @@ __all__ = [
     "calibrate",
     "predict",
     "explain",
+    "export",
     "features",
     "report",
     "compare",
@@ -43,8 +45,11 @@ __all__ = [
     "ViTConfig",
     "record_attention",
     "Predictor",
+    "ExportedPredictor",
     "Prediction",
     "Ranked",
+    "ExportOptions",
+    "Exported",
     "Explanations",
     "Explanation",
     "Faithfulness",
@@ -76,6 +81,7 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         explain,
+        export,
         features,
         finetune,
         load_data,
@@ -98,8 +104,9 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from vitrail.explanation import Explanation, Explanations, Faithfulness
+    from vitrail.exporting import Exported, ExportOptions
     from vitrail.model import ViT, record_attention
-    from vitrail.predictor import Prediction, Predictor, Ranked
+    from vitrail.predictor import ExportedPredictor, Prediction, Predictor, Ranked
     from vitrail.runtime import EngineOptions
     from vitrail.training import Evaluation, RunResult
     from vitrail.weights import Card, load, save
@@ -111,6 +118,7 @@ _HOMES = {
         "compare",
         "evaluate",
         "explain",
+        "export",
         "features",
         "finetune",
         "load_data",
@@ -135,7 +143,8 @@ _HOMES = {
     ),
     "vitrail.explanation": ("Explanation", "Explanations", "Faithfulness"),
     "vitrail.model": ("ViT", "record_attention"),
-    "vitrail.predictor": ("Prediction", "Predictor", "Ranked"),
+    "vitrail.exporting": ("ExportOptions", "Exported"),
+    "vitrail.predictor": ("ExportedPredictor", "Prediction", "Predictor", "Ranked"),
     "vitrail.runtime": ("EngineOptions",),
     "vitrail.weights": ("Card", "load", "save"),
 }

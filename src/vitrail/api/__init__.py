@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vitrail.api.confidence import calibrate
     from vitrail.api.datasets import DOCTORS_MODEL, Split, check_data, load_data
     from vitrail.api.explaining import explain
+    from vitrail.api.exporting import export
     from vitrail.api.inference import Model, evaluate, features, predict, trained_on
     from vitrail.api.reports import report
     from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_config, train
@@ -25,6 +26,7 @@ __all__ = [
     "compare",
     "evaluate",
     "explain",
+    "export",
     "features",
     "finetune",
     "finetune_start",
@@ -42,6 +44,7 @@ _MODULES = {
     "confidence": ("calibrate",),
     "datasets": ("DOCTORS_MODEL", "Split", "check_data", "load_data"),
     "explaining": ("explain",),
+    "exporting": ("export",),
     "inference": ("Model", "evaluate", "features", "predict", "trained_on"),
     "reports": ("report",),
     "runs": ("finetune", "finetune_start", "fitted_to_splits", "stored_config", "train"),

@@ -14,7 +14,7 @@ from vitrail.errors import ImageError, InputError, RunError
 from vitrail.explanation import Explanations, Options
 from vitrail.explanation.explanations import map_name
 from vitrail.explanation.methods import DEFAULT
-from vitrail.predictor import ImageLike, Predictor, _name, decode
+from vitrail.predictor import ImageLike, Predictor, decode, name_of
 from vitrail.progress import Bar
 
 
@@ -72,7 +72,7 @@ def explain(
         )
     numbers, pixels = _readable(listed, predictor, on_unreadable)
     right = None if truth is None else [truth[number] for number in numbers]
-    names = [_name(listed[number]) for number in numbers]
+    names = [name_of(listed[number]) for number in numbers]
     with Bar(len(pixels), unit="images", keep=False, enabled=progress) as bar:
         found = explanation.explain_images(predictor, pixels, names, options, truth=right, on_images=bar.advance)
     if out is not None:

@@ -15,7 +15,7 @@ _PRECISIONS = {
     "bf16": "every command that runs a model",
     "fp16": "every command that runs a model",
     "fp8": "train and finetune",
-    "int8": "eval and predict",
+    "int8": "eval, predict and export",
 }
 """The words that --precision knows, the same for every command, and who takes each."""
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vitrail.data.loader import Batch, Timed, batches
     from vitrail.data.order import balanced_order, epoch_order
     from vitrail.data.packing import pack
+    from vitrail.data.samples import Samples, draw
     from vitrail.data.sources import Source, download, open_source, place_of
     from vitrail.data.sources.walk import files_at
 
@@ -23,6 +24,7 @@ __all__ = [
     "available_splits",
     "Batch",
     "ImageSet",
+    "Samples",
     "Source",
     "Limits",
     "Timed",
@@ -31,6 +33,7 @@ __all__ = [
     "check",
     "decode_image",
     "download",
+    "draw",
     "epoch_order",
     "files_at",
     "load",
@@ -49,6 +52,7 @@ _MODULES = {
     "loader": ("Batch", "Timed", "batches"),
     "order": ("balanced_order", "epoch_order"),
     "packing": ("pack",),
+    "samples": ("Samples", "draw"),
     "sources": ("Source", "download", "open_source", "place_of"),
     "sources.walk": ("files_at",),
 }

@@ -89,9 +89,9 @@ def load(
         _check_can_be_learnt(source)
     preprocessing = preprocessing or preprocessing_for(config)
     _check_packed_as(source, preprocessing)
-    label_map = _label_map(source, classes) if classes is not None else np.arange(len(source.classes))
+    label_map = labels_in_model(source, classes) if classes is not None else np.arange(len(source.classes))
     result: dict[str, ImageSet] = {}
-    for name, (split, ids) in _chosen(source, config, splits).items():
+    for name, (split, ids) in chosen_splits(source, config, splits).items():
         decoded = decode_split(
             split,
             preprocessing,
@@ -173,7 +173,7 @@ def summary(config: DataConfig) -> dict[str, object]:
 # ---- splits ------------------------------------------------------------------------------------------------------
 
 
-def _chosen(
+def chosen_splits(
     source: Source, config: DataConfig, names: Sequence[str]
 ) -> dict[str, tuple[Split, Int64[np.ndarray, "N"]]]:
     """The wanted splits with the ids of their examples; "val" is made out of "train" where it is missing."""
@@ -210,7 +210,7 @@ def _for_channels(values: tuple[float, ...], num_channels: int) -> tuple[float, 
     return values[:1] * num_channels if len(set(values)) == 1 else values
 
 
-def _label_map(source: Source, classes: Sequence[str]) -> Int64[np.ndarray, "L"]:
+def labels_in_model(source: Source, classes: Sequence[str]) -> Int64[np.ndarray, "L"]:
     """Label of the model for each label of the source, -1 for classes that no example has."""
     used = {label for split in source.splits.values() for label in np.unique(split.labels)}
     model_classes = list(classes)

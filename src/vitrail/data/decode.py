@@ -120,6 +120,7 @@ def load_image(
     *,
     name: str | None = None,
     limits: Limits = DEFAULT,
+    with_torch: bool = True,
 ) -> UInt8[np.ndarray, "C h w"]:
     """Decode an image file and bring it to the size and the channels that a model keeps (`decode_size`).
 
@@ -128,18 +129,20 @@ def load_image(
         preprocessing: all that concerns decoding is used.
         name: how messages call the image; default: the path.
         limits: largest file and largest image.
+        with_torch: False: `fast_decoding` resizes with Pillow, as where torch is not installed.
     Raises:
         ImageError: as `decode_image`.
     """
     apply_profile = preprocessing.icc == "apply"
     if isinstance(source, Image.Image):
         try:
-            return fit(_upright(source, "Pillow's", name or "image", apply_profile), preprocessing)
+            upright = _upright(source, "Pillow's", name or "image", apply_profile)
+            return fit(upright, preprocessing, with_torch=with_torch)
         except MemoryError as error:
             raise ImageError(_TOO_MANY.format(*source.size), name or "image") from error
     small = small_webp(source) if isinstance(source, bytes) and limits is DEFAULT else None
     if small is not None:
-        return fit(small, preprocessing)
+        return fit(small, preprocessing, with_torch=with_torch)
     with contextlib.ExitStack() as held:
         image, kind, label = _open(source, name, limits, held)
         is_reduced = kind == "JPEG" and preprocessing.fast_decoding
@@ -153,7 +156,8 @@ def load_image(
             if not is_small:
                 _take_room(held, image, kind, coefficients)
             pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
-            return fit(_upright(image, kind, label, apply_profile) if pixels is None else pixels, preprocessing)
+            found = _upright(image, kind, label, apply_profile) if pixels is None else pixels
+            return fit(found, preprocessing, with_torch=with_torch)
         except MemoryError as error:
             raise ImageError(_TOO_MANY.format(*image.size), label) from error
 

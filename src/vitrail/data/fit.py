@@ -1,5 +1,8 @@
 """A decoded image -> the size and the channels that a model keeps."""
 
+import functools
+import importlib.util
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -20,7 +23,9 @@ def size_needed(preprocessing: Preprocessing) -> tuple[int, int]:
     return width, height
 
 
-def fit(image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preprocessing) -> UInt8[np.ndarray, "C h w"]:
+def fit(
+    image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preprocessing, *, with_torch: bool = True
+) -> UInt8[np.ndarray, "C h w"]:
     """Convert the channels and resize to `decode_size`; an image that has that size is not resampled.
 
     resize_mode "crop" scales the image until it covers the size, the other side rounded down, and takes the centre.
@@ -29,10 +34,11 @@ def fit(image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preproce
     Args:
         image: of any mode, or RGB pixels.
         preprocessing: how.
+        with_torch: False: `fast_decoding` resizes with Pillow, as where torch is not installed.
     """
     if isinstance(image, Image.Image) and image.mode != preprocessing.channels:
         image = image.convert(preprocessing.channels)
-    if preprocessing.fast_decoding:
+    if preprocessing.fast_decoding and with_torch and _has_torch():
         quick = _quick_fit(image, preprocessing)
         if quick is not None:
             return quick
@@ -49,6 +55,11 @@ def fit(image: Image.Image | UInt8[np.ndarray, "H W 3"], preprocessing: Preproce
             image = _resized(image, preprocessing)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if pixels.ndim == 3 else pixels[None]
+
+
+@functools.cache
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 def array_of(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

@@ -222,8 +222,9 @@ def _disagreements(
     options = predictor.options
     if options.engine in ("auto", "torch") and options.precision == "fp32" and not options.merge:
         return None
-    answers = [one.top[0].label for number in predicted for one in predictor._classify(pixels[number][None], 1)]
-    return sum(label != predictor.labels[chosen] for label, chosen in zip(answers, predicted.values(), strict=True))
+    return sum(
+        int(predictor.outputs(pixels[number][None]).logits.argmax()) != chosen for number, chosen in predicted.items()
+    )
 
 
 def _summed_up(

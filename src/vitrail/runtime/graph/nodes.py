@@ -4,28 +4,35 @@ Shapes are those of the model, the batch first. Nodes are those of the standard 
 ONNX Runtime's own.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from vitrail.runtime.integers import MICROSOFT, PRODUCT
+
+OPSET = 20
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Graph:
     """Nodes in the order in which they run, and the constants that they use.
 
     Args:
-        int8: matrix products with weights are of integers.
+        precision: of matrix products with weights; fp16: weights and what they are multiplied with have 16 bits.
+        largest_code: largest weight of int8. 127 where ONNX Runtime is opened with `vitrail.runtime.integers`; 64 where
+            nobody knows what opens it: two products of 255 and 64 fit into 16 bits, into which processors without dot
+            products of bytes add them.
     """
 
-    def __init__(self, int8: bool) -> None:
+    def __init__(self, precision: Precision = "fp32", *, largest_code: int = 127) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.int8 = int8
+        self.precision, self.largest_code = precision, largest_code
 
     def node(self, kind: str, *inputs: str, domain: str = "", output: int = 0, **attributes: Any) -> str:
         """Add a node, and return the name of one of its outputs, the first; an input "" is left out."""
@@ -33,6 +40,33 @@ class Graph:
         outputs = [*(f"{name}_{number}" for number in range(output)), name]
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, name, domain=domain, **attributes))
         return name
+
+    def file(
+        self,
+        inputs: Mapping[str, tuple[int, Sequence[int | str]]],
+        outputs: Mapping[str, tuple[str, Sequence[int | str]]],
+    ) -> bytes:
+        """The whole ONNX file, the same bytes every time.
+
+        Args:
+            inputs: type and shape of each.
+            outputs: value and shape of each, fp32.
+        """
+        renamed = [helper.make_node("Identity", [value], [name]) for name, (value, _) in outputs.items()]
+        proto = helper.make_graph(
+            [*self.nodes, *renamed],
+            "vit",
+            [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, (_, shape) in outputs.items()],
+            self.constants,
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        if self.precision == "int8":
+            opsets.append(helper.make_opsetid(MICROSOFT, 1))
+        # The version of the file's form that came with this set of operators: older readers know it.
+        whole = helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="vitrail")
+        onnx.checker.check_model(whole)
+        return whole.SerializeToString()
 
     def constant(self, value: torch.Tensor | np.ndarray | list[int]) -> str:
         """Add a constant: fp32 numbers of the model, or int64 shapes and axes."""
@@ -46,9 +80,14 @@ class Graph:
 
     def linear(self, x: str, layer: nn.Linear) -> str:
         """A product with the layer's weights, and its bias."""
-        if self.int8:
+        if self.precision == "int8":
             return self._linear_int8(x, layer)
-        x = self.node("MatMul", x, self.constant(layer.weight.T))
+        if self.precision == "fp16":
+            half = self.node("Cast", x, to=TensorProto.FLOAT16)
+            weight = self.constant(layer.weight.detach().float().cpu().numpy().T.astype(np.float16))
+            x = self.node("Cast", self.node("MatMul", half, weight), to=TensorProto.FLOAT)
+        else:
+            x = self.node("MatMul", x, self.constant(layer.weight.T))
         bias = layer._parameters["bias"]
         return x if bias is None else self.node("Add", x, self.constant(bias))
 
@@ -58,7 +97,7 @@ class Graph:
         The file is the same for every processor; `vitrail.runtime.integers` has what it must be opened with.
         """
         weight = layer.weight.detach().float()
-        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+        scale = weight.abs().amax(1).clamp(min=1e-12) / self.largest_code
         codes = (weight / scale[:, None]).round().to(torch.int8)
         inputs = [x, self.constant(codes.T.contiguous().numpy()), self.constant(scale), ""]
         if (bias := layer._parameters["bias"]) is not None:

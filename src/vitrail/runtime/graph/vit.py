@@ -9,9 +9,8 @@ rows of one table that is added to the patches, behind as many rows of zeros.
 Paper: arXiv:2010.11929, section 3.1; the names of nodes and weights are those of vitrail.model.vit.
 """
 
-import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from torch import nn
 
 from vitrail.config.checks import pair
@@ -23,9 +22,8 @@ from vitrail.model.pooling import AttentionPooling
 from vitrail.model.vit import MLP, Attention, Block, LayerScale
 from vitrail.runtime.graph.merging import Merging
 from vitrail.runtime.graph.nodes import Graph
-from vitrail.runtime.integers import MICROSOFT
 
-OPSET = 20
+_BYTES_EACH = {"fp32": 4, "fp16": 2, "int8": 1}
 _MAX_BYTES = 2_000_000_000
 """A protobuf message holds 2 GiB; what is larger needs files beside it, which we do not write."""
 
@@ -42,38 +40,36 @@ def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False, m
     Raises:
         ConfigError: more than 2 GB of weights.
     """
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    graph = Graph("int8" if int8 else "fp32")
+    logits = add_vit(graph, model, image_size, "pixel_values", merge)
+    config = model.config
+    features = config.hidden_size * (2 if config.pooling == "cls_mean" else 1)
+    return graph.file(
+        {"pixel_values": (TensorProto.FLOAT, ["batch", config.num_channels, *image_size])},
+        {"logits": (logits, ["batch", config.num_labels or features])},
+    )
+
+
+def add_vit(graph: Graph, model: ViT, image_size: tuple[int, int], images: str, merge: int = 0) -> str:
+    """The whole model, from normalised images [B, C, H, W] to logits [B, L]: names of values.
+
+    Raises:
+        ConfigError: more than 2 GB of weights.
+    """
+    size = sum(p.numel() for p in model.parameters()) * _BYTES_EACH[graph.precision]
     if size > _MAX_BYTES:
         raise ConfigError(
             "The model is too large for one ONNX file.",
             got=f"{size / 1e9:.1f} GB of weights",
             expected=f"at most {_MAX_BYTES / 1e9:.0f} GB",
-            do="Use --engine torch.",
+            do="Export it with --precision fp16; to predict, use --engine torch.",
         )
-    graph = Graph(int8)
     with torch.no_grad():
-        logits = _vit(graph, model, image_size, merge)
-    config = model.config
-    features = config.hidden_size * (2 if config.pooling == "cls_mean" else 1)
-    proto = helper.make_graph(
-        [*graph.nodes, helper.make_node("Identity", [logits], ["logits"])],
-        "vit",
-        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", config.num_channels, *image_size])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", config.num_labels or features])],
-        graph.constants,
-    )
-    opsets = [helper.make_opsetid("", OPSET)]
-    if int8:
-        opsets.append(helper.make_opsetid(MICROSOFT, 1))
-    # The version of the file's form that came with this set of operators: older readers know it.
-    whole = helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="vitrail")
-    onnx.checker.check_model(whole)
-    return whole.SerializeToString()
+        return _vit(graph, model, image_size, images, merge)
 
 
-def _vit(graph: Graph, model: ViT, image_size: tuple[int, int], merge: int) -> str:
-    """The whole model, from `pixel_values` to logits."""
-    x = _embed(graph, model, image_size)
+def _vit(graph: Graph, model: ViT, image_size: tuple[int, int], images: str, merge: int) -> str:
+    x = _embed(graph, model, image_size, images)
     height, width = _grid(model, image_size)
     merging = Merging(graph, merge, model.config.num_prefix_tokens, height * width)
     for block in model.blocks:
@@ -93,9 +89,9 @@ def _grid(model: ViT, image_size: tuple[int, int]) -> tuple[int, int]:
     return image_size[0] // down_y, image_size[1] // down_x
 
 
-def _embed(graph: Graph, model: ViT, image_size: tuple[int, int]) -> str:
+def _embed(graph: Graph, model: ViT, image_size: tuple[int, int], x: str) -> str:
     """Equation (1), and the registers."""
-    config, x = model.config, "pixel_values"
+    config = model.config
     for layer in model.stem.children():
         x = _stem_layer(graph, layer, x)
     proj = model.patch_embed.proj
@@ -165,7 +161,7 @@ def _attention(graph: Graph, layer: Attention, x: str, merging: Merging) -> tupl
     scale = (width // heads) ** -0.5 if layer.scale is None else layer.scale
     x = graph.linear(x, layer.qkv)
     keys = ""
-    if graph.int8 and isinstance(layer.q_norm, nn.Identity):
+    if graph.precision == "int8" and isinstance(layer.q_norm, nn.Identity):
         q, k, v = (graph.slice(x, i * width, (i + 1) * width, 2) for i in range(3))
         if merging.num_due:
             split = graph.node("Reshape", k, graph.constant([0, 0, heads, width // heads]))

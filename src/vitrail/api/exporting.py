@@ -1,0 +1,137 @@
+"""A trained model as one file that runs without torch."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from vitrail import data as datasets
+from vitrail.api.datasets import Split
+from vitrail.api.inference import OnNote, data_to_open
+from vitrail.data.sources import NAMED_SETS
+from vitrail.errors import ConfigError, DataError, shown
+from vitrail.exporting import Exported, ExportOptions, Images, export_model, synthetic_photographs
+from vitrail.predictor import Predictor
+from vitrail.reading import read_regular
+from vitrail.runtime import EngineOptions
+from vitrail.weights import Card
+
+_MAX_IMAGE_BYTES = 256 << 20
+_SYNTHETIC = 64
+
+
+def export(
+    model: str | Path | tuple[Any, Card],
+    out: str | Path | None = None,
+    *,
+    images: str | Path | list[str | Path] | None = None,
+    data: str | Path | None = None,
+    split: Split | None = None,
+    samples: int = 256,
+    image_size: int | tuple[int, int] | None = None,
+    data_root: str | Path | None = None,
+    options: ExportOptions | None = None,
+    on_note: OnNote = lambda _: None,
+) -> Exported:
+    """Write a model as one file that predicts without torch: `vitrail export`.
+
+    The written file is compared with the model, in a process without torch, before it gets its name. It holds the
+    classes, the preprocessing, the temperature and the thresholds of "unknown".
+
+    Args:
+        model: a run directory, a model file or other weights, or a (model, card) pair.
+        out: the file; None: the model's name with .onnx, in the working directory.
+        images: files and folders to compare on; their classes are unknown.
+        data: labelled images to compare on, by which the accuracy of both is measured, too; None and no `images`: the
+            validation split of the model's own data where they are at hand, else pictures made of nothing.
+        split: of `data`; None: test, or all where there are no splits.
+        samples: images to compare on, at most.
+        image_size: another input side in pixels, or (height, width); None: the model's own.
+        data_root: where named data sets are.
+        options: which kind of file, which precision, how many tokens are merged; None: ONNX, fp32.
+        on_note: told what is compared, and on which images.
+    Returns:
+        `.path`, `.parity` (largest differences, equal labels), `.accuracy` of both, checksums.
+    Raises:
+        VitrailError: the file answers otherwise than the model; nothing was written.
+        ConfigError, WeightsError, DataError, InputError: as of `evaluate`.
+        SaveError: the file cannot be written.
+    """
+    predictor = Predictor(model, device="cpu", image_size=image_size, options=EngineOptions(engine="torch"))
+    target = Path(out) if out else Path(f"{_stem(model)}.onnx")
+    if images is not None and data is not None:
+        raise ConfigError("--images and --data exclude each other.", do="Give labelled images with --data.")
+    if images is not None:
+        found = _of_files(images if isinstance(images, list) else [images], samples)
+    elif data is not None:
+        found = _of_data(predictor.card, data, split, samples, data_root)
+    else:
+        found = _own(predictor.card, samples, data_root)
+    if found.is_synthetic:
+        on_note(
+            "no images are at hand, so the file is compared on pictures made of nothing; for its accuracy, give images "
+            "of yours with --data or --images"
+        )
+    return export_model(predictor, target, found, options, on_note=on_note)
+
+
+def _stem(model: object) -> str:
+    """The name of a model, for a file."""
+    if isinstance(model, tuple):
+        return "model"
+    path = Path(str(model).removeprefix("builtin:"))
+    return (path.absolute() if path.is_dir() else path.with_suffix("") if path.is_file() else path).name or "model"
+
+
+def _of_files(paths: list[str | Path], samples: int) -> Images:
+    files = datasets.files_at(paths)
+    step = max(1, len(files) // samples)
+    encoded: list[bytes] = []
+    for path in files[::step][:samples]:
+        try:
+            encoded.append(read_regular(path, _MAX_IMAGE_BYTES))
+        except OSError as error:
+            raise DataError(f"{shown(path)}: cannot be read.", got=error.strerror or error) from error
+    return Images(
+        encoded=encoded, labels=None, source="files of the user", fingerprint=_fingerprint(encoded), is_synthetic=False
+    )
+
+
+def _of_data(
+    card: Card, data: str | Path | None, split: Split | None, samples: int, data_root: str | Path | None
+) -> Images:
+    """Labelled images. Raises DataError, ConfigError."""
+    config, own_data = data_to_open(card, data, data_root)
+    source = datasets.open_source(config, may_download=data is not None)
+    available = datasets.available_splits(config, source=source)
+    wanted = split or ("val" if own_data else "test" if "test" in available else "all")
+    if own_data and split is None and "val" not in available:
+        wanted = "test" if "test" in available else "all"
+    found = datasets.draw(config, wanted, samples, card.classes, source)
+    name = config.spec if config.spec in NAMED_SETS else "a data set of the user"
+    return Images(
+        encoded=found.encoded,
+        labels=found.labels,
+        source=f"{name}, {wanted}",
+        fingerprint=found.fingerprint,
+        is_synthetic=False,
+    )
+
+
+def _own(card: Card, samples: int, data_root: str | Path | None) -> Images:
+    """The validation split of the model's own data, or pictures made of nothing."""
+    if card.classes and not card.is_yes_or_no:
+        try:
+            return _of_data(card, None, None, samples, data_root)
+        except (ConfigError, DataError):
+            pass
+    encoded = synthetic_photographs(min(samples, _SYNTHETIC))
+    return Images(
+        encoded=encoded, labels=None, source="synthetic", fingerprint=_fingerprint(encoded), is_synthetic=True
+    )
+
+
+def _fingerprint(encoded: list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for image in encoded:
+        digest.update(hashlib.sha256(image).digest())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""What an exported file answers, in a process of its own that has no torch: `python -m vitrail.exporting.candidate`.
+
+Standard input: a line of JSON, {"kind", "path", "sizes": [bytes of each image]}, then the images one after the other,
+encoded as they come. Standard output: five arrays as numpy writes them: which images could be read; logits,
+probabilities and distances of these, in batches of 8 and a rest; logits of the first images one by one, and by three.
+"""
+
+import json
+import sys
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from vitrail.predictor.answers import Outputs
+
+BATCHES = (8, 1, 3)
+"""All images by the first; the first few by the others."""
+FEW = 32
+
+
+class Candidate(Protocol):
+    """What runs an exported file."""
+
+    def decode(self, image: bytes, /) -> np.ndarray: ...
+    def outputs(self, pixels: np.ndarray, /) -> "Outputs": ...
+
+
+def main(stdin: BinaryIO, stdout: BinaryIO) -> None:
+    """Answer one job."""
+    job = json.loads(stdin.readline())
+    images = [stdin.read(size) for size in job["sizes"]]
+    if job["kind"] != "torch":
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes its import raise ImportError
+    for array in answered(job["kind"], job["path"], images):
+        np.save(stdout, array, allow_pickle=False)
+
+
+def answered(kind: str, path: str, images: list[bytes]) -> list[np.ndarray]:
+    """The five arrays of the answer."""
+    from vitrail.errors import ImageError
+    from vitrail.predictor.answers import Outputs
+
+    predictor = _opened(kind, path)
+    kept: list[int] = []
+    pixels: list[np.ndarray] = []
+    for number, image in enumerate(images):
+        try:
+            pixels.append(predictor.decode(image))
+            kept.append(number)
+        except ImageError:
+            continue
+
+    def by(count: int, most: int) -> Outputs:
+        starts = range(0, min(most, len(pixels)), count)
+        parts = [predictor.outputs(np.stack(pixels[start : min(start + count, most)])) for start in starts]
+        distances = [part.distances for part in parts if part.distances is not None]
+        return Outputs(
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate(distances) if distances else None,
+        )
+
+    if not kept:
+        return [np.array(kept, np.int64)]
+    every = by(BATCHES[0], len(pixels))
+    few = [by(count, FEW).logits for count in BATCHES[1:]]
+    distances = np.empty(0, np.float32) if every.distances is None else every.distances
+    return [np.array(kept, np.int64), every.logits, every.probabilities, distances, *few]
+
+
+def _opened(kind: str, path: str) -> "Candidate":
+    """What runs a file of this kind."""
+    from vitrail.predictor.exported import ExportedPredictor
+
+    if kind == "onnx":
+        return ExportedPredictor(path)
+    raise ValueError(f"nothing runs files of the kind {kind!r}")
+
+
+if __name__ == "__main__":
+    main(sys.stdin.buffer, sys.stdout.buffer)
