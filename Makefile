@@ -66,7 +66,7 @@ docs: setup  ## the architecture picture, the tutorial's notebook, and the API r
 	$(INSTALL) torch && touch $@
 
 .venv/core.stamp: .venv/torch.stamp pyproject.toml
-	$(INSTALL) -e . && touch $@
+	$(INSTALL) -e '.[train,serve]' && touch $@
 
 .venv/dev.stamp: .venv/torch.stamp pyproject.toml
 	$(INSTALL) -e '.[dev]' && touch $@

@@ -155,7 +155,12 @@ def __getattr__(name: str) -> Any:
     if name == "recipes":
         return importlib.import_module("vitrail.recipes")
     if name in _HOME_OF:
-        return getattr(importlib.import_module(_HOME_OF[name]), name)
+        try:
+            return getattr(importlib.import_module(_HOME_OF[name]), name)
+        except ImportError as error:
+            from vitrail.errors import without_training
+
+            raise without_training(error) or error from error
     raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
 
 

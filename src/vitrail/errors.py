@@ -59,6 +59,22 @@ def install_hint(*packages: str) -> str:
     return f"Install it with: {shell_word(sys.executable)} -m pip install {' '.join(packages)}"
 
 
+TRAINING_PACKAGES = ("torch", "safetensors", "huggingface_hub", "sklearn", "scipy", "jinja2", "onnx")
+"""What the extra `train` installs, by the names that are imported."""
+
+
+def without_training(error: ImportError) -> "ConfigError | None":
+    """What to say where a package of the extra `train` is missing; None: the error is about something else."""
+    name = (error.name or "").partition(".")[0]
+    if name not in TRAINING_PACKAGES or importlib.util.find_spec(name) is not None:
+        return None
+    return ConfigError(
+        "Only exported files are used in this installation; everything else needs torch and what goes with it.",
+        got=f"no {name}",
+        do=f"{install_hint(shell_word('vitrail[train]'))}, or give a file written by vitrail export.",
+    )
+
+
 def import_hint(package: str) -> str:
     """What to do about a package that does not import: install it, or mend what it needs."""
     if importlib.util.find_spec(package) is None:

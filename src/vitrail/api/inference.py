@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,7 +17,16 @@ from vitrail.data import ImageSet
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, InputError
 from vitrail.model import ViT
-from vitrail.predictor import ImageLike, Prediction, Predictor, decode, listed, preprocessing_at
+from vitrail.predictor import (
+    ExportedPredictor,
+    ImageLike,
+    Prediction,
+    Predictor,
+    decode,
+    is_exported,
+    listed,
+    preprocessing_at,
+)
 from vitrail.runtime import EngineOptions
 from vitrail.training import Evaluation, pick_device
 from vitrail.training.transfer.probe import features as features_of
@@ -154,7 +164,7 @@ def _check_has_named_classes(predictor: Predictor) -> None:
 
 
 def predict(
-    model: Model,
+    model: Model | ExportedPredictor,
     images: ImageLike | Sequence[ImageLike],
     *,
     top: int = 5,
@@ -167,7 +177,8 @@ def predict(
     Each call loads the model; for many calls make a `Predictor` once and give that.
 
     Args:
-        model: a run directory, a model file or other weights, a (model, card) pair, or a `Predictor`.
+        model: a run directory, a model file or other weights, a (model, card) pair, a `Predictor`, a file that `export`
+            wrote, or an `ExportedPredictor`.
         images: one or several of: the path of a file or folder, bytes, an open file, an image of Pillow, an array
             [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a tensor [H, W], [1, H, W], [3, H, W] or [4, H, W]; uint8, or
             floating-point in [0, 1]. Four axes are a batch. Of a folder every file is taken, those in it sorted.
@@ -183,7 +194,13 @@ def predict(
         DataError: there is no such file or folder, or it is empty.
         WeightsError, ConfigError: as of `evaluate`.
     """
-    return _predictor(model, image_size, device, options)(list(_each(images)), top=top)
+    several = list(_each(images))
+    if isinstance(model, ExportedPredictor) or is_exported(model):
+        if image_size is not None or device not in ("auto", "cpu") or options is not None:
+            raise InputError("An exported file has its image size and precision already, and runs on the CPU.")
+        ready = model if isinstance(model, ExportedPredictor) else ExportedPredictor(cast(str | Path, model))
+        return ready(several, top=top)
+    return _predictor(model, image_size, device, options)(several, top=top)
 
 
 def features(

@@ -36,7 +36,7 @@ from vitrail.cli import (
 from vitrail.cli.answer import Answer
 from vitrail.cli.completion import SHELLS, script
 from vitrail.cli.words import Help, Parser, understood, verb_first
-from vitrail.errors import ConfigError, VitrailError, shown
+from vitrail.errors import ConfigError, VitrailError, shown, without_training
 
 _LONGEST_WORD = 32_767
 
@@ -118,6 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         terminal.say(ConfigError("The name of a file is too long.", got=shown(error.filename)))
         return 2
+    except ImportError as error:
+        if (explained := without_training(error)) is None:
+            terminal.say_fault(error)
+            return 1
+        terminal.say(explained)
+        return explained.exit_status
     except Exception as error:  # the last resort: an internal error, shown whole
         terminal.say_fault(error)
         return 1

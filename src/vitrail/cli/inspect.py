@@ -1,6 +1,7 @@
 """Show what is in a weight file: family, geometry, classes, preprocessing, where it comes from.
 
-Takes a vitrail file, a run directory, builtin:NAME, a file or folder of another library, or a hub id.
+Takes a vitrail file, a run directory, builtin:NAME, a file or folder of another library, a hub id, or an .onnx file
+that `vitrail export` wrote.
 """
 
 import argparse
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.answer import Answer, table
+from vitrail.errors import shown
 
 if TYPE_CHECKING:
     from vitrail.weights import Card
@@ -24,7 +26,11 @@ def run(args: argparse.Namespace) -> Answer:
     """Read names, shapes and descriptions; no model is run."""
     from vitrail import weights
     from vitrail.config import to_json
+    from vitrail.predictor import is_exported, read_exported
 
+    if is_exported(args.source):
+        told = to_json(read_exported(args.source)[1])
+        return Answer(_exported_text(args.source, told), told)
     if own := weights.is_own(args.source):
         card, count = weights.read_card(own), weights.stored_parameters(own)
         family, evidence, audit = "vitrail", "its own description", card.provenance.get("audit", {})
@@ -52,6 +58,30 @@ def run(args: argparse.Namespace) -> Answer:
         "audit": audit,
     }
     return Answer(_text(args.source, values, card), values)
+
+
+def _exported_text(source: str, told: dict[str, Any]) -> list[str]:
+    """What an exported file says of itself, for people."""
+    names: list[str] = told["classes"]
+    parity, accuracy, unknown, taken = told["parity"], told["accuracy"], told["unknown"], told["input"]
+    compared = "never compared with its model"
+    if parity:
+        verdict = "answers as its model" if parity["passed"] else "DIFFERS FROM ITS MODEL (forced)"
+        compared = f"{verdict}: {parity['top1'][0]} of {parity['top1'][1]} equal labels ({parity['source']})"
+    refused = f"below {unknown['min_probability']:.1%} or beyond {unknown['max_distance']:.1f}" if unknown else "never"
+    rows: list[tuple[str, object]] = [
+        ("source", source),
+        ("family", f"exported by {told['producer']}, {told['form']} form, {told['precision']}, opset {told['opset']}"),
+        ("input", f"{taken['name']} {taken['dtype']} {taken['layout']}, {taken['size']} {taken['channels']}"),
+        ("classes", f"{told['num_labels']}: {', '.join(map(shown, names[:_MOST_CLASSES])) or 'unnamed'}"),
+        ("temperature", f"{told['temperature']:g}"),
+        ("unknown", refused),
+        ("comparison", compared),
+    ]
+    if accuracy:
+        right = f"{accuracy['correct_exported']} of {accuracy['n']}; the model's: {accuracy['correct_reference']}"
+        rows.append(("right answers", right))
+    return table(("what", "value"), rows)
 
 
 def _text(source: str, values: dict[str, Any], card: "Card") -> list[str]:

@@ -1,7 +1,8 @@
 """Classify images: files or folders to ranked labels.
 
-MODEL is a run directory, a vitrail model file, builtin:NAME, another library's weights, or a hub id. Every file
-of a folder is tried; one that is no image gets a line of its own.
+MODEL is a run directory, a vitrail model file, builtin:NAME, another library's weights, a hub id, or an .onnx file
+that `vitrail export` wrote, which needs no torch. Every file of a folder is tried; one that is no image gets a line of
+its own.
 """
 
 import argparse
@@ -41,14 +42,17 @@ def run(args: argparse.Namespace) -> Answer:
     check_engine_options(args)
     check_words(args)
     from vitrail.data import files_at
+    from vitrail.predictor import is_exported
 
     files = files_at(args.paths)
+    if is_exported(args.model):
+        return _by_exported_file(args, files)
     if started_here(args):
         return launched(args)
 
     from vitrail.config import ParallelConfig
     from vitrail.distributed import join_processes
-    from vitrail.predictor import Prediction, Predictor
+    from vitrail.predictor import Predictor
 
     with join_processes(ParallelConfig(timeout_seconds=600), args.device) as world:
         predictor = Predictor(
@@ -70,8 +74,46 @@ def run(args: argparse.Namespace) -> Answer:
                 found.append((result.reason, result.name) if isinstance(result, ImageError) else result)
                 bar.advance(1)
         results = [result for part in world.gather(found) for result in part]
-    errors = [ImageError(*result) for result in results if isinstance(result, tuple)]
-    predictions = [result for result in results if not isinstance(result, tuple)]
+    answers = [ImageError(*result) if isinstance(result, tuple) else result for result in results]
+    return _answer(answers, chosen.to_json())
+
+
+def _by_exported_file(args: argparse.Namespace, files: Sequence[Path]) -> Answer:
+    """The same from a file of `vitrail export`, in which everything is settled. Imports no torch."""
+    from vitrail.predictor import ExportedPredictor
+    from vitrail.predictor.answers import Prediction
+    from vitrail.predictor.exported import BATCH_SIZE
+
+    asked = {
+        "--engine": args.engine not in ("auto", "onnx"),
+        "--device": args.device not in ("auto", "cpu"),
+        "--precision": args.precision is not None,
+        "--merge": args.merge,
+        "--image-size": args.image_size is not None,
+        "--nproc": args.nproc != 1,
+    }
+    if given := [name for name, is_asked in asked.items() if is_asked]:
+        raise ConfigError(
+            f"{given[0]} cannot be given with an exported file: it was settled when the file was written.",
+            do="Leave it out, or export the model again with it.",
+        )
+    predictor = ExportedPredictor(args.model)
+    if predictor.note:
+        say(f"careful: {predictor.note}")
+    batch_size, answers = args.batch_size or BATCH_SIZE, list[Prediction | ImageError]()
+    with Bar(len(files), unit="files", keep=False) as bar:
+        for result in predictor.stream(files, top=args.top, batch_size=batch_size):
+            answers.append(result)
+            bar.advance(1)
+    told = predictor.description
+    engine = {"engine": "onnx", "precision": told.precision, "merge": told.merge, "batch_size": batch_size}
+    return _answer(answers, {**engine, "reason": "an exported file"})
+
+
+def _answer(results: Sequence["Prediction | ImageError"], engine: dict[str, Any]) -> Answer:
+    """What is said of every file. Raises DataError where none is an image."""
+    errors = [result for result in results if isinstance(result, ImageError)]
+    predictions = [result for result in results if not isinstance(result, ImageError)]
     if not predictions:
         raise DataError("None of these files is an image.", got="; ".join(map(str, errors[:3])))
 
@@ -87,7 +129,7 @@ def run(args: argparse.Namespace) -> Answer:
             for p in predictions
         ],
         "errors": [{"path": error.name, "error": error.reason} for error in errors],
-        "engine": chosen.to_json(),
+        "engine": engine,
     }
     lines = _table(predictions)
     return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)

@@ -40,7 +40,11 @@ _KNOWN_FOLDERS = (
         "a distributed checkpoint of torch, in pieces",
         "Join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth",
     ),
-    ("*.onnx", "an ONNX export, which is not read", _FROM_TORCH),
+    (
+        "*.onnx",
+        "an ONNX export, which is not read here",
+        "A file of vitrail export is for predict, inspect and serve. For everything else, t" + _FROM_TORCH[1:],
+    ),
     ("*.gguf", "GGUF, for llama.cpp, which is not read", _FROM_TORCH),
     ("*.tflite", "an export for TensorFlow Lite, which is not read", _FROM_TORCH),
     ("*.h5", "HDF5, of Keras or TensorFlow, which is not read", _FROM_OTHER),
