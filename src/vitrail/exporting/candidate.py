@@ -1,13 +1,14 @@
 """What an exported file answers, in a process of its own that has no torch: `python -m vitrail.exporting.candidate`.
 
 Standard input: a line of JSON, {"kind", "path", "sizes": [bytes of each image]}, then the images one after the other,
-encoded as they come. Standard output: five arrays as numpy writes them: which images could be read; logits,
-probabilities and distances of these, in batches of 8 and a rest; logits of the first images one by one, and by three.
+encoded as they come. Standard output: arrays as numpy writes them: the names of the classes, in JSON; which images
+could be read; logits, probabilities and distances of these, in batches of 8 and a rest; logits of the first images one
+by one, and by three.
 """
 
 import json
 import sys
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,9 +20,12 @@ BATCHES = (8, 1, 3)
 FEW = 32
 
 
+@runtime_checkable
 class Candidate(Protocol):
     """What runs an exported file."""
 
+    @property
+    def labels(self) -> tuple[str, ...]: ...
     def decode(self, image: bytes, /) -> np.ndarray: ...
     def outputs(self, pixels: np.ndarray, /) -> "Outputs": ...
 
@@ -37,7 +41,7 @@ def main(stdin: BinaryIO, stdout: BinaryIO) -> None:
 
 
 def answered(kind: str, path: str, images: list[bytes]) -> list[np.ndarray]:
-    """The five arrays of the answer."""
+    """The arrays of the answer."""
     from vitrail.errors import ImageError
     from vitrail.predictor.answers import Outputs
 
@@ -61,12 +65,13 @@ def answered(kind: str, path: str, images: list[bytes]) -> list[np.ndarray]:
             np.concatenate(distances) if distances else None,
         )
 
+    labels = np.frombuffer(json.dumps(predictor.labels).encode(), np.uint8)
     if not kept:
-        return [np.array(kept, np.int64)]
+        return [labels, np.array(kept, np.int64)]
     every = by(BATCHES[0], len(pixels))
     few = [by(count, FEW).logits for count in BATCHES[1:]]
     distances = np.empty(0, np.float32) if every.distances is None else every.distances
-    return [np.array(kept, np.int64), every.logits, every.probabilities, distances, *few]
+    return [labels, np.array(kept, np.int64), every.logits, every.probabilities, distances, *few]
 
 
 def _opened(kind: str, path: str) -> "Candidate":

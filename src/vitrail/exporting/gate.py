@@ -104,8 +104,10 @@ def compared(predictor: Predictor, path: Path, kind: str, images: Images, limits
         ConfigError: too few of the images can be read.
     """
     kept, reference = _reference(predictor, images.encoded)
-    theirs, candidate, few = _candidate(path, kind, images.encoded)
+    labels, theirs, candidate, few = _candidate(path, kind, images.encoded)
     faults: list[str] = []
+    if labels != list(predictor.labels):
+        faults.append("the names of the classes, or their order, are others than the model's")
     if not np.array_equal(kept, theirs):
         raise WeightsError("The file reads other images than the model.", got=f"{len(theirs)} of {len(kept)} images")
     difference = _largest(candidate.logits - reference.logits) / max(_largest(reference.logits), 1e-6)
@@ -180,8 +182,10 @@ def _reference(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[Int64[np
 
 def _candidate(
     path: Path, kind: str, encoded: Sequence[bytes]
-) -> tuple[Int64[np.ndarray, "n"], Outputs, list[Float32[np.ndarray, "F L"]]]:
-    """The same of the file, in a process of its own; and the logits of the first images in other batches."""
+) -> tuple[list[str], Int64[np.ndarray, "n"], Outputs, list[Float32[np.ndarray, "F L"]]]:
+    """The same of the file, in a process of its own: its classes first, and last the logits of the first images in
+    other batches.
+    """
     job = json.dumps({"kind": kind, "path": str(path), "sizes": [len(image) for image in encoded]}).encode()
     child = subprocess.run(
         [sys.executable, "-m", "vitrail.exporting.candidate"],
@@ -195,10 +199,11 @@ def _candidate(
     stream, arrays = io.BytesIO(child.stdout), list[np.ndarray]()
     while stream.tell() < len(child.stdout):
         arrays.append(np.load(stream, allow_pickle=False))
-    if len(arrays) == 1:
+    if len(arrays) == 2:
         raise WeightsError("The file reads none of the images that the model reads.")
-    kept, logits, probabilities, distances, *few = arrays
-    return kept, Outputs(probabilities, logits, distances if distances.size else None), few
+    names, kept, logits, probabilities, distances, *few = arrays
+    labels = json.loads(names.tobytes())
+    return labels, kept, Outputs(probabilities, logits, distances if distances.size else None), few
 
 
 def _agreement(reference: Float32[np.ndarray, "N L"], candidate: Float32[np.ndarray, "N L"]) -> tuple[int, int]:
