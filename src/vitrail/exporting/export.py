@@ -124,10 +124,9 @@ def export_model(
     try:
         fsio.remove(stage)
         notes = target.begin(stage)
-        for precision in target.included:
-            on_note(f"comparing the {precision} file with the model on {len(images.encoded)} images")
-            last = _written(target, precision, stage, reference, images, options)
-        answer = _told(last, target.path(stage, options.precision), stage, out, options, tuple(notes))
+        on_note(f"comparing what was written with the model on {len(images.encoded)} images")
+        written = [_written(target, precision, stage, reference, images, options) for precision in target.included]
+        answer = _told(written[-1], target.path(stage, options.precision), stage, out, options, tuple(notes))
         (fsio.rename if target.is_folder else fsio.rename_file)(stage, out)
     finally:
         with contextlib.suppress(SaveError):

@@ -34,7 +34,7 @@ class HuggingFace(Target):
     """As Target; `precision` is what transformers.js takes when it is not told otherwise."""
 
     suffix, is_folder = "-hf", True
-    forms: tuple[Form, ...] = ("tensor",)
+    forms = ("tensor",)
 
     def __init__(
         self, model: ViT, card: Card, name: str, *, form: Form | None, precision: ExportPrecision, merge: int

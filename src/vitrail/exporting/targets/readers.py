@@ -19,6 +19,11 @@ class _Reader:
 
     description: ExportedFile
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.description.labels
+
     def decode(self, image: ImageLike) -> UInt8[np.ndarray, "C h w"]:
         return decode(image, self.description.preprocessing, with_torch=False)
 

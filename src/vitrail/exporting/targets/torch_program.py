@@ -18,7 +18,7 @@ from vitrail.config.checks import pair
 from vitrail.exporting.onnx_file import describe, description_json
 from vitrail.exporting.targets.target import Part, Target
 from vitrail.model import ViT
-from vitrail.predictor.exported_file import ExportPrecision, Form
+from vitrail.predictor.exported_file import ExportPrecision
 from vitrail.runtime import merged_logits
 from vitrail.runtime.pixels import scale_and_shift
 from vitrail.weights import Card
@@ -31,8 +31,8 @@ class TorchProgram(Target):
     """As Target."""
 
     engine, suffix = "torch", ".pt2"
-    forms: tuple[Form, ...] = ("image",)
-    precisions: tuple[ExportPrecision, ...] = ("fp32",)
+    forms = ("image",)
+    precisions = ("fp32",)
 
     def build(self, precision: ExportPrecision) -> Part:
         preprocessing = self.card.preprocessing
@@ -75,9 +75,7 @@ class _Whole(nn.Module):
         self.found = model.mahalanobis if card.calibration and card.calibration.unknown else None
         self.model = with_features(model, self.found) if self.found else model
         self.card, self.merge = card, merge
-        scale, shift = scale_and_shift(card.preprocessing)
-        self.register_buffer("scale", torch.from_numpy(scale))
-        self.register_buffer("shift", torch.from_numpy(shift))
+        self.scale, self.shift = map(torch.from_numpy, scale_and_shift(card.preprocessing))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         card, size = self.card, self.card.preprocessing.image_size
