@@ -40,8 +40,6 @@ class HuggingFace(Target):
         self, model: ViT, card: Card, name: str, *, form: Form | None, precision: ExportPrecision, merge: int
     ) -> None:
         _check_fits(card)
-        if card.is_yes_or_no:  # transformers.js reads a single logit with a sigmoid only if it is told so
-            card = replace(card, problem_type="multi_label_classification")
         model, card = without_temperature(model, card)
         super().__init__(model, card, name, form=form, precision=precision, merge=merge)
 
@@ -54,6 +52,8 @@ class HuggingFace(Target):
         config = read_json_object(stage / "config.json")
         config["transformers.js_config"] = {"dtype": _FILES[self.precision][1]}
         fsio.write_json(stage / "config.json", config)
+        if self.card.is_yes_or_no:
+            notes.append("the pipeline of transformers.js takes a softmax of the logits: read `probabilities` instead")
         if self.card.calibration and self.card.calibration.unknown:
             notes.append('these libraries have no "unknown": every image gets a class')
         return notes
@@ -70,7 +70,7 @@ def without_temperature(model: ViT, card: Card) -> tuple[ViT, Card]:
     divided = copy.copy(model)
     divided._modules = dict(model._modules)
     for name in ("head", "head_dist"):
-        if isinstance(layer := model._modules[name], nn.Linear):
+        if isinstance(layer := model._modules.get(name), nn.Linear):
             new = nn.Linear(layer.in_features, layer.out_features)
             with torch.no_grad():
                 new.weight.copy_(layer.weight / temperature)
