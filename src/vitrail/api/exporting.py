@@ -31,6 +31,7 @@ def export(
     image_size: int | tuple[int, int] | None = None,
     data_root: str | Path | None = None,
     options: ExportOptions | None = None,
+    progress: bool = False,
     on_note: OnNote = lambda _: None,
 ) -> Exported:
     """Write a model as one file that predicts without torch: `vitrail export`.
@@ -50,6 +51,7 @@ def export(
         image_size: another input side in pixels, or (height, width); None: the model's own.
         data_root: where named data sets are.
         options: which kind of file or folder, which precision, how many tokens are merged; None: ONNX, fp32.
+        progress: show a bar on standard error.
         on_note: told what is compared, and on which images.
     Returns:
         `.path`, `.parity` (largest differences, equal labels), `.accuracy` of both, checksums.
@@ -74,7 +76,7 @@ def export(
             "no images are at hand, so the file is compared on pictures made of nothing; for its accuracy, give images "
             "of yours with --data or --images"
         )
-    return export_model(predictor, target, found, options, name=_stem(model), on_note=on_note)
+    return export_model(predictor, target, found, options, name=_stem(model), progress=progress, on_note=on_note)
 
 
 def _stem(model: object) -> str:

@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> Answer:
         image_size=args.image_size,
         data_root=args.data_root,
         options=options,
+        progress=True,
         on_note=say,
     )
     parity, accuracy = found.parity, found.accuracy

@@ -82,7 +82,6 @@ def _by_exported_file(args: argparse.Namespace, files: Sequence[Path]) -> Answer
     """The same from a file of `vitrail export`, in which everything is settled. Imports no torch."""
     from vitrail.predictor import ExportedPredictor
     from vitrail.predictor.answers import Prediction
-    from vitrail.predictor.exported import BATCH_SIZE
 
     asked = {
         "--engine": args.engine not in ("auto", "onnx"),
@@ -100,7 +99,7 @@ def _by_exported_file(args: argparse.Namespace, files: Sequence[Path]) -> Answer
     predictor = ExportedPredictor(args.model)
     if predictor.note:
         say(f"careful: {predictor.note}")
-    batch_size, answers = args.batch_size or BATCH_SIZE, list[Prediction | ImageError]()
+    batch_size, answers = args.batch_size or predictor.batch_size, list[Prediction | ImageError]()
     with Bar(len(files), unit="files", keep=False) as bar:
         for result in predictor.stream(files, top=args.top, batch_size=batch_size):
             answers.append(result)

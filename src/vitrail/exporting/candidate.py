@@ -1,9 +1,9 @@
 """What an exported file answers, in a process of its own that has no torch: `python -m vitrail.exporting.candidate`.
 
 Standard input: a line of JSON, {"kind", "path", "sizes": [bytes of each image]}, then the images one after the other,
-encoded as they come. Standard output: arrays as numpy writes them: the names of the classes, in JSON; which images
-could be read; logits, probabilities and distances of these, in batches of 8 and a rest; logits of the first images one
-by one, and by three.
+encoded as they come. Standard output: arrays as numpy writes them: {"labels", "batch_size"} in JSON; which images
+could be read; logits, probabilities and distances of these, in batches and a rest; logits of the first images one by
+one, and by three.
 """
 
 import json
@@ -15,14 +15,16 @@ import numpy as np
 if TYPE_CHECKING:
     from vitrail.predictor.answers import Outputs
 
-BATCHES = (8, 1, 3)
-"""All images by the first; the first few by the others."""
+BATCHES = (1, 3)
+"""The first few images once more, so many at a time."""
 FEW = 32
 
 
 @runtime_checkable
 class Candidate(Protocol):
     """What runs an exported file."""
+
+    batch_size: int
 
     @property
     def labels(self) -> tuple[str, ...]: ...
@@ -65,13 +67,14 @@ def answered(kind: str, path: str, images: list[bytes]) -> list[np.ndarray]:
             np.concatenate(distances) if distances else None,
         )
 
-    labels = np.frombuffer(json.dumps(predictor.labels).encode(), np.uint8)
+    head = json.dumps({"labels": predictor.labels, "batch_size": predictor.batch_size})
+    says = np.frombuffer(head.encode(), np.uint8)
     if not kept:
-        return [labels, np.array(kept, np.int64)]
-    every = by(BATCHES[0], len(pixels))
-    few = [by(count, FEW).logits for count in BATCHES[1:]]
+        return [says, np.array(kept, np.int64)]
+    every = by(predictor.batch_size, len(pixels))
+    few = [by(count, FEW).logits for count in BATCHES]
     distances = np.empty(0, np.float32) if every.distances is None else every.distances
-    return [labels, np.array(kept, np.int64), every.logits, every.probabilities, distances, *few]
+    return [says, np.array(kept, np.int64), every.logits, every.probabilities, distances, *few]
 
 
 def _opened(kind: str, path: str) -> "Candidate":

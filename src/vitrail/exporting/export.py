@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from vitrail import fsio
 from vitrail.errors import ConfigError, SaveError, WeightsError, shown
-from vitrail.exporting.gate import Images, Limits, compared, limits_of, refusal
+from vitrail.exporting.gate import Found, Images, Limits, compared, limits_of, refusal
 from vitrail.exporting.targets import Target, target_class
 from vitrail.predictor import Predictor
 from vitrail.predictor.exported_file import ExportedFile, ExportPrecision, Form, read_exported
@@ -96,6 +96,7 @@ def export_model(
     options: ExportOptions | None = None,
     *,
     name: str = "model",
+    progress: bool = False,
     on_note: Callable[[str], object] = lambda _: None,
 ) -> Exported:
     """Write a model as files that other programs run, and compare what was written with the model.
@@ -105,6 +106,7 @@ def export_model(
         out: the file, where one that `vitrail export` wrote before is replaced; or the folder, new or empty.
         images: what is compared on.
         name: of the model, for the files that carry it.
+        progress: show a bar on standard error.
         on_note: told what takes a while.
     Raises:
         GateError: what was written answers otherwise than the model; nothing is at `out` that was not there before.
@@ -120,12 +122,17 @@ def export_model(
     reference = predictor
     if target.model is not predictor.model:
         reference = Predictor((target.model, target.card), device="cpu", options=predictor.options)
+
+    def compare(path: Path, precision: ExportPrecision) -> Found:
+        limits = _limits(reference, precision, options)
+        return compared(reference, path, target.engine, images, limits, progress=progress)
+
     stage = out.with_name(f".{out.name}.unchecked")
     try:
         fsio.remove(stage)
         notes = target.begin(stage)
         on_note(f"comparing what was written with the model on {len(images.encoded)} images")
-        written = [_written(target, precision, stage, reference, images, options) for precision in target.included]
+        written = [_written(target, precision, stage, compare, options) for precision in target.included]
         answer = _told(written[-1], target.path(stage, options.precision), stage, out, options, tuple(notes))
         (fsio.rename if target.is_folder else fsio.rename_file)(stage, out)
     finally:
@@ -138,14 +145,13 @@ def _written(
     target: Target,
     precision: ExportPrecision,
     stage: Path,
-    reference: Predictor,
-    images: Images,
+    compare: Callable[[Path, ExportPrecision], Found],
     options: ExportOptions,
 ) -> ExportedFile:
     """Write one program, compare it, and write the result into it. Raises GateError."""
     path, part = target.path(stage, precision), target.build(precision)
     target.write(path, part)
-    found = compared(reference, path, target.engine, images, _limits(reference, precision, options))
+    found = compare(path, precision)
     if found.faults and not options.force:
         raise refusal(found, precision, options.merge)
     description = replace(part.description, parity=found.parity, accuracy=found.accuracy)

@@ -18,9 +18,10 @@ from jaxtyping import Float32, Int64
 
 from vitrail.errors import ConfigError, ImageError, VitrailError, WeightsError
 from vitrail.exporting.candidate import BATCHES
-from vitrail.predictor import Predictor
+from vitrail.predictor import Predictor, decode
 from vitrail.predictor.answers import Outputs
 from vitrail.predictor.exported_file import ExportPrecision
+from vitrail.progress import Bar
 
 LEAST_IMAGES = 32
 _AT_ONCE = 8
@@ -94,19 +95,22 @@ class Found:
     faults: tuple[str, ...]
 
 
-def compared(predictor: Predictor, path: Path, kind: str, images: Images, limits: Limits) -> Found:
+def compared(
+    predictor: Predictor, path: Path, kind: str, images: Images, limits: Limits, *, progress: bool = False
+) -> Found:
     """Run the model and the file on the same images.
 
     Args:
         kind: what runs the file: onnx, openvino, torch.
+        progress: show a bar on standard error.
     Raises:
         WeightsError: the model's own answers are not finite, or the file cannot be run.
         ConfigError: too few of the images can be read.
     """
-    kept, reference = _reference(predictor, images.encoded)
-    labels, theirs, candidate, few = _candidate(path, kind, images.encoded)
+    kept, reference = _reference(predictor, images.encoded, progress)
+    says, theirs, candidate, few = _candidate(path, kind, images.encoded)
     faults: list[str] = []
-    if labels != list(predictor.labels):
+    if says["labels"] != list(predictor.labels):
         faults.append("the names of the classes, or their order, are others than the model's")
     if not np.array_equal(kept, theirs):
         raise WeightsError("The file reads other images than the model.", got=f"{len(theirs)} of {len(kept)} images")
@@ -131,7 +135,7 @@ def compared(predictor: Predictor, path: Path, kind: str, images: Images, limits
         "source": images.source,
         "synthetic": images.is_synthetic,
         "fingerprint": images.fingerprint,
-        "batch_sizes": list(BATCHES),
+        "batch_sizes": sorted({says["batch_size"], *BATCHES}),
         "max_logit_difference": difference,
         "max_probability_difference": probability,
         "top1": [agreeing, len(kept)],
@@ -151,10 +155,10 @@ def compared(predictor: Predictor, path: Path, kind: str, images: Images, limits
     return Found({"passed": not faults, **parity}, accuracy, tuple(faults))
 
 
-def _reference(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[Int64[np.ndarray, "n"], Outputs]:
+def _reference(
+    predictor: Predictor, encoded: Sequence[bytes], progress: bool
+) -> tuple[Int64[np.ndarray, "n"], Outputs]:
     """Which images can be read, and the model's outputs for them."""
-    from vitrail.predictor import decode
-
     kept: list[int] = []
     pixels: list[np.ndarray] = []
     for number, image in enumerate(encoded):
@@ -170,7 +174,11 @@ def _reference(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[Int64[np
             expected=f"at least {LEAST_IMAGES}",
             do="Add more, or leave out --images and --data: pictures are made then.",
         )
-    parts = [predictor.outputs(np.stack(pixels[at : at + _AT_ONCE])) for at in range(0, len(pixels), _AT_ONCE)]
+    parts: list[Outputs] = []
+    with Bar(len(pixels), unit="images", title="the model", keep=False, enabled=progress) as bar:
+        for at in range(0, len(pixels), _AT_ONCE):
+            parts.append(predictor.outputs(np.stack(pixels[at : at + _AT_ONCE])))
+            bar.advance(len(parts[-1].logits))
     distances = [part.distances for part in parts if part.distances is not None]
     whole = Outputs(
         np.concatenate([part.probabilities for part in parts]),
@@ -182,9 +190,9 @@ def _reference(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[Int64[np
 
 def _candidate(
     path: Path, kind: str, encoded: Sequence[bytes]
-) -> tuple[list[str], Int64[np.ndarray, "n"], Outputs, list[Float32[np.ndarray, "F L"]]]:
-    """The same of the file, in a process of its own: its classes first, and last the logits of the first images in
-    other batches.
+) -> tuple[dict[str, Any], Int64[np.ndarray, "n"], Outputs, list[Float32[np.ndarray, "F L"]]]:
+    """The same of the file, in a process of its own: first its classes and how many images it takes at a time, last the
+    logits of the first images in other batches.
     """
     job = json.dumps({"kind": kind, "path": str(path), "sizes": [len(image) for image in encoded]}).encode()
     child = subprocess.run(
@@ -201,9 +209,8 @@ def _candidate(
         arrays.append(np.load(stream, allow_pickle=False))
     if len(arrays) == 2:
         raise WeightsError("The file reads none of the images that the model reads.")
-    names, kept, logits, probabilities, distances, *few = arrays
-    labels = json.loads(names.tobytes())
-    return labels, kept, Outputs(probabilities, logits, distances if distances.size else None), few
+    says, kept, logits, probabilities, distances, *few = arrays
+    return json.loads(says.tobytes()), kept, Outputs(probabilities, logits, distances if distances.size else None), few
 
 
 def _agreement(reference: Float32[np.ndarray, "N L"], candidate: Float32[np.ndarray, "N L"]) -> tuple[int, int]:

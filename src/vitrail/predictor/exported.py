@@ -16,12 +16,14 @@ from vitrail.runtime.cores import available_cores
 from vitrail.runtime.integers import session
 from vitrail.runtime.pixels import normalised
 
-BATCH_SIZE = 8
+_BATCH_SIZE = 8
 """On a CPU larger ones are no faster."""
 
 
 class ExportedPredictor:
     """A file written by `vitrail export --to onnx`, ready to classify images on the CPU.
+
+    Its `batch_size` says how many images it takes at a time: one of int8, whose answers then depend on nothing else.
 
     Args:
         path: of the file.
@@ -36,6 +38,8 @@ class ExportedPredictor:
         self.name = str(path)
         self.labels = self.description.labels
         self.preprocessing = self.description.preprocessing
+        # int8 rounds the numbers of a batch together, so an answer would depend on the images beside it.
+        self.batch_size = 1 if self.description.precision == "int8" else _BATCH_SIZE
         self._session = _opened(file, self.name, threads or available_cores())
         _check_fits(self._session, self.description, self.name)
 
@@ -62,20 +66,20 @@ class ExportedPredictor:
         return all_of(self.stream(listed(images), top=top))
 
     def stream(
-        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = BATCH_SIZE
+        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 0
     ) -> Iterator[Prediction | ImageError]:
         """Classify many images one after the other, in their order; an unreadable one yields its error.
 
         Args:
             images: each in a form of `ImageLike`.
             top: how many classes to rank, at most all.
-            batch_size: images in one forward pass.
+            batch_size: images in one forward pass; 0: `batch_size`.
         """
         return answer_stream(
             images,
             self.decode,
             lambda pixels: self.ranked(self.outputs(pixels), top),
-            batch_size,
+            batch_size or self.batch_size,
             overlaps=False,
         )
 

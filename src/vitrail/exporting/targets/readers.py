@@ -17,6 +17,7 @@ from vitrail.runtime.pixels import normalised
 class _Reader:
     """Decodes as every exported file is meant to be decoded."""
 
+    batch_size = 8
     description: ExportedFile
 
     @property
