@@ -22,8 +22,8 @@ from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, VitrailError, WeightsError
 from vitrail.exporting import ExportOptions, Images, export_model, synthetic_photographs
-from vitrail.exporting import export as exporting
 from vitrail.exporting.onnx_file import built, metadata
+from vitrail.exporting.targets import target as exporting
 from vitrail.model import ViT
 from vitrail.predictor import ExportedPredictor, Predictor
 from vitrail.predictor.exported_file import read_exported
