@@ -7,6 +7,7 @@
 const AT_ONCE = 2;
 const TOP = 5;
 const MOST_IMAGES = 1000;
+const MOST_CLASSES = 5000; // that are listed
 const MOST_TRIES = 10; // of an image that a busy server refuses
 const MOST_REDRAWN_BYTES = 100e6;
 const MOST_REDRAWN_PIXELS = 16e6; // what a canvas can hold on a telephone
@@ -54,9 +55,9 @@ const counted = (count, one, many) => `${count.toLocaleString("en")} ${count ===
 
 /** What went wrong, in a sentence, and what to do about it. */
 class Failure extends Error {
-  constructor(sentence, { advice = "", status = 0, retryAfter = null, id = "" } = {}) {
+  constructor(sentence, { advice = "", status = 0, retryAfter = null, id = "", token = null } = {}) {
     super(sentence);
-    Object.assign(this, { advice, status, retryAfter, id });
+    Object.assign(this, { advice, status, retryAfter, id, token });
   }
 
   get isBusy() {
@@ -68,7 +69,7 @@ class Failure extends Error {
     return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
   }
 
-  static of(response, answer) {
+  static of(response, answer, usedToken) {
     const text = (key) => (typeof answer?.[key] === "string" ? answer[key] : "");
     const wait = response.headers.get("Retry-After");
     const seconds = Number(wait ?? NaN);
@@ -77,6 +78,7 @@ class Failure extends Error {
       status: response.status,
       retryAfter: Number.isFinite(seconds) ? seconds : wait ? (Date.parse(wait) - Date.now()) / 1000 : null,
       id: response.status >= 500 && !wait ? text("request_id") : "",
+      token: usedToken,
     });
   }
 }
@@ -87,12 +89,13 @@ async function request(route, { body, signal } = {}) {
   const timer = setTimeout(() => own.abort(), 1000 * ((model?.limits?.timeout_seconds ?? 60) + SLOWEST_UPLOAD_S));
   const stop = () => own.abort();
   signal?.addEventListener("abort", stop);
+  const usedToken = token;
   const headers = { Accept: "application/json", ...(token === null ? {} : { Authorization: `Bearer ${token}` }) };
   try {
     const settings = { method: body ? "POST" : "GET", body, headers, cache: "no-store", signal: own.signal };
     const response = await fetch(route, settings);
     const answer = await response.json().catch(() => null);
-    if (!response.ok) throw Failure.of(response, answer);
+    if (!response.ok) throw Failure.of(response, answer, usedToken);
     if (answer === null) throw new Failure("The server's answer cannot be read.", { status: 502 });
     return answer;
   } catch (error) {
@@ -117,7 +120,7 @@ async function loadModel() {
     return;
   }
   const classes = Array.isArray(model.classes) ? model.classes : [];
-  const size = model.preprocessing?.decode_size;
+  const size = model.preprocessing?.image_size ?? model.preprocessing?.decode_size;
   $("name").replaceChildren(foreign(model.name));
   document.title = `${model.name} - vitrail`;
   about.replaceChildren(
@@ -130,7 +133,9 @@ async function loadModel() {
   $("classes").hidden = classes.length === 0;
   $("classes").querySelector("summary").textContent = "Show the classes";
   $("classes").ontoggle = () => {
-    if (!list.childElementCount) list.append(...classes.slice(0, 5000).map((label) => make("li", {}, foreign(label))));
+    if (list.childElementCount) return;
+    list.append(...classes.slice(0, MOST_CLASSES).map((label) => make("li", {}, foreign(label))));
+    if (classes.length > MOST_CLASSES) list.append(make("li", {}, `and ${classes.length - MOST_CLASSES} more`));
   };
   const most = model.limits?.max_body_bytes;
   $("accepted").textContent = `JPEG, PNG, WebP, GIF or BMP${most ? `, up to ${bytes(most)} each` : ""}.`;
@@ -159,6 +164,7 @@ $("token").addEventListener("submit", (event) => {
   $("token").hidden = true;
   isTokenWanted = false;
   $("choose").focus();
+  showCommand();
   loadModel();
   pump();
 });
@@ -187,12 +193,13 @@ async function run(job) {
   job.begun();
   try {
     await job.work();
-  } catch (failure) {
+  } catch (error) {
     if (job.signal.aborted) return;
+    const failure = error instanceof Failure ? error : new Failure("The page cannot show the answer.", { status: 502 });
     if (failure.status === 401) {
       jobs.unshift(job);
       job.waits(failure);
-      askForToken(failure);
+      if (failure.token === token) askForToken(failure);
     } else if (failure.isBusy && ++job.tries < MOST_TRIES) {
       jobs.unshift(job);
       pause(Math.max(1, failure.retryAfter ?? job.tries));
@@ -366,7 +373,7 @@ async function take(transfer) {
 }
 
 let depth = 0;
-const isOwn = (event) => [...event.dataTransfer.types].some((type) => /^(Files|text\/uri-list|text\/plain)$/.test(type));
+const isOwn = (event) => [...event.dataTransfer.types].some((type) => type === "Files" || type === "text/uri-list");
 addEventListener("dragenter", (event) => {
   if (!isOwn(event)) return;
   event.preventDefault();
@@ -464,7 +471,7 @@ function cardOf(item) {
 
 /** The image; what its size tells is filled in as soon as the browser knows it. */
 function pictureOf(item) {
-  const image = make("img", { src: item.url, alt: "", decoding: "async", draggable: false });
+  const image = make("img", { alt: "", decoding: "async", loading: "lazy", draggable: false, src: item.url });
   image.addEventListener("load", () => {
     item.size = [image.naturalWidth, image.naturalHeight];
     frame(item);
@@ -825,9 +832,14 @@ function dismiss() {
 $("notice").querySelector("button").addEventListener("click", dismiss);
 addEventListener("keydown", (event) => event.key === "Escape" && dismiss());
 
+function showCommand() {
+  const header = token === null ? "" : '-H "Authorization: Bearer $TOKEN" ';
+  $("curl").textContent = `curl ${header}--data-binary @photo.jpg ${new URL("predict", document.baseURI)}`;
+}
+
 // ---------------------------------------------------------------- at the start
 
 const icon = new Blob([new XMLSerializer().serializeToString($("mark"))], { type: "image/svg+xml" });
 document.head.append(make("link", { rel: "icon", type: "image/svg+xml", href: URL.createObjectURL(icon) }));
-$("curl").textContent = `curl --data-binary @photo.jpg ${new URL("predict", document.baseURI)}`;
+showCommand();
 loadModel();
