@@ -39,7 +39,7 @@ HEADERS = {
 }
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
-TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
+TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 @dataclass
@@ -272,7 +272,9 @@ def test_chosen_images_are_ranked_said_aloud_and_copied(visit: Callable[..., Ope
         ("a.jpg", "bee", True),
     ]
     assert copied[1]["model"] == {"name": "fruit and beasts", "version": "1"}
-    assert set(here.stand_in.requests) == {"/", "/static/app.css", "/static/app.js", "/model", "/predict"}
+    assert set(here.stand_in.requests) == {"/", "/model", "/predict"} | {
+        f"/static/{n}" for n in ("app.css", "app.js", "icon.svg")
+    }
 
 
 def test_files_and_folders_are_dropped_anywhere_and_links_are_not_fetched(
@@ -545,7 +547,7 @@ def test_hostile_words_stay_words_on_a_narrow_accessible_page(visit: Callable[..
 
 def test_the_files_are_small_plain_and_ask_nobody_else() -> None:
     content = {file.name: file.read_text("ascii") for file in FILES.iterdir()}
-    assert set(content) == {"index.html", "app.css", "app.js"}
+    assert set(content) == {"index.html", "app.css", "app.js", "icon.svg"}
     assert sum(map(len, content.values())) < 60_000
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Storage", "cookie"):
         assert word not in content["app.js"], word

@@ -839,7 +839,5 @@ function showCommand() {
 
 // ---------------------------------------------------------------- at the start
 
-const icon = new Blob([new XMLSerializer().serializeToString($("mark"))], { type: "image/svg+xml" });
-document.head.append(make("link", { rel: "icon", type: "image/svg+xml", href: URL.createObjectURL(icon) }));
 showCommand();
 loadModel();
