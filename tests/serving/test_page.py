@@ -38,7 +38,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
+FORMATS = ("jpeg", "png", "webp", "bmp", "gif")
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -148,6 +148,7 @@ def new_stand_in() -> StandIn:
         "classes": list(LABELS),
         "limits": {"max_body_bytes": 200_000, "max_images": 16, "max_pixels": 50_000_000, "timeout_seconds": 30},
         "explain": True,
+        "formats": ["JPEG", "PNG", "WebP", "BMP", "GIF"],
         "preprocessing": {"resize_mode": "crop", "decode_size": [32, 32], "resize_size": None},
     }
     explained = {"label": "apple", "probability": 0.75, "grid": [2, 2], "values": [0.5, -0.25, 0.0, 0.1]}
@@ -421,13 +422,13 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_says(visit: Callable[...,
 
 def test_what_fails_says_why_and_may_be_tried_again(visit: Callable[..., Opened]) -> None:
     stand_in = new_stand_in()
-    damaged = {"error": "image: is damaged", "do": "Send another one.", "request_id": "1"}
+    damaged = {"error": "The image cannot be read.", "got": "damaged JPEG image", "do": "curl", "request_id": "1"}
     fault = {"error": "The server made a mistake.", "do": None, "request_id": "abc123"}
     stand_in.refusals = [(422, {}, damaged), (500, {}, fault)]
     stand_in.model["explain"] = False
     here = visit(stand_in)
     here.choose(files(a_jpg=photo()))
-    expect(here.cards.first.locator(".failed p")).to_have_text(["image: is damaged.", "Send another one."])
+    expect(here.cards.first.locator(".failed p")).to_have_text(["The image cannot be read.", "damaged JPEG image."])
     expect(here.page.get_by_role("button", name="Retry: a.jpg")).to_have_count(0)
     here.choose(files(b_jpg=photo()))
     expect(here.cards.first.locator(".failed")).to_contain_text("abc123")

@@ -73,8 +73,9 @@ class Failure extends Error {
     const text = (key) => (typeof answer?.[key] === "string" ? answer[key] : "");
     const wait = response.headers.get("Retry-After");
     const seconds = Number(wait ?? NaN);
+    const isOfTheImage = response.status === 415 || response.status === 422; // `do` is for people who write programs
     return new Failure(text("error") || `The server answered with status ${response.status}.`, {
-      advice: text("do"),
+      advice: isOfTheImage ? text("got") : text("do"),
       status: response.status,
       retryAfter: Number.isFinite(seconds) ? seconds : wait ? (Date.parse(wait) - Date.now()) / 1000 : null,
       id: response.status >= 500 && !wait ? text("request_id") : "",
@@ -138,7 +139,9 @@ async function loadModel() {
     if (classes.length > MOST_CLASSES) list.append(make("li", {}, `and ${classes.length - MOST_CLASSES} more`));
   };
   const most = model.limits?.max_body_bytes;
-  $("accepted").textContent = `JPEG, PNG, WebP, GIF or BMP${most ? `, up to ${bytes(most)} each` : ""}.`;
+  $("accepted").textContent = `${anyFormat()}${most ? `, up to ${bytes(most)} each` : ""}.`;
+  const types = (format) => [`image/${format.toLowerCase()}`, ...(format === "HEIC" ? [".heic", ".heif"] : [])];
+  $("files").accept = readFormats().flatMap(types).join();
   items.forEach(frame);
   showSummary();
 }
@@ -232,7 +235,7 @@ function add(files) {
   else if (files.length) dismiss();
   const added = files.slice(0, Math.max(0, room)).map((file) => ({
     file, state: "waiting", url: URL.createObjectURL(file), body: null, control: new AbortController(),
-    answer: null, failure: null, map: null, isConverted: false, size: null,
+    answer: null, failure: null, map: null, isConverted: false, hasPreview: true, size: null,
   }));
   items.unshift(...added);
   $("list").prepend(...added.map(cardOf));
@@ -262,15 +265,18 @@ function submit(item) {
   });
 }
 
-/** One of the five formats by its first bytes, another kind of image, or nothing that can be looked at. */
-async function kindOf(file) {
+const readFormats = () => model?.formats ?? ["JPEG", "PNG", "WebP", "GIF", "BMP"];
+const anyFormat = () => new Intl.ListFormat("en", { type: "disjunction" }).format(readFormats());
+
+/** The format of an image by its first bytes; null: of none that is known here. */
+async function formatOf(file) {
   const head = new Uint8Array(await file.slice(0, 64).arrayBuffer());
   const text = String.fromCharCode(...head);
-  if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
-  if (text.startsWith("\x89PNG\r\n\x1a\n")) return "image/png";
-  if (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP") return "image/webp";
-  if (text.startsWith("GIF8")) return "image/gif";
-  if (text.startsWith("BM") && text.slice(15, 18) === "\0\0\0") return "image/bmp";
+  if (text.startsWith("\xff\xd8\xff")) return "JPEG";
+  if (text.startsWith("\x89PNG\r\n\x1a\n")) return "PNG";
+  if (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP") return "WebP";
+  if (text.startsWith("GIF8")) return "GIF";
+  if (text.startsWith("BM") && text.slice(15, 18) === "\0\0\0") return "BMP";
   if (text.slice(4, 8) === "ftyp" && /avif|avis/.test(text)) return "AVIF";
   if (text.slice(4, 8) === "ftyp" && /hei[cxms]|hev[cx]|mif1|msf1/.test(text)) return "HEIC";
   if (/^(II\*\0|MM\0\*)/.test(text)) return "TIFF";
@@ -280,21 +286,22 @@ async function kindOf(file) {
 /** The bytes to send; a Failure where the server would refuse them anyway. */
 async function prepared(item) {
   const { file } = item;
-  const advice = "Choose a JPEG, PNG, WebP, GIF or BMP file.";
-  let kind = null;
+  const advice = `Choose a ${anyFormat()} file.`;
+  let format = null;
   try {
     if (file.size === 0) throw new Failure("The file is empty.", { advice, status: 422 });
-    kind = await kindOf(file);
+    format = await formatOf(file);
   } catch (error) {
     if (error instanceof Failure) throw error;
     throw new Failure("The browser cannot read the file.", { advice: "Was it moved or deleted? Choose it again." });
   }
-  if (kind === null) throw new Failure("This is not an image of a kind that the server reads.", { advice, status: 415 });
+  if (format === null) throw new Failure("This is not an image of a kind that the server reads.", { advice, status: 415 });
   let body = file;
-  if (!kind.startsWith("image/")) {
-    body = await redrawn(item, kind);
+  if (readFormats().includes(format)) body = new Blob([file], { type: `image/${format.toLowerCase()}` });
+  else {
+    body = await redrawn(item, format);
     item.isConverted = true;
-  } else if (file.type !== kind) body = new Blob([file], { type: kind });
+  }
   const most = model?.limits?.max_body_bytes ?? Infinity;
   if (body.size > most) {
     throw new Failure(`The file has ${bytes(body.size)}; the server takes ${bytes(most)} at most.`, {
@@ -306,7 +313,7 @@ async function prepared(item) {
 }
 
 /** An image that the server does not read, as JPEG, where this browser can draw it. */
-async function redrawn(item, kind) {
+async function redrawn(item, format) {
   const image = new Image();
   image.src = item.url;
   try {
@@ -324,7 +331,7 @@ async function redrawn(item, kind) {
     if (blob === null) throw new RangeError("too large");
     return blob;
   } catch {
-    throw new Failure(`This browser cannot read ${kind} images, and the server does not either.`, {
+    throw new Failure(`This browser cannot read ${format} images, and the server does not either.`, {
       advice: "Save the image as JPEG, then choose it again.",
       status: 415,
     });
@@ -477,7 +484,11 @@ function pictureOf(item) {
     frame(item);
     if (viewed === item) showViewer();
   });
-  image.addEventListener("error", () => image.replaceWith(make("span", { className: "no-picture" }, "No preview")));
+  image.addEventListener("error", () => {
+    image.replaceWith(make("span", { className: "no-picture" }, "No preview"));
+    item.hasPreview = false;
+    showBody(item);
+  });
   return image;
 }
 
@@ -549,7 +560,7 @@ function showBody(item) {
   const remove = plain("Remove", () => discard(item), name);
   remove.classList.add("remove");
   item.actions.replaceChildren(
-    ...(item.state === "done" && model?.explain ? [plain("Explain", () => view(item, true), name)] : []),
+    ...(item.state === "done" && model?.explain && item.hasPreview ? [plain("Explain", () => view(item, true), name)] : []),
     ...(item.state === "done" ? [plain("Copy JSON", (event) => copy(asJson(item), event.target), name)] : []),
     ...(item.state === "failed" && item.failure.isPassing ? [plain("Retry", () => retry(item), name)] : []),
     remove,
@@ -565,7 +576,7 @@ function answerOf(item) {
   if (state === "failed") {
     return [make("div", { className: "failed" },
       make("p", {}, foreign(ended(failure.message))),
-      failure.advice ? make("p", {}, foreign(failure.advice)) : null,
+      failure.advice ? make("p", {}, foreign(ended(failure.advice))) : null,
       failure.id ? make("small", {}, "Request ", foreign(failure.id)) : null)];
   }
   const ranks = make("ol", { className: "ranks" }, ...answer.top.map(({ label, probability }) => {
@@ -677,7 +688,7 @@ function showViewer() {
     seconds ? `${Math.max(1, Math.round(1000 * seconds))} ms on the server` : "",
   ].filter(Boolean).join(" \u00b7 ");
   $("copy-one").hidden = item.state !== "done";
-  $("map").hidden = item.state !== "done" || !model?.explain;
+  $("map").hidden = item.state !== "done" || !model?.explain || !item.hasPreview;
   showMap(item);
 }
 
