@@ -266,7 +266,7 @@ function submit(item) {
 }
 
 const readFormats = () => model?.formats ?? ["JPEG", "PNG", "WebP", "GIF", "BMP"];
-const anyFormat = () => new Intl.ListFormat("en", { type: "disjunction" }).format(readFormats());
+const anyFormat = () => new Intl.ListFormat("en-GB", { type: "disjunction" }).format(readFormats());
 
 /** The format of an image by its first bytes; null: of none that is known here. */
 async function formatOf(file) {
@@ -611,20 +611,32 @@ function retry(item) {
   submit(item);
 }
 
+/** Take an image off the page; the focus goes to its neighbour. */
 function discard(item) {
   const next = item.card.nextElementSibling ?? item.card.previousElementSibling;
-  item.control.abort();
-  URL.revokeObjectURL(item.url);
-  item.card.remove();
-  items.splice(items.indexOf(item), 1);
-  for (const job of jobs.filter((one) => one.signal.aborted)) jobs.splice(jobs.indexOf(job), 1);
-  showSummary();
+  forget([item]);
   (next?.querySelector("button") ?? $("choose")).focus();
 }
 
+function forget(gone) {
+  for (const item of gone) {
+    item.control.abort();
+    URL.revokeObjectURL(item.url);
+    item.card.remove();
+  }
+  keep(items, (item) => !item.control.signal.aborted);
+  keep(jobs, (job) => !job.signal.aborted);
+  showSummary();
+}
+
+function keep(list, isKept) {
+  list.splice(0, list.length, ...list.filter(isKept));
+}
+
 $("clear").addEventListener("click", () => {
-  [...items].forEach(discard);
+  forget([...items]);
   dismiss();
+  $("choose").focus();
 });
 $("retry-all").addEventListener("click", () => {
   items.filter((item) => item.state === "failed" && item.failure.isPassing).forEach(retry);
