@@ -150,7 +150,7 @@ function askForToken(failure) {
   isTokenWanted = true;
   const wasRefused = token !== null;
   token = null;
-  $("about").textContent = "It tells more when it has a token.";
+  $("about").textContent = "";
   $("token").hidden = false;
   if (wasRefused) {
     $("token-help").textContent = ended(failure.message);
