@@ -485,6 +485,7 @@ function pictureOf(item) {
     if (viewed === item) showViewer();
   });
   image.addEventListener("error", () => {
+    image.parentElement?.style.setProperty("--ratio", 1.5);
     image.replaceWith(make("span", { className: "no-picture" }, "No preview"));
     item.hasPreview = false;
     showBody(item);
@@ -685,6 +686,7 @@ function showViewer() {
   const picture = $("picture");
   if (picture.dataset.url !== item.url) {
     picture.dataset.url = item.url;
+    picture.style.removeProperty("--ratio");
     picture.replaceChildren(pictureOf(item));
   }
   shape(picture, item);
