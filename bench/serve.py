@@ -113,7 +113,7 @@ def exported(work: str, folder: Path) -> Path:
         )
         model = ViT(config).eval()
     precision = "fp32" if work in ("small", "b16") else "int8"
-    graph, description = built(model, card, form="image", precision=precision, merge=0)
+    graph, description = built(model, card, form="image", precision=precision, merge=0, opset=20)
     path = folder / f"{work}.onnx"
     path.write_bytes(graph + metadata(replace(description, parity={"passed": True})))
     return path

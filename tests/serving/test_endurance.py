@@ -180,11 +180,10 @@ def test_ten_thousand_connections(server: Served) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     time.sleep(1)
     grown = memory(pid) - before
-    print(
-        f"\n{len(links)} connections; health {np.median(waits) * 1e3:.1f} ms, 99 % {np.quantile(waits, 0.99) * 1e3:.0f} ms; "
-        f"at most {most} files, {open_before} before, {descriptors(pid)} after; {grown / 1e6:.1f} MB more; {load.answers}, "
-        f"lost {Counter(load.lost)}"
-    )
+    quantiles = np.quantile(waits, [0.5, 0.99]) * 1e3
+    print(f"\n{len(links)} connections; health {quantiles[0]:.1f} ms, 99 % {quantiles[1]:.0f} ms")
+    print(f"at most {most} files, {open_before} before, {descriptors(pid)} after; {grown / 1e6:.1f} MB more")
+    print(f"{load.answers}, lost {Counter(load.lost)}")
     assert most < 512 + 64 + 50
     assert descriptors(pid) <= open_before + 2
     assert set(load.answers) == {200}
@@ -227,7 +226,7 @@ def test_a_thousand_bodies_beyond_the_limit(server: Served) -> None:
         f"\n{statuses}; {(max(peak) - before) / 1e6:.0f} MB more at most, {(memory(pid) - before) / 1e6:.0f} afterwards"
     )
     assert set(statuses) <= {0, 413, 415, 503, 400}
-    assert max(peak) - before < 200e6
+    assert max(peak) - before < 150e6
     assert server.figure("vitrail_body_bytes") == 0
     assert status(raw(server.port, request(SMALL))) == 200
 
@@ -263,8 +262,8 @@ def test_slow_attacks_and_an_honest_client(server: Served, attack: str) -> None:
             time.sleep(0.1)
     quantiles = np.quantile(load.seconds, [0.5, 0.99]) * 1e3
     print(
-        f"\n{attack}: {load.answers}, lost {Counter(load.lost)}; {quantiles[0]:.0f} ms, 99 % {quantiles[1]:.0f} ms; health 99 % "
-        f"{np.quantile(health, 0.99) * 1e3:.0f} ms; {server.figure('vitrail_requests_total')}"
+        f"\n{attack}: {load.answers}, lost {Counter(load.lost)}; {quantiles[0]:.0f} ms, 99 % {quantiles[1]:.0f} ms; "
+        f"health 99 % {np.quantile(health, 0.99) * 1e3:.0f} ms; {server.figure('vitrail_requests_total')}"
     )
     assert set(load.answers) == {200}
     assert load.lost == []
@@ -275,7 +274,10 @@ def test_twenty_thousand_mutated_requests(server: Served) -> None:
         request(SMALL), request(SMALL, path="/"), request(path="/model", method="GET"),
         request(b'{"images": ["AAAA"], "top": 1}', Content_Type="application/json"),
         request(b'{"inputs": "AAAA"}', path="/"),
-        request(b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"data":["AAAA"]}]}', path="/v2/models/cifar/infer"),
+        request(
+            b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"data":["AAAA"]}]}',
+            path="/v2/models/cifar/infer",
+        ),
         b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     ]  # fmt: skip
     found: Counter[int] = Counter()
@@ -308,7 +310,8 @@ def test_the_loop_is_never_blocked_for_long(model_file: Path) -> None:
     """Whatever a body is, other clients are answered; the time is that of a loaded machine, so the bound is wide."""
     bombs = [
         b"[" * 10**6, b'{"a":' * 10**5, b'{"images": [' + b"1," * 10**6 + b"1]}", b'{"top": ' + b"9" * 10**6 + b"}",
-        b'{"images": ["' + b"A" * 19_000_000 + b'"]}', bytes(19_000_000), b'{"images": [NaN]}', encode(smooth(6000, 8000), "JPEG"),
+        b'{"images": ["' + b"A" * 19_000_000 + b'"]}', bytes(19_000_000), b'{"images": [NaN]}',
+        encode(smooth(6000, 8000), "JPEG"),
     ]  # fmt: skip
     with served(model_file) as server:
         waits: list[float] = []
