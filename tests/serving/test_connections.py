@@ -274,6 +274,13 @@ def test_a_refusal_is_read_by_a_client_that_goes_on_sending(server: Served) -> N
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["expected"] == "at most 2000000 bytes"
 
 
+def test_a_connection_goes_on_after_a_refusal(server: Served) -> None:
+    with open_to(server.port, request(IMAGE, path="/nowhere")) as link:
+        assert status(received(link)) == 404
+        link.sendall(request(IMAGE))
+        assert status(received(link)) == 200
+
+
 def test_a_refusal_comes_before_the_body_is_sent(server: Served) -> None:
     head = request(bytes(2_000_001), Expect="100-continue").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     with open_to(server.port, head) as link:
