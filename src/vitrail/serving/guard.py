@@ -59,7 +59,7 @@ class Guard:
         self._app, self._options, self._metrics, self._log = app, options, metrics, log
         self._is_ending = is_ending
         self._hosts = _allowed_hosts(options)
-        self._is_public = not _is_loopback(options.host)
+        self._is_public = not is_loopback(options.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -247,10 +247,11 @@ class _Exchange:
 
 def _allowed_hosts(options: ServeOptions) -> set[str]:
     own = {"localhost", "127.0.0.1", "::1", options.host.lower().strip("[]"), *map(str.lower, options.allow_host)}
-    return own if _is_loopback(options.host) else own | {socket.gethostname().lower()}
+    return own if is_loopback(options.host) else own | {socket.gethostname().lower()}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own, which nobody else reaches."""
     return host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
 
 

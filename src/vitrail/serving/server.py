@@ -29,7 +29,7 @@ from vitrail.runtime.cores import available_cores
 from vitrail.serving.batching import Batcher, measured_batch
 from vitrail.serving.connections import SURPLUS, Connection, Crowd
 from vitrail.serving.decoders import Decoders
-from vitrail.serving.guard import Guard
+from vitrail.serving.guard import Guard, is_loopback
 from vitrail.serving.metrics import Metrics
 from vitrail.serving.options import ServeOptions
 from vitrail.serving.request_log import RequestLog
@@ -99,7 +99,18 @@ async def _run(
         server = _Server(guard, options, crowd, service, log)
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        server.on_started = lambda: on_ready({"url": url, **service.card()})
+
+        def started() -> None:
+            log.add(f"{shown(service.name)}, {len(model.labels)} classes, is served at {url}")
+            if model.note:
+                log.add(f"careful: {model.note}")
+            if not options.token and not is_loopback(options.host):
+                log.add(
+                    "whoever reaches this address may ask: it is not this machine's own, and there is no --token-file"
+                )
+            on_ready({"url": url, **service.card()})
+
+        server.on_started = started
         await server.serve([listener])
     finally:
         watching.cancel()
