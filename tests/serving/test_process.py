@@ -196,6 +196,8 @@ def test_a_token_is_asked_for(model_file: Path, tmp_path: Path) -> None:
             answer = raw(port, request(IMAGE, Authorization=given))
             assert status(answer) == 401, given
             assert b"www-authenticate: Bearer" in answer
+        assert status(raw(port, request(IMAGE, Access_Control_Request_Method="POST"))) == 401
+        assert status(raw(port, request(method="OPTIONS", Connection="close"))) == 401
         good = {"Authorization": "Bearer 0123456789abcdef"}
         assert status(raw(port, request(IMAGE, **good))) == 200
         assert status(raw(port, request(path="/model", method="GET"))) == 401

@@ -70,7 +70,7 @@ class Guard:
         try:
             try:
                 self._check(scope, headers)
-                if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                if _is_preflight(scope, headers):
                     await Response(status_code=204, headers=_PREFLIGHT)(scope, exchange.receive, exchange.send)
                 else:
                     await self._app(scope, exchange.receive, exchange.send)
@@ -117,7 +117,7 @@ class Guard:
         self._check_origin(scope, headers)
         if path == "/" and scope["method"] in ("GET", "HEAD"):
             return
-        is_free = is_health or path.startswith("/static/") or b"access-control-request-method" in headers
+        is_free = is_health or path.startswith("/static/") or _is_preflight(scope, headers)
         if self._options.token and not is_free:
             self._check_token(headers.get(b"authorization", b""))
         for name in (b"content-encoding", b"transfer-encoding"):
@@ -243,6 +243,11 @@ class _Exchange:
                     read += len(message.get("body", b""))
         except TimeoutError:
             pass
+
+
+def _is_preflight(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser asks if a page of another origin may ask."""
+    return scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
 
 
 def _allowed_hosts(options: ServeOptions) -> set[str]:
