@@ -36,7 +36,8 @@ LINES = {
 
 
 def test_the_list_is_whole() -> None:
-    assert {line.partition(" ")[0] for line in LINES} == set(_VERBS)
+    endless = {"serve"}  # tests/serving/test_process.py
+    assert {line.partition(" ")[0] for line in LINES} | endless == set(_VERBS)
 
 
 @pytest.fixture(scope="module")

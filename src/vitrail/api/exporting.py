@@ -45,8 +45,8 @@ def export(
         out: the file or folder; None: the model's name with .onnx, .pt2, -hf, -openvino or -triton, in the working
             directory.
         images: files and folders to compare on; their classes are unknown.
-        data: labelled images to compare on, by which the accuracy of both is measured, too; None and no `images`: the
-            validation split of the model's own data where they are at hand, else pictures made of nothing.
+        data: labelled images to compare on, by which the accuracy of both is measured, too; None and no `images`: what
+            the model's own data have beside its training images, where they are at hand, else pictures made of nothing.
         split: of `data`; None: test, or all where there are no splits.
         samples: images to compare on, at most.
         image_size: another input side in pixels, or (height, width); None: the model's own.
@@ -112,9 +112,9 @@ def _of_data(
     config, own_data = data_to_open(card, data, data_root)
     source = datasets.open_source(config, may_download=data is not None)
     available = datasets.available_splits(config, source=source)
-    wanted = split or ("val" if own_data else "test" if "test" in available else "all")
-    if own_data and split is None and "val" not in available:
-        wanted = "test" if "test" in available else "all"
+    held_out = "val" in source.splits or card.recipe.get("evaluation", {}).get("split") == "val"
+    choices = ["val"] if own_data and held_out else []
+    wanted = split or next(one for one in (*choices, "test", "all") if one in available)
     found = datasets.draw(config, wanted, samples, card.classes, source)
     name = config.spec if config.spec in NAMED_SETS else "a data set of the user"
     return Images(
@@ -127,7 +127,7 @@ def _of_data(
 
 
 def _own(card: Card, samples: int, data_root: str | Path | None) -> Images:
-    """The validation split of the model's own data, or pictures made of nothing."""
+    """The val split of the model's own data if it was held out, else the test split; or pictures made of nothing."""
     if card.classes and not card.is_yes_or_no:
         try:
             return _of_data(card, None, None, samples, data_root)

@@ -30,6 +30,7 @@ from vitrail.cli import (
     recipes,
     report,
     selftest,
+    serve,
     track,
     train,
 )
@@ -65,6 +66,7 @@ _VERBS: dict[str, Verb] = {
     "track": track,
     "explain": explain,
     "export": export,
+    "serve": serve,
     "inspect": inspect,
     "convert": convert,
     "data": data,

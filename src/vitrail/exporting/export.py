@@ -91,7 +91,9 @@ class Exported:
 
     def to_json(self) -> dict[str, Any]:
         """The answer of `vitrail export --json`."""
-        return {**asdict(self), "path": str(self.path)}
+        values = {**asdict(self), "path": str(self.path), "bytes": self.num_bytes}
+        del values["num_bytes"]
+        return values
 
 
 def export_model(

@@ -18,6 +18,7 @@ from vitrail.predictor.exported_file import (
     GraphInput,
 )
 from vitrail.run.environment import versions_of
+from vitrail.runtime.graph import OPSET
 from vitrail.runtime.onnx_file import MOST_METADATA_BYTES, encoded_metadata, read_onnx
 from vitrail.tensor_file import tensors_sha256
 from vitrail.weights import Card
@@ -129,7 +130,7 @@ def _version() -> str:
 
 
 def built(
-    model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int, opset: int
+    model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int, opset: int = OPSET
 ) -> tuple[bytes, ExportedFile]:
     """A graph and what it is. Raises ConfigError: more than 2 GB of weights."""
     asked: dict[str, Any] = {"form": form, "precision": precision, "merge": merge, "opset": opset}

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from vitrail.model import ViT
 from vitrail.predictor.exported_file import ExportPrecision, Form
-from vitrail.runtime.graph import Graph, add_vit
+from vitrail.runtime.graph import OPSET, Graph, add_vit
 from vitrail.runtime.pixels import resize_matrix, scale_and_shift
 from vitrail.weights import Card
 from vitrail.weights.mahalanobis import Mahalanobis, with_features
@@ -19,7 +19,9 @@ LARGEST_CODE = 64
 """Largest weight of int8: nobody knows which processor will open the file, and with which settings."""
 
 
-def graph_bytes(model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int, opset: int) -> bytes:
+def graph_bytes(
+    model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int, opset: int = OPSET
+) -> bytes:
     """The graph of an exported file, without its description: the same bytes every time.
 
     Args:
