@@ -338,6 +338,18 @@ def test_calibrate_report_and_compare(run: vitrail.RunResult, tmp_path: Path) ->
     assert same.paired.p_mid == 1.0
 
 
+def test_export(run: vitrail.RunResult, tmp_path: Path) -> None:
+    images = vitrail.load_data("digits", ("test",))["test"].images[:3, 0]
+    options = vitrail.ExportOptions(precision="int8", min_agreement=0.5, max_drop=1.0)
+    found: vitrail.Exported = vitrail.export(run.run, tmp_path / "x.onnx", data="digits", samples=40, options=options)
+    assert found.parity["top1"][1] == 40
+    assert found.accuracy is not None
+    predictor = vitrail.ExportedPredictor(found.path)
+    expected = [one.label for one in vitrail.predict(run.model, list(images))]
+    assert sum(a.label == b for a, b in zip(predictor(list(images)), expected, strict=True)) >= 2
+    assert vitrail.predict(found.path, images[0])[0].top == predictor(images[0])[0].top
+
+
 def test_explain(run: vitrail.RunResult) -> None:
     images = vitrail.load_data("digits", ("test",))["test"].images[:2, 0]
     found = vitrail.explain(run.model, list(images), faithfulness=False)

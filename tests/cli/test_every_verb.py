@@ -26,6 +26,7 @@ LINES = {
     "compare": "compare run run",
     "track": "track run --to csv",
     "explain": "explain run images",
+    "export": "export run --images images",
     "inspect": "inspect run",
     "convert": "convert builtin:cifar100 out --to huggingface",
     "finetune": "finetune builtin:cifar100 --data images --run tuned --recipe knn",

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -22,8 +22,8 @@ from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, VitrailError, WeightsError
 from vitrail.exporting import ExportOptions, Images, export_model, synthetic_photographs
-from vitrail.exporting import export as exporting
 from vitrail.exporting.onnx_file import built, metadata
+from vitrail.exporting.targets import target as exporting
 from vitrail.model import ViT
 from vitrail.predictor import ExportedPredictor, Predictor
 from vitrail.predictor.exported_file import read_exported
@@ -42,11 +42,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "distilled": {"pooling": "cls_dist", "use_distillation_token": True},
     "registers": {"num_registers": 3, "layer_scale": 0.1},
     "grey": {"num_channels": 1},
+    "gelu_tanh": {"activation": "gelu_tanh", "pooling": "mean_max", "final_norm": "pooled"},
     "swiglu": {"activation": "swiglu", "qk_norm": True},
     "stem": {"stem_channels": (8, 16), "stem_strides": (2, 1), "stem_pools": (1, 2), "patch_size": 2},
     "larger decode size": {"decode_size": (48, 40)},
     "yes or no": {"problem_type": "multi_label_classification"},
 }
+FORMS: list[tuple[str, Literal["fp32", "fp16", "int8"], int]] = [
+    ("image", "fp32", 20), ("image", "fp32", 17), ("tensor", "fp32", 20), ("image", "fp16", 20), ("image", "int8", 17),
+]  # fmt: skip
 CALIBRATED = Calibration(
     temperature=1.7, reason="a test", split="val", num_images=9,
     unknown=Unknown(reject=0.05, min_probability=0.2, max_distance=9.0),
@@ -81,7 +85,7 @@ def predictor_of(model: ViT, card: weights.Card) -> Predictor:
 
 
 def written(path: Path, model: ViT, card: weights.Card, **asked: Any) -> ExportedPredictor:
-    graph, description = built(model, card, **{"form": "image", "precision": "fp32", "merge": 0, **asked})
+    graph, description = built(model, card, **{"form": "image", "precision": "fp32", "merge": 0, "opset": 20, **asked})
     path.write_bytes(graph + metadata(description))
     return ExportedPredictor(path, threads=1)
 
@@ -102,12 +106,12 @@ def test_every_geometry_form_and_precision_answers_as_the_model(variant: str, tm
     model, card = a_model(variant, calibrated=variant in ("plain", "distilled", "cls_mean", "map"))
     pixels, ours = some_pixels(card), predictor_of(model, card).outputs(some_pixels(card))
     scale = np.abs(ours.logits).max()
-    for form, precision in (("image", "fp32"), ("tensor", "fp32"), ("image", "fp16"), ("image", "int8")):
-        theirs = written(tmp_path / "x.onnx", model, card, form=form, precision=precision)
+    for form, precision, opset in FORMS:
+        theirs = written(tmp_path / "x.onnx", model, card, form=form, precision=precision, opset=opset)
         tolerance = {"fp32": 2e-5, "fp16": 1e-2, "int8": 0.25}[precision]
         for count in (1, 3, 9):
             found = theirs.outputs(pixels[:count])
-            assert np.abs(found.logits - ours.logits[:count]).max() < tolerance * scale, (form, precision)
+            assert np.abs(found.logits - ours.logits[:count]).max() < tolerance * scale, (form, precision, opset)
             assert np.abs(found.probabilities - ours.probabilities[:count]).max() < tolerance
         assert (found.distances is None) == (ours.distances is None)
         if found.distances is not None and ours.distances is not None:
@@ -119,18 +123,19 @@ def test_every_geometry_form_and_precision_answers_as_the_model(variant: str, tm
                 assert all(a.is_unknown == b.is_unknown and a.top[0].label == b.top[0].label for a, b in answered)
 
 
-def test_merged_tokens_are_merged_in_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opset", [17, 20])
+def test_merged_tokens_are_merged_in_the_file(opset: int, tmp_path: Path) -> None:
     model, card = a_model()
     pixels = some_pixels(card)
     merged = Predictor((model, card), device="cpu", options=EngineOptions(engine="torch", merge=2)).outputs(pixels)
-    found = written(tmp_path / "x.onnx", model, card, merge=2).outputs(pixels)
+    found = written(tmp_path / "x.onnx", model, card, merge=2, opset=opset).outputs(pixels)
     assert np.abs(found.logits - merged.logits).max() < 2e-5 * np.abs(merged.logits).max()
 
 
 def test_weights_of_int8_files_are_right_without_dot_products_of_bytes() -> None:
     """Two products of 255 and the largest weight are added in 16 bits on such a processor."""
     model, card = a_model()
-    graph = onnx.load_from_string(built(model, card, form="image", precision="int8", merge=0)[0]).graph
+    graph = onnx.load_from_string(built(model, card, form="image", precision="int8", merge=0, opset=20)[0]).graph
     codes = [numpy_helper.to_array(one) for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
     assert len(codes) == 9
     assert all(np.abs(one.astype(int)).max() == 64 for one in codes)
@@ -307,6 +312,16 @@ def hostile(file: bytes, tmp_path: Path) -> dict[str, bytes]:
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.append(onnx.StringStringEntryProto(key="location", value="/etc/passwd"))
+    in_node = onnx.ModelProto()
+    in_node.CopyFrom(proto)
+    value = onnx.TensorProto(data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    value.external_data.append(onnx.StringStringEntryProto(key="location", value="../x"))
+    in_node.graph.node.append(onnx.helper.make_node("Constant", [], ["z"], value=value))
+    nested = onnx.ModelProto()
+    nested.CopyFrom(proto)
+    nested.graph.node.append(
+        onnx.helper.make_node("If", ["c"], ["z"], then_branch=proto.graph, else_branch=proto.graph)
+    )
     told = json.loads(next(one.value for one in proto.metadata_props if one.key == "vitrail"))
 
     def saying(**changes: Any) -> bytes:
@@ -320,6 +335,8 @@ def hostile(file: bytes, tmp_path: Path) -> dict[str, bytes]:
         "a bit flipped in a weight": file[:at] + bytes([file[at] ^ 1]) + file[at + 1 :],
         "of another library": bare.SerializeToString(),
         "weights elsewhere": outside.SerializeToString(),
+        "weights elsewhere, in a node": in_node.SerializeToString(),
+        "graphs in a node": nested.SerializeToString(),
         "much beside the graph": file + encoded_metadata({"x": "y" * (1 << 20)}),
         "no JSON": bare.SerializeToString() + encoded_metadata({"vitrail": "{"}),
         "deep JSON": bare.SerializeToString() + encoded_metadata({"vitrail": "[" * 100_000}),

@@ -214,3 +214,31 @@ def test_further_requests_are_refused_when_the_queue_is_long(model_file: Path) -
         assert clients.lost == []
         assert {200, 503} == set(clients.answers)
         assert server.figure('vitrail_rejected_total{reason="queue"}') == clients.answers.count(503)
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """Nagle's algorithm and a client that delays its acknowledgements cost 40 ms a request."""
+    import asyncio
+
+    from vitrail.serving.options import ServeOptions
+    from vitrail.serving.server import _bound
+
+    async def option() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        class Probe(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                link = transport.get_extra_info("socket")
+                found.set_result(link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                transport.close()
+
+        with _bound(ServeOptions(port=0)) as listener:
+            server = await asyncio.get_running_loop().create_server(Probe, sock=listener)
+            async with server:
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                result = await asyncio.wait_for(found, 20)
+                writer.close()
+                await writer.wait_closed()
+        return result
+
+    assert asyncio.run(option()) != 0

@@ -1,6 +1,7 @@
 """A trained model as one file that runs without torch."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from vitrail.api.datasets import Split
 from vitrail.api.inference import OnNote, data_to_open
 from vitrail.data.sources import NAMED_SETS
 from vitrail.errors import ConfigError, DataError, shown
-from vitrail.exporting import Exported, ExportOptions, Images, export_model, synthetic_photographs
+from vitrail.exporting import LEAST_IMAGES, Exported, ExportOptions, Images, export_model, synthetic_photographs
+from vitrail.exporting.targets import target_class
 from vitrail.predictor import Predictor
 from vitrail.reading import read_regular
 from vitrail.runtime import EngineOptions
@@ -40,15 +42,16 @@ def export(
 
     Args:
         model: a run directory, a model file or other weights, or a (model, card) pair.
-        out: the file; None: the model's name with .onnx, in the working directory.
+        out: the file or folder; None: the model's name with .onnx, .pt2, -hf, -openvino or -triton, in the working
+            directory.
         images: files and folders to compare on; their classes are unknown.
-        data: labelled images to compare on, by which the accuracy of both is measured, too; None and no `images`: the
-            validation split of the model's own data where they are at hand, else pictures made of nothing.
+        data: labelled images to compare on, by which the accuracy of both is measured, too; None and no `images`: what
+            the model's own data have beside its training images, where they are at hand, else pictures made of nothing.
         split: of `data`; None: test, or all where there are no splits.
         samples: images to compare on, at most.
         image_size: another input side in pixels, or (height, width); None: the model's own.
         data_root: where named data sets are.
-        options: which kind of file, which precision, how many tokens are merged; None: ONNX, fp32.
+        options: which kind of file or folder, which precision, how many tokens are merged; None: ONNX, fp32.
         progress: show a bar on standard error.
         on_note: told what is compared, and on which images.
     Returns:
@@ -59,7 +62,8 @@ def export(
         SaveError: the file cannot be written.
     """
     predictor = Predictor(model, device="cpu", image_size=image_size, options=EngineOptions(engine="torch"))
-    target = Path(out) if out else Path(f"{_stem(model)}.onnx")
+    options = options or ExportOptions()
+    target = Path(out) if out else Path(_stem(model) + target_class(options.to).suffix)
     if images is not None and data is not None:
         raise ConfigError("--images and --data exclude each other.", do="Give labelled images with --data.")
     if images is not None:
@@ -68,12 +72,15 @@ def export(
         found = _of_data(predictor.card, data, split, samples, data_root)
     else:
         found = _own(predictor.card, samples, data_root)
-    if found.is_synthetic:
+    if len(found.encoded) < LEAST_IMAGES:
+        found = _topped_up(found)
+        on_note(f"there are few images, so made-up pictures are added: {found.source}; accuracy is not measured")
+    elif found.is_synthetic:
         on_note(
             "no images are at hand, so the file is compared on pictures made of nothing; for its accuracy, give images "
             "of yours with --data or --images"
         )
-    return export_model(predictor, target, found, options, progress=progress, on_note=on_note)
+    return export_model(predictor, target, found, options, name=_stem(model), progress=progress, on_note=on_note)
 
 
 def _stem(model: object) -> str:
@@ -105,9 +112,9 @@ def _of_data(
     config, own_data = data_to_open(card, data, data_root)
     source = datasets.open_source(config, may_download=data is not None)
     available = datasets.available_splits(config, source=source)
-    wanted = split or ("val" if own_data else "test" if "test" in available else "all")
-    if own_data and split is None and "val" not in available:
-        wanted = "test" if "test" in available else "all"
+    held_out = "val" in source.splits or card.recipe.get("evaluation", {}).get("split") == "val"
+    choices = ["val"] if own_data and held_out else []
+    wanted = split or next(one for one in (*choices, "test", "all") if one in available)
     found = datasets.draw(config, wanted, samples, card.classes, source)
     name = config.spec if config.spec in NAMED_SETS else "a data set of the user"
     return Images(
@@ -120,7 +127,7 @@ def _of_data(
 
 
 def _own(card: Card, samples: int, data_root: str | Path | None) -> Images:
-    """The validation split of the model's own data, or pictures made of nothing."""
+    """The val split of the model's own data if it was held out, else the test split; or pictures made of nothing."""
     if card.classes and not card.is_yes_or_no:
         try:
             return _of_data(card, None, None, samples, data_root)
@@ -130,6 +137,13 @@ def _own(card: Card, samples: int, data_root: str | Path | None) -> Images:
     return Images(
         encoded=encoded, labels=None, source="synthetic", fingerprint=_fingerprint(encoded), is_synthetic=True
     )
+
+
+def _topped_up(images: Images) -> Images:
+    """With pictures made of nothing, so that there are enough."""
+    encoded = [*images.encoded, *synthetic_photographs(LEAST_IMAGES)]
+    source = f"{len(images.encoded)} images of {images.source}, {LEAST_IMAGES} made up"
+    return replace(images, encoded=encoded, labels=None, source=source, fingerprint=_fingerprint(encoded))
 
 
 def _fingerprint(encoded: list[bytes]) -> str:

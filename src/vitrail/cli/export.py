@@ -1,7 +1,8 @@
 """Write a model as one file that predicts without torch, compared with the model before it gets its name.
 
 The file holds the classes, the preprocessing, the temperature and the thresholds of "unknown". `vitrail predict` and
-`vitrail serve` take it; docs/export.md describes it for other programs.
+`vitrail serve` take it; docs/export.md describes it for other programs, and the kinds for other libraries: a folder for
+transformers, transformers.js and optimum (hf), OpenVINO's two files, a program of torch.export, a repository of Triton.
 """
 
 import argparse
@@ -10,21 +11,33 @@ from vitrail.cli.answer import Answer
 from vitrail.cli.engines import add_precision_option
 from vitrail.cli.values import add_size_option
 from vitrail.errors import ConfigError, shell_word
+from vitrail.exporting.targets import KINDS
 from vitrail.terminal import say
 
 _LEAST_SAMPLES = 32
+_USE = {
+    "onnx": "vitrail predict {path} IMAGE ...",
+    "hf": 'transformers.pipeline("image-classification", "{path}"), or the same in transformers.js; docs/export.md',
+    "openvino": "openvino.Core().compile_model, docs/export.md",
+    "torch": 'torch.export.load("{path}").module(); docs/export.md',
+    "triton": "tritonserver --model-repository {path}",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what export takes."""
     parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
-    parser.add_argument("--to", choices=("onnx",), default="onnx", help="the kind of file (default: onnx)")
-    parser.add_argument("--out", metavar="FILE", help="default: the model's name with .onnx, in this folder")
+    parser.add_argument("--to", choices=KINDS, default="onnx", help="the kind of file or folder (default: onnx)")
+    parser.add_argument(
+        "--out", metavar="PATH",
+        help="a file (onnx, torch) or a new folder; default: the model's name with .onnx, .pt2, -hf, -openvino or "
+        "-triton, in this folder",
+    )  # fmt: skip
     parser.add_argument(
         "--form",
         choices=("image", "tensor"),
         help="what the file takes: image: uint8 pixels at the model's decode size; tensor: normalised fp32 "
-        "(default: image)",
+        "(default: image; of hf: tensor)",
     )
     add_precision_option(
         parser,
@@ -35,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", type=int, default=0, metavar="R",
         help="merge R similar tokens in each layer (ToMe): faster, not exact (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--opset", type=int, choices=(17, 20), default=20, help="version of the operators; 17 for older readers "
+        "(default: 20)",
     )  # fmt: skip
     add_size_option(parser, "another size of the input")
     compared = parser.add_argument_group("what the file is compared on")
@@ -66,6 +83,7 @@ def run(args: argparse.Namespace) -> Answer:
         form=args.form,
         precision=args.precision or "fp32",
         merge=args.merge,
+        opset=args.opset,
         min_agreement=args.min_agreement,
         max_drop=args.max_drop,
         force=args.force,
@@ -87,7 +105,8 @@ def run(args: argparse.Namespace) -> Answer:
     agreeing, count = parity["top1"]
     ties = f", {parity['ties']} ties" if parity["ties"] else ""
     lines = [
-        f"written to {shell_word(found.path)}: {found.num_bytes / 1e6:.1f} MB, {found.form} form, {found.precision}",
+        f"written to {shell_word(found.path)}: {found.num_bytes / 1e6:.1f} MB, {found.form} form, {found.precision}"
+        + (f", {len(found.files)} files" if len(found.files) > 1 else ""),
         f"compared with the model on {count} images ({parity['source']}): {agreeing} equal labels{ties}, logits within "
         f"{parity['max_logit_difference']:.1e} of the largest, probabilities within "
         f"{parity['max_probability_difference']:.1e}",
@@ -99,5 +118,6 @@ def run(args: argparse.Namespace) -> Answer:
         )
     if not parity["passed"]:
         lines.append("THIS FILE DIFFERS FROM THE MODEL; it was written because of --force")
-    lines.append(f"Use it with: vitrail predict {shell_word(found.path)} IMAGE ...")
+    lines += [f"note: {note}" for note in found.notes]
+    lines.append(f"Use it with: {_USE[found.to].format(path=shell_word(found.path))}")
     return Answer(lines, found.to_json())

@@ -108,6 +108,8 @@ def run(args: argparse.Namespace) -> Answer:
             answer_json({name: card[name] for name in ("url", "name", "version", "limits")})
         with contextlib.suppress(OSError, ValueError):  # nobody reads it
             say(f"{shown(card['name'])}, {len(card['classes'])} classes, is served at {card['url']}")
+            if card["note"]:
+                say(f"careful: {card['note']}")
             if not options.token and options.host not in _OWN:
                 say("whoever reaches this address may ask: it is not this machine's own, and there is no --token-file")
 

@@ -79,10 +79,16 @@ def answered(kind: str, path: str, images: list[bytes]) -> list[np.ndarray]:
 
 def _opened(kind: str, path: str) -> "Candidate":
     """What runs a file of this kind."""
-    from vitrail.predictor.exported import ExportedPredictor
-
     if kind == "onnx":
+        from vitrail.predictor.exported import ExportedPredictor
+
         return ExportedPredictor(path)
+    from vitrail.exporting.targets import readers
+
+    if kind == "openvino":
+        return readers.OpenVinoReader(path)
+    if kind == "torch":
+        return readers.ProgramReader(path)
     raise ValueError(f"nothing runs files of the kind {kind!r}")
 
 

@@ -32,9 +32,16 @@ _TOLD = ("source", "kind", "family", "commit", "data")
 
 
 def describe(
-    model: ViT, card: Card, graph: bytes, *, form: Form, precision: ExportPrecision, merge: int
+    model: ViT,
+    card: Card,
+    *,
+    form: Form,
+    precision: ExportPrecision,
+    merge: int,
+    opset: int,
+    graph_sha256: str,
 ) -> ExportedFile:
-    """What a graph of `graph_bytes` is, before it was compared with anything."""
+    """What a graph of `graph_bytes`, or a program of another library, is before it was compared with anything."""
     preprocessing, calibration, geometry = card.preprocessing, card.calibration, card.geometry
     unknown = calibration.unknown if calibration and model.mahalanobis else None
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -53,7 +60,7 @@ def describe(
         outputs=(*names, *(["distances"] if unknown else [])),
         precision=precision,
         merge=merge,
-        opset=OPSET,
+        opset=opset,
         classes=card.classes,
         num_labels=geometry.num_labels,
         problem_type=card.problem_type,
@@ -73,8 +80,13 @@ def describe(
             **{name: card.provenance[name] for name in _TOLD if name in card.provenance},
             "weights_sha256": tensors_sha256(tensors),
         },
-        graph_sha256=read_onnx(graph, "the new graph").graph_sha256,
+        graph_sha256=graph_sha256,
     )
+
+
+def description_json(description: ExportedFile) -> dict[str, Any]:
+    """A description as JSON values, as `predictor.exported_file.read_description` reads it."""
+    return {"format_version": FORMAT_VERSION, **to_json(description)}
 
 
 def metadata(description: ExportedFile) -> bytes:
@@ -87,9 +99,7 @@ def metadata(description: ExportedFile) -> bytes:
     """
     height, width = description.input.size
     texts = {
-        KEY: json.dumps(
-            {"format_version": FORMAT_VERSION, **to_json(description)}, ensure_ascii=False, allow_nan=False
-        ),
+        KEY: json.dumps(description_json(description), ensure_ascii=False, allow_nan=False),
         "names": repr(dict(enumerate(description.labels))),
         "task": "classify",
         "imgsz": repr([height, width]),
@@ -119,8 +129,11 @@ def _version() -> str:
     return versions_of(["vitrail"])["vitrail"] or "unknown"
 
 
-def built(model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int) -> tuple[bytes, ExportedFile]:
+def built(
+    model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int, opset: int = OPSET
+) -> tuple[bytes, ExportedFile]:
     """A graph and what it is. Raises ConfigError: more than 2 GB of weights."""
-    asked: dict[str, Any] = {"form": form, "precision": precision, "merge": merge}
+    asked: dict[str, Any] = {"form": form, "precision": precision, "merge": merge, "opset": opset}
     graph = graph_bytes(model, card, **asked)
-    return graph, describe(model, card, graph, **asked)
+    checksum = read_onnx(graph, "the new graph").graph_sha256
+    return graph, describe(model, card, **asked, graph_sha256=checksum)

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from vitrail.model import ViT
 from vitrail.predictor.exported_file import ExportPrecision, Form
-from vitrail.runtime.graph import Graph, add_vit
+from vitrail.runtime.graph import OPSET, Graph, add_vit
 from vitrail.runtime.pixels import resize_matrix, scale_and_shift
 from vitrail.weights import Card
 from vitrail.weights.mahalanobis import Mahalanobis, with_features
@@ -19,7 +19,9 @@ LARGEST_CODE = 64
 """Largest weight of int8: nobody knows which processor will open the file, and with which settings."""
 
 
-def graph_bytes(model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int) -> bytes:
+def graph_bytes(
+    model: ViT, card: Card, *, form: Form, precision: ExportPrecision, merge: int, opset: int = OPSET
+) -> bytes:
     """The graph of an exported file, without its description: the same bytes every time.
 
     Args:
@@ -27,10 +29,11 @@ def graph_bytes(model: ViT, card: Card, *, form: Form, precision: ExportPrecisio
             normalised.
         precision: of the products with weights; softmax, norms and attention scores are fp32 always.
         merge: tokens fewer after each layer.
+        opset: version of the operators, 17 or 20.
     Raises:
         ConfigError: more than 2 GB of weights.
     """
-    graph, preprocessing = Graph(precision, largest_code=LARGEST_CODE), card.preprocessing
+    graph, preprocessing = Graph(precision, largest_code=LARGEST_CODE, opset=opset), card.preprocessing
     found = model.mahalanobis if card.calibration and card.calibration.unknown else None
     channels, num_labels = preprocessing.num_channels, card.geometry.num_labels
     if form == "image":
@@ -70,8 +73,8 @@ def _prepared(graph: Graph, card: Card) -> str:
 def _distances(graph: Graph, whitened: str, found: Mahalanobis) -> str:
     """Distance [B] of whitened features [B, D] to the nearest class mean, from |f|^2 - 2 f m + |m|^2."""
     means = found.means.detach().double().cpu()
-    squares = graph.node("ReduceSum", graph.node("Mul", whitened, whitened), graph.constant([1]), keepdims=1)
+    squares = graph.reduce("ReduceSum", graph.node("Mul", whitened, whitened), 1, keep=True)
     products = graph.node("MatMul", whitened, graph.constant((-2 * means.T).to(torch.float32)))
     from_means = graph.node("Add", products, graph.constant(means.square().sum(1).to(torch.float32)))
-    nearest = graph.node("ReduceMin", graph.node("Add", from_means, squares), graph.constant([1]), keepdims=0)
+    nearest = graph.reduce("ReduceMin", graph.node("Add", from_means, squares), 1)
     return graph.node("Sqrt", graph.node("Relu", nearest))

@@ -36,13 +36,13 @@ class ExportedPredictor:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0, spins: bool = True) -> None:
-        file, self.description = read_exported(path)
+        self.description = read_exported(path)[1]  # its bytes are let go before ONNX Runtime reads them anew
         self.name = str(path)
         self.labels = self.description.labels
         self.preprocessing = self.description.preprocessing
         # int8 rounds the numbers of a batch together, so an answer would depend on the images beside it.
         self.batch_size = 1 if self.description.precision == "int8" else _BATCH_SIZE
-        self._session = _opened(file, self.name, threads or available_cores(), spins)
+        self._session = _opened(Path(path), self.name, threads or available_cores(), spins)
         _check_fits(self._session, self.description, self.name)
 
     @property
@@ -117,10 +117,10 @@ class ExportedPredictor:
         return ranked(outputs, self.labels, top, self.description.unknown)
 
 
-def _opened(file: bytes, name: str, threads: int, spins: bool) -> Any:
+def _opened(file: Path, name: str, threads: int, spins: bool) -> Any:
     """ONNX Runtime on a file. Raises WeightsError, ConfigError."""
     try:
-        return session(file, (("session.intra_op.allow_spinning", str(int(spins))),), threads)
+        return session(str(file), (("session.intra_op.allow_spinning", str(int(spins))),), threads)
     except ModuleNotFoundError as error:
         raise ConfigError("ONNX Runtime is not installed.", do=install_hint("onnxruntime")) from error
     except Exception as error:  # ONNX Runtime raises errors of its own, each of another class

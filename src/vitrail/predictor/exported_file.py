@@ -56,7 +56,7 @@ class ExportedFile:
         outputs: names, in order: probabilities [N, L], logits [N, L], and where the model can answer "unknown" the
             distances [N] of the images to its classes.
         merge: tokens fewer after each layer.
-        opset: version of the operators.
+        opset: version of the operators; 0: of no ONNX file.
         classes: names in the order of the logits; empty: unnamed.
         temperature: what the graph divides logits by before the softmax.
         unknown: when an image is like none of the classes; None: it always is like one.
@@ -132,8 +132,21 @@ def described(file: bytes, name: str, *, check: bool = True) -> ExportedFile:
             expected="a file written by vitrail export",
             do="Export the model with: vitrail export MODEL --to onnx",
         )
+    description = read_description(found.metadata[KEY], name)
+    if check and description.graph_sha256 != found.graph_sha256:
+        raise WeightsError(
+            f"{shown(name)}: is not as it was written.",
+            got=f"SHA-256 {found.graph_sha256[:12]}",
+            expected=description.graph_sha256[:12],
+            do="Copy it again, or export the model again.",
+        )
+    return description
+
+
+def read_description(text: str, name: str) -> ExportedFile:
+    """What a file says of itself, from the JSON that is in it. Raises WeightsError."""
     try:
-        values = parsed_json(found.metadata[KEY], finite=True)
+        values = parsed_json(text, finite=True)
         where = f"{shown(name)}: its description"
         version = checked(values, {"format_version": whole()}, where, WeightsError, needed=True)["format_version"]
         if version > FORMAT_VERSION:
@@ -148,16 +161,8 @@ def described(file: bytes, name: str, *, check: bool = True) -> ExportedFile:
         values = {name: value for name, value in values.items() if name not in _OPEN}
         classes = checked({"classes": values.pop("classes", [])}, {"classes": many(TEXT)}, where, WeightsError)
         description = from_json(ExportedFile, {"classes": [], **values}, "description", allow_missing=True)
-        description = replace(description, classes=tuple(classes["classes"]), **parts)
+        return replace(description, classes=tuple(classes["classes"]), **parts)
     except DAMAGE as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{shown(name)}: its description is damaged.", got=error) from error
-    if check and description.graph_sha256 != found.graph_sha256:
-        raise WeightsError(
-            f"{shown(name)}: is not as it was written.",
-            got=f"SHA-256 {found.graph_sha256[:12]}",
-            expected=description.graph_sha256[:12],
-            do="Copy it again, or export the model again.",
-        )
-    return description

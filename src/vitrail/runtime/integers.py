@@ -67,8 +67,8 @@ def product(activations: np.ndarray, weights: np.ndarray, *, settings: Settings 
     return session(file, settings, threads=1).run(None, {"x": activations})[0]
 
 
-def session(file: bytes, settings: Settings, threads: int) -> Any:
-    """ONNX Runtime on a file, on the CPU."""
+def session(file: bytes | str, settings: Settings, threads: int) -> Any:
+    """ONNX Runtime on the bytes of a file, or its path, on the CPU."""
     library = onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = threads

@@ -35,7 +35,7 @@ def merged_logits(
     x = model._embed(images, None, interpolate)
     num_prefix = model.config.num_prefix_tokens
     sizes = x.new_ones(x.shape[:2])  # patches that a token stands for
-    place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)  # where each token of the start is now
+    place = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)  # where each token of the start is now
     for block in model.blocks:
         assert isinstance(block, Block)
         attended, keys = _attend(block.attn, block.norm1(x), sizes)
@@ -74,7 +74,7 @@ def match(keys: Float[Tensor, "B N K"], num_prefix: int, num_merged: int) -> Int
     place = keys.new_empty(keys.shape[:2], dtype=torch.int64)
     place[:, 0::2] = torch.where(is_merged, num_kept + partner, kept)
     place[:, 1::2] = num_kept + torch.arange(second.shape[1], device=keys.device)
-    prefix = torch.arange(num_prefix, device=keys.device).expand(len(keys), -1)
+    prefix = torch.arange(num_prefix, device=keys.device).expand(keys.shape[0], -1)
     return torch.cat((prefix, num_prefix + place), dim=1)
 
 

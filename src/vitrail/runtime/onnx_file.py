@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from vitrail.errors import WeightsError
 
 MOST_METADATA_BYTES = 1 << 20
-_MODEL_METADATA, _MODEL_GRAPH, _GRAPH_CONSTANT = 14, 7, 5
+_MODEL_METADATA, _MODEL_GRAPH, _MODEL_FIELDS = 14, 7, (*range(1, 9), 14)
+"""Without functions and training, which we do not write."""
+_GRAPH_NODE, _GRAPH_CONSTANT, _NODE_ATTRIBUTE = 1, 5, 5
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_OTHERS = 5, (6, 10, 11, 22, 23)
+"""Others: graphs, lists of tensors, sparse tensors, which we do not write."""
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 _BYTES = 2
 """The wire type of what has a length: texts, messages."""
@@ -46,6 +50,8 @@ def read_onnx(file: bytes, name: str) -> OnnxFile:
     view, metadata, digest, num_bytes, has_graph = memoryview(file), dict[str, str](), hashlib.sha256(), 0, False
     try:
         for number, begin, start, end in _fields(view):
+            if number not in _MODEL_FIELDS:
+                raise ValueError(f"a part of the kind {number}, which no exported file has")
             if number == _MODEL_METADATA:
                 num_bytes += end - start
                 if num_bytes > MOST_METADATA_BYTES:
@@ -77,17 +83,33 @@ def encoded_metadata(metadata: Mapping[str, str]) -> bytes:
 
 def _check_constants(graph: memoryview, name: str) -> None:
     """Raise WeightsError for weights that lie in other files: a stranger's file would choose which."""
-    for number, _, start, end in _fields(graph):
-        constant = graph[start:end]
-        if number == _GRAPH_CONSTANT and any(
-            inner == _TENSOR_EXTERNAL or (inner == _TENSOR_LOCATION and constant[a] != 0)
-            for inner, _, a, _ in _fields(constant)
+    for tensor in _tensors(graph):
+        if any(
+            inner == _TENSOR_EXTERNAL or (inner == _TENSOR_LOCATION and tensor[start] != 0)
+            for inner, _, start, _ in _fields(tensor)
         ):
             raise WeightsError(
                 f"{name}: its weights lie in other files.",
                 got="external data",
                 expected="one file, as vitrail export writes it",
             )
+
+
+def _tensors(graph: memoryview) -> Iterator[memoryview]:
+    """The constants of a graph and of its nodes. Raises ValueError for a node that holds a graph."""
+    for number, _, start, end in _fields(graph):
+        if number == _GRAPH_CONSTANT:
+            yield graph[start:end]
+        if number != _GRAPH_NODE:
+            continue
+        node = graph[start:end]
+        attributes = (node[a:b] for inner, _, a, b in _fields(node) if inner == _NODE_ATTRIBUTE)
+        for attribute in attributes:
+            for inner, _, a, b in _fields(attribute):
+                if inner in _ATTRIBUTE_OTHERS:
+                    raise ValueError("a node that holds a graph or a list of tensors, which no exported file has")
+                if inner == _ATTRIBUTE_TENSOR:
+                    yield attribute[a:b]
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, int, int]]:

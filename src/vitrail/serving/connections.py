@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from vitrail.serving.options import (
     BODY_BYTES_A_SECOND,
     BODY_SECONDS,
+    CROWDED_BODY_SECONDS,
     HEADER_SECONDS,
     IDLE_SECONDS,
     LARGEST_HEADERS,
@@ -35,7 +36,7 @@ SURPLUS_KEY = "surplus"
 """In the state of a request's scope: its connection is one of these."""
 _READ_BYTES = 16 << 10
 """At a time, so that a body in chunks of one byte does not hold up the event loop."""
-_GRACE_SECONDS = 0.1
+_GRACE_SECONDS = 0.02
 """Before a connection without a request gives its place to another one."""
 _FREE_CHUNKS, _CHUNK_BYTES = 1000, 16
 """A body's chunks have to have so many bytes on average, after the first thousand."""
@@ -171,7 +172,8 @@ class Connection(H11Protocol):
             if now - self._since > seconds:
                 self._late() if self._has_begun else self._close("idle")
         elif self.cycle.more_body and self._parser.their_state is h11.SEND_BODY:
-            seconds = min(LONGEST_BODY_SECONDS, BODY_SECONDS + self._parser.received / BODY_BYTES_A_SECOND)
+            least = BODY_SECONDS if len(self._crowd.open) < self._crowd.most else CROWDED_BODY_SECONDS
+            seconds = min(LONGEST_BODY_SECONDS, least + self._parser.received / BODY_BYTES_A_SECOND)
             if now - self._since > seconds:
                 self._late()
 

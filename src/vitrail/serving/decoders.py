@@ -5,6 +5,7 @@ neither happens in the server's process. A decoder that dies costs the request i
 """
 
 import asyncio
+import contextlib
 import math
 import socket
 import subprocess
@@ -118,6 +119,7 @@ class Decoders:
         """The images of a body.
 
         Args:
+            body: emptied on the way: it may be large.
             request: `kind`, `is_json`, `header_length`, `tensor`: what `bodies.read_body` takes.
         Raises:
             Refused: the body is not what the route takes.
@@ -250,7 +252,7 @@ class _Decoder(asyncio.Protocol):
         return decoder
 
     def work(self, body: bytearray, request: dict[str, Any]) -> asyncio.Future[Decoded]:
-        """Begin to read a body."""
+        """Begin to read a body, which is not the caller's any more."""
         answer: asyncio.Future[Decoded] = self._loop.create_future()
         if not self.is_alive or self.transport is None:
             answer.set_exception(DecoderDied())
@@ -259,6 +261,8 @@ class _Decoder(asyncio.Protocol):
         self._set_timer(DECODING_SECONDS)
         self.transport.write(packed(request, len(body)))
         self.transport.write(body)
+        with contextlib.suppress(BufferError):  # the transport has its own copy, from Python 3.12 on it holds this one
+            body.clear()
         return answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

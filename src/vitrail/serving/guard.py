@@ -168,7 +168,8 @@ class _Exchange:
     """A request and its answer, as they pass."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, is_ending: Callable[[], bool]) -> None:
-        self._is_ending = is_ending
+        self._closes = bool(scope["state"].get(SURPLUS_KEY)) or is_ending()
+        self._lingers = not scope["state"].get(SURPLUS_KEY)
         self.begun = time.monotonic()
         self.request_id = secrets.token_hex(8)
         self.status, self.received = 0, 0
@@ -202,10 +203,10 @@ class _Exchange:
                 found.append((b"cache-control", b"no-store"))
             if self.status != 403:
                 found += self._cors
-            if not self._is_read or self._is_ending():
+            if not self._is_read or self._closes:
                 found.append((b"connection", b"close"))
             await self._send({**message, "headers": found})
-        elif message["type"] == "http.response.body" and not message.get("more_body") and not self._is_read:
+        elif message["type"] == "http.response.body" and not self._is_read and self._lingers:
             # Closed now, with bytes on their way, the connection would be reset, and the answer lost with it.
             await self._send({**message, "more_body": True})
             await self._linger()

@@ -11,6 +11,8 @@ HEADER_SECONDS = 10.0
 """From a connection's first byte, or its start, until the headers of a request are there."""
 BODY_SECONDS, BODY_BYTES_A_SECOND, LONGEST_BODY_SECONDS = 10.0, 16 << 10, 120.0
 """A body has 10 s, one more for each 16 KiB that has come, 120 s in all."""
+CROWDED_BODY_SECONDS = 2.0
+"""In place of the 10 s where all connections are taken."""
 IDLE_SECONDS = 30.0
 """Between two requests of one connection."""
 WRITING_SECONDS = 20.0

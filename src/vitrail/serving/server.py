@@ -6,6 +6,7 @@ opens no connection.
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import gc
 import logging
@@ -43,6 +44,9 @@ _LAST_REQUEST_SECONDS = 0.25
 _MOST_BATCH, _BATCH_BYTES = 32, 64 << 20
 _SMALL_SECONDS, _LEAST_SPEEDUP = 0.005, 1.3
 """An image of a small model; how much faster all threads have to be than one."""
+_M_MMAP_THRESHOLD, _LARGE_BUFFER = -3, 1 << 20  # mallopt(3)
+_ACCEPTED_AT_ONCE, _BACKLOG = 128, 2048
+"""Connections between two looks at what has come over the others; and in the system's own queue."""
 _NEVER = 10**6
 OnReady = Callable[[dict[str, Any]], object]
 
@@ -68,6 +72,7 @@ def serve(path: str | Path, options: ServeOptions, on_ready: OnReady = lambda _:
         model, max_batch, seconds = _loaded(path, options, cores)
         chosen = options.max_batch if model.batch_size > 1 else 1
         options = replace(options, max_batch=chosen or max_batch)
+        _give_memory_back()
         _raise_file_limit(options.max_connections + SURPLUS + _SPARE_FILES)
         gc.collect()
         gc.freeze()
@@ -128,6 +133,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                backlog=_ACCEPTED_AT_ONCE,
                 timeout_keep_alive=_NEVER,
                 timeout_graceful_shutdown=cast(Any, options.drain),
             )
@@ -137,6 +143,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)
         self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -229,6 +237,12 @@ def _bound(options: ServeOptions) -> socket.socket:
             do="Choose another one: --port 8001, or --port 0 for one that is free.",
         ) from error
     return listener
+
+
+def _give_memory_back() -> None:
+    """Let the C library hand large buffers back to the system when they are freed (glibc on Linux)."""
+    if sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BUFFER)
 
 
 def _raise_file_limit(wanted: int) -> None:

@@ -171,6 +171,7 @@ class Service:
             "name": self.name,
             "version": self.version,
             "classes": list(self.model.labels),
+            "note": self.model.note,
             "can_say_unknown": self.model.description.unknown is not None,
             "preprocessing": to_json(self.model.preprocessing),
             "formats": readable_formats(),

@@ -154,8 +154,10 @@ def to_huggingface(preprocessing: Preprocessing, processor: str) -> tuple[dict[s
         )
         if p.crop_rounding != "floor":
             lost.append("odd crop margins are rounded down instead of half to even (one pixel)")
-        if processor == "ViTImageProcessor":
-            values["image_processor_type"] = "BitImageProcessor" if p.resize_mode == "crop" else "DeiTImageProcessor"
+        if p.resize_mode == "crop":
+            values["image_processor_type"] = "BitImageProcessor"
+        elif processor == "ViTImageProcessor":
+            values["image_processor_type"] = "DeiTImageProcessor"
     return values, lost
 
 

@@ -79,9 +79,9 @@ class Merging:
         """The mean over all patches of the start: [B, P, D] to [B, D]."""
         graph = self._graph
         if not self._sizes:
-            return graph.over_tokens("ReduceMean", patches)
+            return graph.reduce("ReduceMean", patches, 1)
         weighted = graph.node("Mul", patches, self._sizes)
-        return graph.node("Div", graph.over_tokens("ReduceSum", weighted), graph.number(self._num_all))
+        return graph.node("Div", graph.reduce("ReduceSum", weighted, 1), graph.number(self._num_all))
 
     def _brought_together(self, moves: str, first: str, second: str, num_kept: int) -> str:
         """The second set, with what moves into it added, behind what is left of the first: [B, left, any]."""
@@ -99,11 +99,11 @@ class Merging:
         Left are those of the first set that are not merged, in their order, then the second set.
         """
         graph = self._graph
-        norm = graph.node("ReduceL2", keys, graph.constant([-1]), keepdims=1)
+        norm = graph.reduce("ReduceL2", keys, -1, keep=True)
         keys = graph.node("Div", keys, graph.node("Max", norm, graph.number(_SMALLEST_NORM)))
         first, second = self._dealt(keys)
         alike = graph.node("MatMul", first, graph.node("Transpose", second, perm=[0, 2, 1]))
-        best = graph.node("ReduceMax", alike, graph.constant([2]), keepdims=0)
+        best = graph.reduce("ReduceMax", alike, 2)
         partner = graph.node("Cast", graph.node("ArgMax", alike, axis=2, keepdims=0), to=TensorProto.FLOAT)
         order = graph.node("TopK", best, graph.constant([self.num_due]), axis=1, output=1)
         is_merged = graph.node("ScatterElements", graph.filled(best, 0), order, graph.filled(order, 1), axis=1)

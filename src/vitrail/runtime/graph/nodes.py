@@ -1,9 +1,10 @@
 """A graph of ONNX that grows node by node; values are known by name.
 
-Shapes are those of the model, the batch first. Nodes are those of the standard (opset 20); products of integers are
-ONNX Runtime's own.
+Shapes are those of the model, the batch first. Nodes are those of the standard (opset 20, or 17 for older
+readers); products of integers are ONNX Runtime's own.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from torch import nn
 from vitrail.runtime.integers import MICROSOFT, PRODUCT
 
 OPSET = 20
+_IR_VERSIONS = {17: 8, 20: 9}
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -27,12 +29,13 @@ class Graph:
         largest_code: largest weight of int8. 127 where ONNX Runtime is opened with `vitrail.runtime.integers`; 64 where
             nobody knows what opens it: two products of 255 and 64 fit into 16 bits, into which processors without dot
             products of bytes add them.
+        opset: version of the operators, 17 or more.
     """
 
-    def __init__(self, precision: Precision = "fp32", *, largest_code: int = 127) -> None:
+    def __init__(self, precision: Precision = "fp32", *, largest_code: int = 127, opset: int = OPSET) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.precision, self.largest_code = precision, largest_code
+        self.precision, self.largest_code, self.opset = precision, largest_code, opset
 
     def node(self, kind: str, *inputs: str, domain: str = "", output: int = 0, **attributes: Any) -> str:
         """Add a node, and return the name of one of its outputs, the first; an input "" is left out."""
@@ -60,11 +63,13 @@ class Graph:
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, (_, shape) in outputs.items()],
             self.constants,
         )
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", self.opset)]
         if self.precision == "int8":
             opsets.append(helper.make_opsetid(MICROSOFT, 1))
         # The version of the file's form that came with this set of operators: older readers know it.
-        whole = helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="vitrail")
+        whole = helper.make_model(
+            proto, opset_imports=opsets, ir_version=_IR_VERSIONS[self.opset], producer_name="vitrail"
+        )
         onnx.checker.check_model(whole)
         return whole.SerializeToString()
 
@@ -138,6 +143,21 @@ class Graph:
         """One token of each image: [B, N, D] to [B, D]."""
         return self.node("Gather", x, self.constant(np.array(number, np.int64)), axis=1)
 
-    def over_tokens(self, kind: str, x: str) -> str:
-        """ReduceMean or ReduceMax over the tokens: [B, N, D] to [B, D]."""
-        return self.node(kind, x, self.constant([1]), keepdims=0)
+    def reduce(self, kind: str, x: str, axis: int, *, keep: bool = False) -> str:
+        """ReduceMean, ReduceMax, ReduceSum, ... over one axis, which is gone then or has the length 1."""
+        if self.opset < 18 and kind != "ReduceSum":
+            return self.node(kind, x, axes=[axis], keepdims=int(keep))
+        return self.node(kind, x, self.constant([axis]), keepdims=int(keep))
+
+    def gelu(self, x: str, *, by_tanh: bool) -> str:
+        """GELU, exact or by its approximation (arXiv:1606.08415), which older operators spell out."""
+        if self.opset >= 20:
+            return self.node("Gelu", x, approximate="tanh" if by_tanh else "none")
+        if by_tanh:
+            cube = self.node("Mul", self.node("Mul", x, x), self.node("Mul", x, self.number(0.044715)))
+            inner = self.node("Mul", self.node("Add", x, cube), self.number(math.sqrt(2 / math.pi)))
+            bent = self.node("Tanh", inner)
+        else:
+            bent = self.node("Erf", self.node("Mul", x, self.number(math.sqrt(0.5))))
+        half = self.node("Mul", x, self.number(0.5))
+        return self.node("Mul", half, self.node("Add", bent, self.number(1.0)))

@@ -165,7 +165,7 @@ def _attention(graph: Graph, layer: Attention, x: str, merging: Merging) -> tupl
         q, k, v = (graph.slice(x, i * width, (i + 1) * width, 2) for i in range(3))
         if merging.num_due:
             split = graph.node("Reshape", k, graph.constant([0, 0, heads, width // heads]))
-            keys = graph.node("ReduceMean", split, graph.constant([2]), keepdims=0)
+            keys = graph.reduce("ReduceMean", split, 2)
         x = graph.fused_attention(q, k, v, heads, scale, merging.score_bias())
         return graph.linear(x, layer.proj), keys
     x = graph.node("Reshape", x, graph.constant([0, 0, 3 * heads, width // heads]))
@@ -173,7 +173,7 @@ def _attention(graph: Graph, layer: Attention, x: str, merging: Merging) -> tupl
     q, k, v = (graph.slice(x, i * heads, (i + 1) * heads, 1) for i in range(3))
     q, k = graph.norm(q, layer.q_norm), graph.norm(k, layer.k_norm)
     if merging.num_due:
-        keys = graph.node("ReduceMean", k, graph.constant([1]), keepdims=0)
+        keys = graph.reduce("ReduceMean", k, 1)
     x = _attend(graph, q, k, v, scale, merging.log_sizes())
     return graph.linear(graph.node("Reshape", x, graph.constant([0, 0, width])), layer.proj), keys
 
@@ -197,7 +197,7 @@ def _mlp(graph: Graph, layer: nn.Module, x: str) -> str:
     if layer.activation is quick_gelu:
         x = graph.node("Mul", x, graph.node("Sigmoid", graph.node("Mul", x, graph.number(1.702))))
     else:
-        x = graph.node("Gelu", x, approximate="tanh" if layer.activation is gelu_tanh else "none")
+        x = graph.gelu(x, by_tanh=layer.activation is gelu_tanh)
     return graph.linear(x, layer.fc2)
 
 
@@ -212,11 +212,11 @@ def _pool(graph: Graph, model: ViT, tokens: str, merging: Merging) -> str:
     elif config.pooling == "cls_mean":
         pooled = graph.node("Concat", graph.token(tokens, 0), merging.mean(patches), axis=-1)
     elif config.pooling == "max":
-        pooled = graph.over_tokens("ReduceMax", patches)
+        pooled = graph.reduce("ReduceMax", patches, 1)
     else:
         pooled = merging.mean(patches)
         if config.pooling == "mean_max":
-            pooled = graph.node("Add", pooled, graph.over_tokens("ReduceMax", patches))
+            pooled = graph.node("Add", pooled, graph.reduce("ReduceMax", patches, 1))
             pooled = graph.node("Mul", pooled, graph.number(0.5))
     return graph.norm(pooled, model.fc_norm)
 
