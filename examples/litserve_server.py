@@ -1,5 +1,7 @@
-"""An exported model in LitServe: pip install litserve, then: MODEL=mine.onnx python litserve_server.py
+"""An exported model in LitServe.
 
+pip install litserve
+MODEL=mine.onnx python litserve_server.py
 curl --json '{"image": "'$(base64 --wrap=0 photo.jpg)'"}' http://127.0.0.1:8000/predict
 """
 
@@ -13,6 +15,8 @@ import vitrail
 
 
 class Classifier(litserve.LitAPI):
+    """Images in base64 to their classes."""
+
     def setup(self, device: str) -> None:
         self.predictor = vitrail.ExportedPredictor(os.environ["MODEL"])
 

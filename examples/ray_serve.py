@@ -1,5 +1,7 @@
-"""An exported model in Ray Serve: pip install 'ray[serve]', then: MODEL=mine.onnx serve run ray_serve:app
+"""An exported model in Ray Serve.
 
+pip install 'ray[serve]'
+MODEL=mine.onnx serve run ray_serve:app
 curl --data-binary @photo.jpg http://127.0.0.1:8000/
 """
 
@@ -15,6 +17,8 @@ import vitrail
 
 @serve.deployment(num_replicas=2, max_ongoing_requests=4, max_queued_requests=100, ray_actor_options={"num_cpus": 1})
 class Classifier:
+    """Image files to their classes."""
+
     def __init__(self, model: str) -> None:
         self.predictor = vitrail.ExportedPredictor(model, threads=1)
 
