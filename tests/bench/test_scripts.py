@@ -32,6 +32,8 @@ LITTLE = {
     "inference.py": "--rounds 1 --seconds 0 --skip accuracy memory --out OUT",
     "recipe_seeds.py": "digits --seeds 0 --runs OUT/runs",
 }
+SLOW = ("startup.py", "input.py")
+"""Half a minute each: not in CI."""
 # A tiny model in place of B/16, and results that do not replace the published ones.
 LAUNCH = """
 import pathlib, runpy, sys
@@ -49,7 +51,7 @@ runpy.run_path(str(script), run_name="__main__")
 
 @pytest.mark.long
 @pytest.mark.timeout(400)  # on a busy machine; alone, up to half a minute
-@pytest.mark.parametrize("name", LITTLE)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow if one in SLOW else ()) for one in LITTLE])
 def test_in_little(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     if name in ("folder.py", "input.py"):

@@ -51,9 +51,7 @@ def test_another_model_is_exported_once_and_again_when_it_has_changed(exports: l
     assert len(exports) == 5
 
 
-def test_a_cache_that_cannot_be_written_says_what_to_do(
-    exports: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_says_what_to_do(exports: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise SaveError("full")
 

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,12 @@ def _size(image: Image.Image | np.ndarray) -> tuple[int, int]:
 @pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
 def test_a_large_jpeg_is_decoded_small(changes: dict, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int]] = []
-    monkeypatch.setattr("vitrail.data.decode.fit", lambda image, p: decoded.append(_size(image)) or fit(image, p))
+
+    def noted(image: Any, p: Preprocessing, **how: bool) -> Any:
+        decoded.append(_size(image))
+        return fit(image, p, **how)
+
+    monkeypatch.setattr("vitrail.data.decode.fit", noted)
     exact, data = replace(EXACT, **changes), jpeg(photograph(640, 480), orientation)
     theirs = load_image(data, exact).astype(int)
     ours = load_image(data, replace(exact, fast_decoding=True)).astype(int)
