@@ -60,7 +60,7 @@ def test_the_words_of_precision_are_the_same_everywhere() -> None:
     for words, told in {
         "eval m --precision fp8": "fp8 is for train and finetune; expected fp32 or tf32 or bf16 or fp16 or int8",
         "predict m x --precision fp8": "fp8 is for train and finetune; expected fp32 or tf32 or bf16 or fp16 or int8",
-        "bench --precision int8": "int8 is for eval and predict; expected fp32 or bf16 or fp16",
+        "bench --precision int8": "int8 is for eval, predict and export; expected fp32 or bf16 or fp16",
         "bench --precision half": "there is no precision 'half'; expected fp32 or bf16 or fp16",
     }.items():
         with pytest.raises(ConfigError, match=told):

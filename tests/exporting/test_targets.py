@@ -1,6 +1,8 @@
 """Folders for other programs: what is in them, that the gate guards each, and what they cannot hold."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.util
 import json
@@ -14,12 +16,16 @@ import torch
 from PIL import Image
 
 from tests.exporting.test_export import PHOTOGRAPHS, a_model, predictor_of, some_pixels, written
-from vitrail.errors import ConfigError, VitrailError, WeightsError
+from tests.support.faulty_files import FailingAt
+from vitrail import fsio
+from vitrail.errors import ConfigError, SaveError, VitrailError, WeightsError
 from vitrail.exporting import Exported, ExportOptions, export_model
+from vitrail.exporting.gate import Found
 from vitrail.exporting.targets.hf import without_temperature
-from vitrail.predictor import ExportedPredictor
+from vitrail.predictor import ExportedPredictor, Predictor
 from vitrail.predictor.exported_file import read_exported
 from vitrail.reading import read_json_object
+from vitrail.selftest.faulty_files import Counting
 
 NAMES = ("caf\u00e9", "\u8c93", "<img src=x>", 'quote" \\ back', "b c, d")
 
@@ -101,6 +107,12 @@ def test_what_hugging_face_has_no_place_for(variant: str, said: str, tmp_path: P
     with pytest.raises(WeightsError, match=said):
         export(tmp_path / "x", variant, to="hf", calibrated=False)
     assert only(tmp_path) == []
+
+
+def test_hugging_face_at_another_size(tmp_path: Path) -> None:
+    predictor = Predictor(a_model(), device="cpu", image_size=48)
+    with pytest.raises(WeightsError, match=r"\(48, 48\), of a model for \(32, 32\)"):
+        export_model(predictor, tmp_path / "x", PHOTOGRAPHS, ExportOptions(to="hf"))
 
 
 # ---- Triton ------------------------------------------------------------------------------------------------------
@@ -217,6 +229,30 @@ def test_nothing_is_left_of_a_folder_that_the_gate_refuses(
     (tmp_path / "x").mkdir()
     export(tmp_path / "x", to=kind, precision="int8", force=True)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("hf", "int8"), ("triton", "fp32"), ("onnx", "fp32")])
+def test_a_disk_that_fails_at_any_moment(
+    kind: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever operation it is: an error of ours, and nothing is left, or all of it is there."""
+    found = Found({"passed": True}, None, ())
+    monkeypatch.setattr("vitrail.exporting.export.compared", lambda *_, **__: found)
+    counted = Counting()
+    with fsio.use_file_system(counted):
+        export(tmp_path / "whole", to=kind, precision=precision)
+    whole = only(tmp_path)
+    assert counted.count > 5
+    for at in range(counted.count):
+        disk = FailingAt(at, errno.ENOSPC)
+        out = tmp_path / f"{at}"
+        with contextlib.suppress(SaveError), fsio.use_file_system(disk):
+            export(out, to=kind, precision=precision)
+        if out.exists():  # no more than a directory was not flushed, or nothing was left to remove
+            assert only(tmp_path) == sorted([*whole, *(file.replace("whole", f"{at}", 1) for file in whole)])
+            assert disk.failed in ("fsync_dir", "unlink")
+            fsio.remove(out)
+        assert only(tmp_path) == whole, disk.failed
 
 
 def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:

@@ -76,7 +76,10 @@ class Counting(fsio.FileSystem):
 
     def rmtree(self, path: Path) -> None:
         for child in sorted(path.iterdir()):
-            self._through("unlink", super().unlink, child)
+            if child.is_dir() and not child.is_symlink():
+                self.rmtree(child)
+            else:
+                self._through("unlink", super().unlink, child)
         self._through("rmdir", lambda: os.rmdir(path))
 
     def _through(self, name: str, operation: Callable[..., None], *arguments: Any) -> None:

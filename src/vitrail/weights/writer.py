@@ -28,8 +28,8 @@ from vitrail.weights.key_table import MASK_TOKEN, KeyTable
 from vitrail.weights.preprocess import to_huggingface, to_timm
 
 _ALTERNATIVE = (
-    "Keep it as a vitrail file (--to vitrail). A model that other libraries have a place for is a plain ViT: "
-    "builtin:cifar100, or their own weights."
+    "Keep it as a vitrail file, or write it as ONNX with vitrail export. Models that other libraries have a place for "
+    "are plain ViTs: builtin:cifar100, or their own weights."
 )
 
 Format = Literal["vitrail", "huggingface", "timm"]

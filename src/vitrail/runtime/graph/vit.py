@@ -35,7 +35,7 @@ def onnx_bytes(model: ViT, image_size: tuple[int, int], *, int8: bool = False, m
         model: in fp32; its dropout and stochastic depth are left out, as in evaluation mode.
         image_size: height and width of the input; positions are resampled to it as the model itself would.
         int8: weights rounded to 8 bits with a scale for each output, activations to 8 bits with a scale that is
-            measured in each product (W8A8, "dynamic"); attention scores stay fp32. Only ONNX Runtime reads such a file.
+            measured in each product (W8A8, "dynamic"); attention scores stay fp32. The nodes are ONNX Runtime's.
         merge: tokens fewer after each layer, as by `vitrail.runtime.merging`.
     Raises:
         ConfigError: more than 2 GB of weights.
