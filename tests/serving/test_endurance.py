@@ -30,9 +30,9 @@ GET = request(path="/livez", method="GET")
 
 
 def memory(pid: int) -> int:
-    """Bytes that a process alone keeps: private and swapped pages."""
+    """Bytes that a process alone has written; pages of libraries count for whoever maps them at the moment."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) << 10 for line in text if line.startswith(("Private", "Swap:")))
+    return sum(int(line.split()[1]) << 10 for line in text if line.startswith(("Private_Dirty", "Swap:")))
 
 
 def children(pid: int) -> list[int]:
