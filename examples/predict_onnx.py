@@ -64,7 +64,9 @@ def main(model: str, paths: list[str]) -> None:
         if about["form"] == "tensor":
             batch = (batch / np.float32(255) - np.float32(steps["mean"])) / np.float32(steps["std"])
             batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
-        outputs = dict(zip(about["outputs"], session.run(about["outputs"], {about["input"]["name"]: batch}), strict=True))
+        outputs = dict(
+            zip(about["outputs"], session.run(about["outputs"], {about["input"]["name"]: batch}), strict=True)
+        )
         probabilities = outputs["probabilities"][0]
         best = int(probabilities.argmax())
         label = classes[best] if classes else f"class {best}"

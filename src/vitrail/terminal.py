@@ -34,6 +34,11 @@ def say(text: str | VitrailError, *, prefix: str = "vitrail: ") -> None:
     _write(sys.stderr, [prefix + first, *more], _RED if isinstance(text, VitrailError) else 0)
 
 
+def say_lines(lines: Iterable[str]) -> None:
+    """Lines on standard error, as they are and at once: those of a log."""
+    _write(sys.stderr, lines)
+
+
 def say_fault(error: BaseException) -> None:
     """The traceback of an internal error, indented, so that no message in it can pass for one of ours."""
     lines = [line for entry in traceback.format_exception(error) for line in entry.rstrip("\n").split("\n")]

@@ -244,7 +244,12 @@ def _largest(values: np.ndarray) -> float:
 def refusal(found: Found, precision: ExportPrecision, merge: int) -> VitrailError:
     """What is said where a file is beyond its limits."""
     lossy = precision != "fp32" or merge
-    why = "Look at how much that is on images of your own with --images or --data; --force writes the file anyway."
+    why = "See what it costs on labelled images of yours with --data; --min-agreement and --max-drop are the limits."
+    if found.accuracy and lossy:
+        told = found.accuracy
+        why = f"It is right for {told['correct_exported']} of {told['n']} images, the model for "
+        why += f"{told['correct_reference']}: if that will do, lower "
+        why += "--min-agreement or raise --max-drop."
     ours = "That is a fault of vitrail: please report it. --force writes the file anyway."
     return GateError(
         "The exported file answers otherwise than the model; nothing was written.",

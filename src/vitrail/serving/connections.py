@@ -6,7 +6,6 @@ uvicorn's own protocol waits for ever for headers, for the rest of a body, and f
 
 import asyncio
 import json
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from vitrail.serving.endpoints import new_id
 from vitrail.serving.options import (
     BODY_BYTES_A_SECOND,
     BODY_SECONDS,
@@ -88,6 +88,32 @@ class _Parser(h11.Connection):
         return event
 
 
+class _Joined:
+    """A transport that sends together what is written together: headers and body in one packet."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if data and not self._pieces:
+            self._loop.call_soon(self._flush)
+        if data:
+            self._pieces.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self._transport.write(b"".join(pieces))
+
+
 class Connection(H11Protocol):
     """One connection.
 
@@ -107,7 +133,7 @@ class Connection(H11Protocol):
         self._is_first, self._has_begun = True, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        super().connection_made(cast(asyncio.Transport, transport))
+        super().connection_made(cast(Any, _Joined(cast(asyncio.Transport, transport), self.loop)))
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         crowd = self._crowd
@@ -186,7 +212,7 @@ class Connection(H11Protocol):
 
     def refuse(self, status: int, error: str) -> None:
         """Answer without asking the application, and close."""
-        body = json.dumps({"error": error, "request_id": secrets.token_hex(8)}).encode()
+        body = json.dumps({"error": error, "request_id": new_id()}).encode()
         headers = [
             ("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close"),
             *([("retry-after", "1")] if status == 503 else []),

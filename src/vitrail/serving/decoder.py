@@ -7,6 +7,7 @@ memory it can take what the largest allowed image needs and a little more. In: a
 one for each request, its body being the data. Out: for each image a frame, then one that says what else was asked for.
 """
 
+import importlib.util
 import os
 import signal
 import socket
@@ -89,9 +90,15 @@ class Decoder:
                 pixels = load_image(data, self.preprocessing, name="image", limits=self.image_limits, with_torch=False)
                 yield {"index": i}, pixels
             except ImageError as error:
-                status = 422 if format_of(data) else 415
+                status = 422 if _is_read_here(data) else 415
                 yield {"index": i, "error": shown(error.reason, 300), "status": status}, None
             body.images[i] = b""
+
+
+def _is_read_here(data: bytes) -> bool:
+    """Whether this is an image of a format that is read with what is installed."""
+    kind = format_of(data)
+    return kind is not None and (kind != "HEIC" or importlib.util.find_spec("pillow_heif") is not None)
 
 
 def _frames(link: socket.socket, reader: FrameReader) -> Iterator[Frame]:

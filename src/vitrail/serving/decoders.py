@@ -254,6 +254,7 @@ class _Decoder(asyncio.Protocol):
     def work(self, body: bytearray, request: dict[str, Any]) -> asyncio.Future[Decoded]:
         """Begin to read a body, which is not the caller's any more."""
         answer: asyncio.Future[Decoded] = self._loop.create_future()
+        answer.add_done_callback(_seen)
         if not self.is_alive or self.transport is None:
             answer.set_exception(DecoderDied())
             return answer
@@ -332,6 +333,12 @@ def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> No
     task = asyncio.get_running_loop().create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+
+
+def _seen(answer: asyncio.Future[Decoded]) -> None:
+    """Whoever asked may have left; then nobody looks at an error, which is no fault."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 async def _reaped(process: "subprocess.Popen[bytes]") -> None:

@@ -1,6 +1,8 @@
 """What the endpoints are made of: a route with a name, an answer in JSON, and the two ways in which one ends early."""
 
+import itertools
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from starlette.routing import Route
 from vitrail.errors import LONGEST_PART, shown
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+_STARTED, _NUMBERS = secrets.token_hex(4), itertools.count()
 ROUTE = "vitrail.route"
 """Where the pattern of a request's address stands in its scope: what the log and the metrics call it."""
 
@@ -51,6 +54,11 @@ class Failure(Exception):
 
 class Left(Exception):
     """The client left before its answer was ready."""
+
+
+def new_id() -> str:
+    """Names a request in its answer and in the log."""
+    return f"{_STARTED}{next(_NUMBERS):08x}"
 
 
 def answer(values: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -8,7 +8,6 @@ import asyncio
 import hmac
 import ipaddress
 import re
-import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrail.errors import shown
 from vitrail.serving.connections import SURPLUS_KEY
-from vitrail.serving.endpoints import ROUTE, Failure, Left, answer
+from vitrail.serving.endpoints import ROUTE, Failure, Left, answer, new_id
 from vitrail.serving.metrics import Metrics
 from vitrail.serving.options import LARGEST_HEADERS, ServeOptions
 from vitrail.serving.request_log import Line, RequestLog
@@ -38,6 +37,7 @@ _PREFLIGHT = {
     "access-control-max-age": "600",
 }
 _LINGERING_SECONDS = 1.0
+_SOON_SECONDS = 0.05
 _LINGERING_BYTES = 64 << 10
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
 
@@ -85,6 +85,7 @@ class Guard:
                     self._metrics.rejected.labels(failure.reason).inc()
                 await exchange.fail(failure)
             except asyncio.CancelledError:  # the time to end is up
+                exchange.reads_on = False
                 await exchange.fail(Failure(503, "The server is ending.", retry_after=1))
             except Exception as error:  # a fault of ours: the client gets its number, we the traceback
                 self._log.add(error)
@@ -169,13 +170,16 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, is_ending: Callable[[], bool]) -> None:
         self._closes = bool(scope["state"].get(SURPLUS_KEY)) or is_ending()
-        self._lingers = not scope["state"].get(SURPLUS_KEY)
+        self.reads_on = not scope["state"].get(SURPLUS_KEY)
         self.begun = time.monotonic()
-        self.request_id = secrets.token_hex(8)
+        self.request_id = new_id()
         self.status, self.received = 0, 0
         self._receive, self._send = receive, send
         headers: dict[bytes, bytes] = dict(scope["headers"])
         self._is_read = b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
+        # Such a body has mostly come when the request is refused; with it read, the connection can go on.
+        length = headers.get(b"content-length", b"")
+        self._is_short = b"expect" not in headers and length.isdigit() and int(length) <= _LINGERING_BYTES
         self._is_gone = False
         origin = headers.get(b"origin")
         # Whoever came as far as an answer was allowed to ask; for others the header changes nothing.
@@ -206,10 +210,10 @@ class _Exchange:
             if not self._is_read or self._closes:
                 found.append((b"connection", b"close"))
             await self._send({**message, "headers": found})
-        elif message["type"] == "http.response.body" and not self._is_read and self._lingers:
+        elif message["type"] == "http.response.body" and not self._is_read and self.reads_on:
             # Closed now, with bytes on their way, the connection would be reset, and the answer lost with it.
             await self._send({**message, "more_body": True})
-            await self._linger()
+            await self._read_rest(_LINGERING_SECONDS)
             await self._send({"type": "http.response.body", "body": b""})
         else:
             await self._send(message)
@@ -218,6 +222,8 @@ class _Exchange:
         """Answer with what went wrong, unless an answer has begun or nobody waits for one."""
         if self.status or self._is_gone:
             return
+        if self._is_short and self.reads_on:
+            await self._read_rest(_SOON_SECONDS)
         response = answer({**failure.values, "request_id": self.request_id}, failure.status, failure.headers)
         await self._send_response(response)
 
@@ -227,11 +233,11 @@ class _Exchange:
         )
         await self.send({"type": "http.response.body", "body": response.body})
 
-    async def _linger(self) -> None:
+    async def _read_rest(self, seconds: float) -> None:
         """Read on for a moment what will not be used."""
         read = 0
         try:
-            async with asyncio.timeout(_LINGERING_SECONDS):
+            async with asyncio.timeout(seconds):
                 while read < _LINGERING_BYTES and not self._is_gone and not self._is_read:
                     message = await self.receive()
                     read += len(message.get("body", b""))

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from vitrail import terminal
 
-_MOST_WAITING = 10_000
+_MOST_WAITING, _AT_ONCE = 10_000, 100
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,18 @@ class RequestLog:
             self._something.wait()
             self._something.clear()
             while self._waiting:
-                at, line = self._waiting.popleft()
-                with contextlib.suppress(OSError, ValueError):  # ValueError: standard error is closed
+                lines: list[str] = []
+                fault: BaseException | None = None
+                while self._waiting and fault is None and len(lines) < _AT_ONCE:
+                    at, line = self._waiting.popleft()
                     if isinstance(line, BaseException):
-                        terminal.say_fault(line)
+                        fault = line
                     else:
-                        terminal.say(self._written(at, line), prefix="")
+                        lines.append(self._written(at, line))
+                with contextlib.suppress(OSError, ValueError):  # ValueError: standard error is closed
+                    terminal.say_lines(lines)
+                    if fault is not None:
+                        terminal.say_fault(fault)
 
     def _written(self, at: float, line: Line | str) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}Z"

@@ -64,7 +64,7 @@ class Service:
         self.name = options.name or model.name
         self.version = _version(model)
         self.is_draining = False
-        self._body_bytes = 0
+        self._body_bytes = self._coming = 0
         metrics.model.labels(self.name, self.version).set(1)
         metrics.watch("vitrail_queue_images", "Images that wait for the model.", lambda: batcher.queued_images)
         metrics.watch("vitrail_body_bytes", "Of bodies that are held.", lambda: self._body_bytes)
@@ -103,7 +103,11 @@ class Service:
         deadline = begun + self.options.timeout
         try:
             self._check_wait(self.options.timeout)
-            decoded = await self._unless_gone(request, self._decoded(body, form, deadline))
+            self._coming += 1
+            try:
+                decoded = await self._unless_gone(request, self._decoded(body, form, deadline))
+            finally:
+                self._coming -= 1
         finally:
             self._body_bytes -= size
         asked = Asked(decoded, min(deadline, begun + decoded.asked.get("timeout", math.inf)))
@@ -113,7 +117,6 @@ class Service:
 
     async def outputs(self, request: Request, asked: Asked, pixels: UInt8[np.ndarray, "b C h w"]) -> Outputs:
         """What the model gives for some images. Raises Failure or Left."""
-        self._check_wait(asked.deadline - time.monotonic())
         begun = time.monotonic()
         try:
             outputs, waited = await self._unless_gone(request, self._computed(pixels, asked.deadline))
@@ -185,7 +188,8 @@ class Service:
 
     def _check_wait(self, left: float) -> None:
         """Refuse at once whoever would wait too long. Raises Failure."""
-        wait = self.decoders.estimated_wait + self.batcher.estimated_wait
+        computing = self.batcher.estimated_wait + self._coming * self.batcher.seconds_an_image
+        wait = self.decoders.estimated_wait + computing
         if wait > min(self.options.queue_seconds, left):
             raise Failure(503, "The server is busy.", reason="queue", retry_after=max(1, math.ceil(wait / 2)))
         if not self.decoders.alive:
