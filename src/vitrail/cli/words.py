@@ -106,8 +106,8 @@ def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) ->
 
 
 def _value_of(action: argparse.Action, rest: list[str]) -> list[str]:
-    """Take the values of an option off the words that follow it: none or one, so that a name beside it is left alone; or
-    several where it takes several.
+    """Take the values of an option off the words that follow it: none or one, so that a name beside it is left alone;
+    or several where it takes several.
     """
     if action.nargs == "+":
         values = list(itertools.takewhile(lambda word: not word.startswith("--"), rest))
