@@ -89,3 +89,9 @@ def test_every_switch_has_its_opposite() -> None:
     for verb, option in switches:
         action = verbs[verb]._option_string_actions[option.replace("--", "--no-", 1)]
         assert action.dest == verbs[verb]._option_string_actions[option].dest
+
+
+def test_an_option_with_several_values_takes_them_all() -> None:
+    args = parsed(["export", "m", "--images", "a.jpg", "b c.jpg", "--samples", "40"])
+    assert (args.model, args.images, args.samples) == ("m", ["a.jpg", "b c.jpg"], 40)
+    assert parsed(["export", "--images", "a.jpg", "--to", "onnx", "m"]).model == "m"

@@ -60,6 +60,11 @@ def test_a_folder_for_hugging_face(tmp_path: Path) -> None:
     quantized = (tmp_path / "x" / "onnx" / "model_quantized.onnx").read_bytes()
     assert (found.precision, found.sha256) == ("int8", hashlib.sha256(quantized).hexdigest())
     assert any("unknown" in note for note in found.notes)
+    model, card = a_model(calibrated=True, classes=NAMES)
+    again, ours = Predictor(tmp_path / "x", device="cpu"), predictor_of(model, card)
+    assert again.labels == NAMES
+    pixels = some_pixels(card)
+    assert np.allclose(again.outputs(pixels).probabilities, ours.outputs(pixels).probabilities, atol=1e-6)
 
 
 def test_the_temperature_is_in_the_weights(tmp_path: Path) -> None:
@@ -171,7 +176,7 @@ def test_names_that_triton_cannot_hold(tmp_path: Path) -> None:
 # ---- OpenVINO and torch ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.long)])
 def test_the_two_files_of_openvino(precision: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     from vitrail.runtime.libraries import openvino
@@ -217,21 +222,21 @@ def test_a_program_of_torch(variant: str, merge: int, tmp_path: Path) -> None:
 # ---- all of them -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["hf", "triton"])
-def test_nothing_is_left_of_a_folder_that_the_gate_refuses(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """int8 of two codes is no model; the exact file beside it would have passed."""
+def test_nothing_is_left_of_a_folder_that_the_gate_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8 of three codes is no model; the exact file beside it would have passed."""
     monkeypatch.setattr("vitrail.exporting.onnx_graph.LARGEST_CODE", 1)
     with pytest.raises(VitrailError, match="answers otherwise"):
-        export(tmp_path / "x", to=kind, precision="int8")
+        export(tmp_path / "x", to="hf", precision="int8")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "x").mkdir()
-    export(tmp_path / "x", to=kind, precision="int8", force=True)
-    assert not list(tmp_path.glob(".*"))
+    found = export(tmp_path / "x", to="triton", precision="int8", force=True)
+    assert not found.parity["passed"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("hf", "int8"), ("triton", "fp32"), ("onnx", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "precision"), [pytest.param("hf", "int8", marks=pytest.mark.long), ("triton", "fp32")]
+)
 def test_a_disk_that_fails_at_any_moment(
     kind: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
