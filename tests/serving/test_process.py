@@ -260,11 +260,10 @@ def test_small_answers_are_sent_at_once() -> None:
 def test_nobody_is_let_in_just_before_the_port_closes() -> None:
     from vitrail.serving.server import _let_nobody_in, _pending
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()):
-            _let_nobody_in(listener)
-            with pytest.raises(TimeoutError):
-                socket.create_connection(listener.getsockname(), timeout=0.3)
-            accepted = list(_pending(listener))
-            assert len(accepted) == 1  # who was in before
-            accepted[0].close()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        _let_nobody_in(listener)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname(), timeout=0.3)
+        accepted = list(_pending(listener))
+        assert len(accepted) == 1  # who was in before
+        accepted[0].close()
