@@ -6,7 +6,8 @@ Works: `small`, the ViT in the package on PNG files of 32 pixels; `b16` and `b16
 on JPEG files of 224 pixels; `large`, the int8 model on JPEG files of 12 megapixels. All servers of a work run at the
 same time and take turns; those whose turn it is not are stopped (SIGSTOP). A turn is one closed loop of hey (Debian
 package `hey`) with 1, 4, 8 or 32 clients for some seconds, after one second that is not counted. `in process` is the
-same file decoded and classified in this process, one after the other. Medians over the rounds. About half an hour on
+same file decoded and classified in this process, one after the other. At the end `vitrail serve` gets twenty times the
+requests that it answered at most. Medians over the rounds. About half an hour on
 two quiet cores. bench/serve_contenders.py says what the contenders' Python needs.
 """
 
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -51,6 +53,8 @@ CONTENDERS = ("naive", "fastapi", "litserve")
 OURS, ALONE = "vitrail serve", "in process"
 BOUNDARY = "boundary-of-the-form"
 SECONDS_TO_START = 120
+OVERLOAD, OVERLOADING = 20, 100
+"""Times the peak, by so many clients."""
 
 
 @dataclass
@@ -196,6 +200,43 @@ def hey(server: Server, clients: int, seconds: float) -> dict[str, float]:
     }  # fmt: skip
 
 
+def overload(server: Server, peak: float, seconds: float) -> dict[str, float]:
+    """Twenty times as many requests as are answered at most, at a fixed rate: what is answered, refused, and how soon.
+
+    Args:
+        peak: requests a second that it answers in a closed loop.
+    """
+    health, ended = list[float](), threading.Event()
+    address = server.url.removesuffix("/predict") + "/readyz"
+
+    def watch() -> None:
+        while not ended.is_set():
+            begun = time.monotonic()
+            urllib.request.urlopen(address, timeout=60).read()
+            health.append(time.monotonic() - begun)
+            time.sleep(0.05)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    words = ["-c", str(OVERLOADING), "-q", f"{OVERLOAD * peak / OVERLOADING:.3f}", "-m", "POST"]
+    words += ["-T", server.content_type, "-D", str(server.body), server.url]
+    begun = time.monotonic()
+    done = subprocess.run(["hey", "-z", f"{seconds}s", "-o", "csv", *words], capture_output=True, text=True, check=True)
+    taken = time.monotonic() - begun
+    ended.set()
+    watcher.join()
+    by_status: dict[str, list[float]] = {"200": [0.0], "503": [0.0]}
+    for row in csv.DictReader(io.StringIO(done.stdout)):
+        by_status.setdefault(row["status-code"], []).append(float(row["response-time"]))
+    return {
+        "offered": sum(map(len, by_status.values())) / taken, "goodput": len(by_status["200"]) / taken,
+        "goodput_over_peak": len(by_status["200"]) / taken / peak,
+        "accepted_p99_ms": float(np.quantile(by_status["200"], 0.99)) * 1e3,
+        "refused_p99_ms": float(np.quantile(by_status["503"], 0.99)) * 1e3,
+        "health_p99_ms": float(np.quantile(health, 0.99)) * 1e3,
+    }  # fmt: skip
+
+
 def alone(predictor: ExportedPredictor, data: bytes, seconds: float) -> dict[str, float]:
     """The same work in this process."""
     taken, end = list[float](), time.monotonic() + seconds
@@ -217,7 +258,7 @@ def measured(work: str, args: argparse.Namespace, folder: Path) -> dict[str, Any
     model, data = exported(work, folder), image(work)
     asked, threads = bodies(data, folder), str(available_cores())
     script = str(ROOT / "bench" / "serve_contenders.py")
-    commands = {OURS: [sys.executable, "-m", "vitrail", "serve", str(model), "--queue-seconds", "60", "--port"]}
+    commands = {OURS: [sys.executable, "-m", "vitrail", "serve", str(model), "--port"]}
     if args.contenders:
         commands |= {name: [args.contenders, script, name, str(model)] for name in CONTENDERS}
     turns: dict[str, dict[str, list[dict[str, float]]]] = {}
@@ -237,11 +278,14 @@ def measured(work: str, args: argparse.Namespace, folder: Path) -> dict[str, Any
                     found = turns.setdefault(server.name, {}).setdefault(str(clients), [])
                     found.append(hey(server, clients, args.seconds))
                 server.stop()
+        servers[0].go_on()
+        peak = max(statistics.median(one["rate"] for one in found) for found in turns[OURS].values())
+        overloaded = overload(servers[0], peak, 4 * args.seconds)
         more = {
             one.name: {"seconds_to_ready": round(one.seconds_to_ready, 2), "memory_mb": round(one.memory_mb(), 1)}
             for one in servers
         }
-    return {"turns": turns, "servers": more, "body_bytes": len(data), "medians": medians(turns)}
+    return {"turns": turns, "overload": overloaded, "servers": more, "body_bytes": len(data), "medians": medians(turns)}
 
 
 def medians(turns: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -290,6 +334,7 @@ def table(work: str, found: dict[str, Any]) -> str:
         lines.append(f"{OURS} over {name}, by clients: {', '.join(ratios)}")
     most = max(found["rate"] for found in ours.values())
     lines.append(f"{OURS} over in process: {100 * most / base['rate']:.0f} %")
+    lines.append("at 20 times the peak: " + ", ".join(f"{key} {value:.2f}" for key, value in found["overload"].items()))
     return "\n".join(lines)
 
 

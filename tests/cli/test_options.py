@@ -60,7 +60,7 @@ def test_the_words_of_precision_are_the_same_everywhere() -> None:
     for words, told in {
         "eval m --precision fp8": "fp8 is for train and finetune; expected fp32 or tf32 or bf16 or fp16 or int8",
         "predict m x --precision fp8": "fp8 is for train and finetune; expected fp32 or tf32 or bf16 or fp16 or int8",
-        "bench --precision int8": "int8 is for eval and predict; expected fp32 or bf16 or fp16",
+        "bench --precision int8": "int8 is for eval, predict and export; expected fp32 or bf16 or fp16",
         "bench --precision half": "there is no precision 'half'; expected fp32 or bf16 or fp16",
     }.items():
         with pytest.raises(ConfigError, match=told):
@@ -89,3 +89,9 @@ def test_every_switch_has_its_opposite() -> None:
     for verb, option in switches:
         action = verbs[verb]._option_string_actions[option.replace("--", "--no-", 1)]
         assert action.dest == verbs[verb]._option_string_actions[option].dest
+
+
+def test_an_option_with_several_values_takes_them_all() -> None:
+    args = parsed(["export", "m", "--images", "a.jpg", "b c.jpg", "--samples", "40"])
+    assert (args.model, args.images, args.samples) == ("m", ["a.jpg", "b c.jpg"], 40)
+    assert parsed(["export", "--images", "a.jpg", "--to", "onnx", "m"]).model == "m"

@@ -1,13 +1,18 @@
 """The files in examples/deploy name options, addresses and ports that the server has, and their times agree."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vitrail.cli import parsed
 from vitrail.serving.openapi import document
@@ -17,6 +22,40 @@ yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "examples" / "deploy"
+
+IN_THE_CONTAINER = """
+import http.client, json, os, signal, subprocess, sys, threading, time
+command, health, image = json.loads(sys.argv[1])
+
+def ask(address):
+    connection = http.client.HTTPConnection("127.0.0.1", 8000, timeout=60)
+    connection.request("POST", address, open(image, "rb").read())
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+def is_healthy():
+    return subprocess.run(health, stderr=subprocess.DEVNULL).returncode == 0
+
+found = {"uid": os.getuid()}
+found["writable"] = [place for place in ("/", "/tmp", "/var/tmp", os.getcwd()) if os.access(place, os.W_OK)]
+server = subprocess.Popen(command)
+for _ in range(400):
+    if is_healthy() or server.poll() is not None:
+        break
+    time.sleep(0.1)
+found["predicted"] = ask("/predict")
+answers = []
+threads = [threading.Thread(target=lambda: answers.append(ask("/explain")[0])) for _ in range(4)]
+for thread in threads:
+    thread.start()
+time.sleep(0.2)
+began = time.monotonic()
+server.send_signal(signal.SIGTERM)
+found["status"], found["seconds"] = server.wait(60), time.monotonic() - began
+for thread in threads:
+    thread.join()
+print(json.dumps({**found, "explained": answers, "healthy": is_healthy()}))
+"""
 
 
 def _text(name: str) -> str:
@@ -74,6 +113,35 @@ def test_the_image_takes_its_own_options_and_outlives_its_drain() -> None:
     asked = re.search(r"HTTPConnection\('127.0.0.1', (\d+), .*'GET', '(/\w+)'", _text("Dockerfile"))
     assert asked is not None
     assert (int(asked[1]), asked[2]) == (args.port, "/readyz")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+def test_the_image_runs_as_nobody_without_a_network_from_a_read_only_root(model_file: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.new("RGB", (40, 30), "green").save(image)
+    command = [sys.executable, "-m", "vitrail", *_docker("ENTRYPOINT"), *_docker("CMD")]
+    command[command.index("/opt/vitrail/model.onnx")] = "/tmp/model.onnx"
+    asked = json.dumps([command, [sys.executable, *_docker("HEALTHCHECK")[1:]], "/tmp/image.png"])
+    confined = shlex.split(
+        "bwrap --unshare-all --uid 10001 --gid 10001 --cap-drop ALL --die-with-parent --new-session --chdir /"
+        " --ro-bind / / --proc /proc --dev /dev --tmpfs /tmp"
+    )
+    files = ["--ro-bind", str(model_file), "/tmp/model.onnx", "--ro-bind", str(image), "/tmp/image.png"]
+    done = subprocess.run(
+        [*confined, *files, "--remount-ro", "/tmp", sys.executable, "-c", IN_THE_CONTAINER, asked],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src"), "JAXTYPING_DISABLE": "1"},
+        capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["uid"], found["writable"]) == (10001, [])
+    assert found["predicted"][0] == 200
+    assert found["predicted"][1]["predictions"][0]["top"]
+    assert found["explained"] == [200] * 4, "accepted before SIGTERM"
+    assert found["status"] == 0
+    assert found["seconds"] < _served([*_docker("ENTRYPOINT"), *_docker("CMD")]).drain + 2
+    assert not found["healthy"]
 
 
 def test_the_image_has_the_versions_that_are_tested() -> None:

@@ -113,9 +113,7 @@ def test_memory_does_not_grow_over_twenty_thousand_requests(server: Served) -> N
             open_now = descriptors(pid)
     counts, megabytes = np.array(figures[1:]).T
     slope = float(np.polyfit(counts / 10_000, megabytes, 1)[0])
-    print(
-        f"\n{load.answers}: {megabytes[0]:.1f} to {megabytes[-1]:.1f} MB, {slope:.2f} MB per 10,000; {open_now} files"
-    )
+    print(f"\n{load.answers}: {megabytes.round(1).tolist()} MB, {slope:.2f} MB per 10,000; {open_now} files")
     assert load.lost == []
     assert set(load.answers) == {200, 400, 415}
     assert slope < 1.0

@@ -70,7 +70,7 @@ def _words_of(verb: str, parser: argparse.ArgumentParser, *, settings: bool) -> 
             if option.startswith("--") and action.help != argparse.SUPPRESS:
                 listed = re.fullmatch(r"{(.+)}", str(action.metavar))
                 values = action.choices or (listed[1].split(",") if listed else _VALUES.get(option, []))
-                words.options[option] = None if action.nargs == 0 else list(values)
+                words.options[option] = None if action.nargs == 0 else list(map(str, values))
                 words.help[option] = action.help or ""
     found = values_of_settings() if settings else {}
     shortened = {option: re.sub(r"^--(no-)?[a-z]+\.", r"--\1", option) for option in found}

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-drop", type=float, default=0.005, metavar="SHARE",
         help="largest loss of accuracy, of int8 and --merge (default: 0.005)",
     )  # fmt: skip
-    compared.add_argument("--force", action="store_true", help="write the file even where it answers otherwise")
+    parser.add_argument("--force", action="store_true", help="write the file even where it answers otherwise")
 
 
 def run(args: argparse.Namespace) -> Answer:

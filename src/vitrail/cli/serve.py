@@ -5,7 +5,6 @@ The server speaks plain HTTP: for TLS, put a proxy in front of it. docs/serving.
 """
 
 import argparse
-import contextlib
 import hashlib
 import importlib.util
 import math
@@ -21,7 +20,6 @@ from vitrail.reading import read_regular
 from vitrail.terminal import answer_json, say
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-_OWN = ("127.0.0.1", "localhost", "::1")
 _LEAST_TOKEN, _LARGEST_TOKEN_FILE = 16, 4096
 
 
@@ -106,12 +104,6 @@ def run(args: argparse.Namespace) -> Answer:
     def on_ready(card: dict[str, Any]) -> None:
         if args.json:
             answer_json({name: card[name] for name in ("url", "name", "version", "limits")})
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it
-            say(f"{shown(card['name'])}, {len(card['classes'])} classes, is served at {card['url']}")
-            if card["note"]:
-                say(f"careful: {card['note']}")
-            if not options.token and options.host not in _OWN:
-                say("whoever reaches this address may ask: it is not this machine's own, and there is no --token-file")
 
     serve(exported(args.model), options, on_ready)
     return Answer([], None)

@@ -106,7 +106,13 @@ def understood(words: Sequence[str], parser: Parser, *, takes_settings: bool) ->
 
 
 def _value_of(action: argparse.Action, rest: list[str]) -> list[str]:
-    """Take an option's value off the words that follow it: none or one, so that a name beside it is left alone."""
+    """Take the values of an option off the words that follow it: none or one, so that a name beside it is left alone;
+    or several where it takes several.
+    """
+    if action.nargs == "+":
+        values = list(itertools.takewhile(lambda word: not word.startswith("--"), rest))
+        del rest[: len(values)]
+        return values
     return [] if action.nargs == 0 or not rest or rest[0].startswith("--") else [rest.pop(0)]
 
 

@@ -59,7 +59,7 @@ class Guard:
         self._app, self._options, self._metrics, self._log = app, options, metrics, log
         self._is_ending = is_ending
         self._hosts = _allowed_hosts(options)
-        self._is_public = not _is_loopback(options.host)
+        self._is_public = not is_loopback(options.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,7 +70,7 @@ class Guard:
         try:
             try:
                 self._check(scope, headers)
-                if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                if _is_preflight(scope, headers):
                     await Response(status_code=204, headers=_PREFLIGHT)(scope, exchange.receive, exchange.send)
                 else:
                     await self._app(scope, exchange.receive, exchange.send)
@@ -117,7 +117,7 @@ class Guard:
         self._check_origin(scope, headers)
         if path == "/" and scope["method"] in ("GET", "HEAD"):
             return
-        is_free = is_health or path.startswith("/static/") or b"access-control-request-method" in headers
+        is_free = is_health or path.startswith("/static/") or _is_preflight(scope, headers)
         if self._options.token and not is_free:
             self._check_token(headers.get(b"authorization", b""))
         for name in (b"content-encoding", b"transfer-encoding"):
@@ -245,12 +245,18 @@ class _Exchange:
             pass
 
 
+def _is_preflight(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser asks if a page of another origin may ask."""
+    return scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+
+
 def _allowed_hosts(options: ServeOptions) -> set[str]:
     own = {"localhost", "127.0.0.1", "::1", options.host.lower().strip("[]"), *map(str.lower, options.allow_host)}
-    return own if _is_loopback(options.host) else own | {socket.gethostname().lower()}
+    return own if is_loopback(options.host) else own | {socket.gethostname().lower()}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own, which nobody else reaches."""
     return host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host.strip("[]")).is_loopback)
 
 

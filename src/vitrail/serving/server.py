@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import uvicorn
 
 from vitrail.errors import ConfigError, shown
@@ -29,7 +30,7 @@ from vitrail.runtime.cores import available_cores
 from vitrail.serving.batching import Batcher, measured_batch
 from vitrail.serving.connections import SURPLUS, Connection, Crowd
 from vitrail.serving.decoders import Decoders
-from vitrail.serving.guard import Guard
+from vitrail.serving.guard import Guard, is_loopback
 from vitrail.serving.metrics import Metrics
 from vitrail.serving.options import ServeOptions
 from vitrail.serving.request_log import RequestLog
@@ -72,6 +73,7 @@ def serve(path: str | Path, options: ServeOptions, on_ready: OnReady = lambda _:
         model, max_batch, seconds = _loaded(path, options, cores)
         chosen = options.max_batch if model.batch_size > 1 else 1
         options = replace(options, max_batch=chosen or max_batch)
+        _warm_up(model, options.max_batch)
         _give_memory_back()
         _raise_file_limit(options.max_connections + SURPLUS + _SPARE_FILES)
         gc.collect()
@@ -99,7 +101,18 @@ async def _run(
         server = _Server(guard, options, crowd, service, log)
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        server.on_started = lambda: on_ready({"url": url, **service.card()})
+
+        def started() -> None:
+            log.add(f"{shown(service.name)}, {len(model.labels)} classes, is served at {url}")
+            if model.note:
+                log.add(f"careful: {model.note}")
+            if not options.token and not is_loopback(options.host):
+                log.add(
+                    "whoever reaches this address may ask: it is not this machine's own, and there is no --token-file"
+                )
+            on_ready({"url": url, **service.card()})
+
+        server.on_started = started
         await server.serve([listener])
     finally:
         watching.cancel()
@@ -212,6 +225,13 @@ def _loaded(path: str | Path, options: ServeOptions, cores: int) -> tuple[Export
         if alone_seconds < _LEAST_SPEEDUP * seconds:
             return alone, alone_batch, alone_seconds
     return model, max_batch, seconds
+
+
+def _warm_up(model: ExportedPredictor, max_batch: int) -> None:
+    """Let the engine take the memory of its largest batch now, and of smaller ones between."""
+    shape = (model.preprocessing.num_channels, *model.preprocessing.decode_size)
+    for size in (max_batch, 1, max_batch):
+        model.outputs(np.zeros((size, *shape), np.uint8))
 
 
 def _split(outputs: Outputs, start: int, stop: int) -> Outputs:
