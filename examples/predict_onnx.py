@@ -79,4 +79,6 @@ def main(model: str, paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python predict_onnx.py model.onnx photo.jpg ...")
     main(sys.argv[1], sys.argv[2:])

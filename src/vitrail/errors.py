@@ -69,9 +69,10 @@ def without_training(error: ImportError) -> "ConfigError | None":
     if name not in TRAINING_PACKAGES or importlib.util.find_spec(name) is not None:
         return None
     return ConfigError(
-        "Only exported files are used in this installation; everything else needs torch and what goes with it.",
+        "This needs torch and what goes with it. Without them, exported files are used: by predict, inspect and serve, "
+        "in Python by ExportedPredictor.",
         got=f"no {name}",
-        do=f"{install_hint(shell_word('vitrail[train]'))}, or give a file written by vitrail export.",
+        do=f"{install_hint(shell_word('vitrail[train]'))}",
     )
 
 

@@ -139,9 +139,9 @@ def test_what_the_documents_install_is_what_the_extras_hold() -> None:
     installed = [(name, code) for name, code in _inline() if "pip install" in code]
     assert len(installed) > 5
     for document, code in installed:
-        assert re.match(r"pip install ((-e '\.|'vitrail)\[[a-z,]+\]'$|[a-z])", code), f"{document}: {code}"
+        assert re.match(r"pip install ((-e '|')\.\[[a-z,]+\]'$|[a-z])", code), f"{document}: {code}"
         named = code.removeprefix("pip install ")
-        folder = re.fullmatch(r"(?:-e '\.|'vitrail)\[([a-z,]+)\]'", named)
+        folder = re.fullmatch(r"(?:-e '|')\.\[([a-z,]+)\]'", named)
         assert set(folder[1].split(",")) <= set(extras) if folder else set(named.split()) <= packages, (document, code)
 
 

@@ -90,7 +90,7 @@ def test_the_death_of_a_decoder_costs_one_request() -> None:
 
 
 def test_a_decoder_that_is_silent_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "DECODING_SECONDS", 0.3)
+    monkeypatch.setattr(room, "LONGEST_DECODING_SECONDS", 0.3)
 
     async def work(found: Decoders) -> None:
         (pid,) = found.pids

@@ -8,8 +8,10 @@ from typing import Any
 from vitrail import data as datasets
 from vitrail.api.datasets import Split
 from vitrail.api.inference import OnNote, data_to_open
+from vitrail.config import Preprocessing
+from vitrail.data import load_image
 from vitrail.data.sources import NAMED_SETS
-from vitrail.errors import ConfigError, DataError, shown
+from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.exporting import LEAST_IMAGES, Exported, ExportOptions, Images, export_model, synthetic_photographs
 from vitrail.exporting.targets import target_class
 from vitrail.predictor import Predictor
@@ -18,6 +20,8 @@ from vitrail.runtime import EngineOptions
 from vitrail.weights import Card
 
 _MAX_IMAGE_BYTES = 256 << 20
+_ANY = Preprocessing(image_size=(8, 8), decode_size=(8, 8), fast_decoding=True)
+"""For seeing whether a file can be decoded."""
 _SYNTHETIC = 64
 
 
@@ -46,7 +50,7 @@ def export(
             directory.
         images: files and folders to compare on; their classes are unknown.
         data: labelled images to compare on, by which the accuracy of both is measured, too; None and no `images`: what
-            the model's own data have beside its training images, where they are at hand, else pictures made of nothing.
+            the model's own data have beside its training images, where they are at hand, else made-up pictures.
         split: of `data`; None: test, or all where there are no splits.
         samples: images to compare on, at most.
         image_size: another input side in pixels, or (height, width); None: the model's own.
@@ -67,7 +71,7 @@ def export(
     if images is not None and data is not None:
         raise ConfigError("--images and --data exclude each other.", do="Give labelled images with --data.")
     if images is not None:
-        found = _of_files(images if isinstance(images, list) else [images], samples)
+        found = _of_files(images if isinstance(images, list) else [images], samples, on_note)
     elif data is not None:
         found = _of_data(predictor.card, data, split, samples, data_root)
     else:
@@ -77,8 +81,8 @@ def export(
         on_note(f"there are few images, so made-up pictures are added: {found.source}; accuracy is not measured")
     elif found.is_synthetic:
         on_note(
-            "no images are at hand, so the file is compared on pictures made of nothing; for its accuracy, give images "
-            "of yours with --data or --images"
+            "no images are at hand, so the file is compared on made-up pictures; for its accuracy, give labelled ones "
+            "with --data"
         )
     return export_model(predictor, target, found, options, name=_stem(model), progress=progress, on_note=on_note)
 
@@ -91,17 +95,31 @@ def _stem(model: object) -> str:
     return (path.absolute() if path.is_dir() else path.with_suffix("") if path.is_file() else path).name or "model"
 
 
-def _of_files(paths: list[str | Path], samples: int) -> Images:
+def _of_files(paths: list[str | Path], samples: int, on_note: OnNote) -> Images:
+    """Files that are images. Raises DataError where none is."""
     files = datasets.files_at(paths)
     step = max(1, len(files) // samples)
     encoded: list[bytes] = []
+    errors: list[ImageError] = []
     for path in files[::step][:samples]:
         try:
-            encoded.append(read_regular(path, _MAX_IMAGE_BYTES))
+            data = read_regular(path, _MAX_IMAGE_BYTES)
+            load_image(data, _ANY, name=str(path))
+            encoded.append(data)
         except OSError as error:
             raise DataError(f"{shown(path)}: cannot be read.", got=error.strerror or error) from error
+        except ImageError as error:
+            errors.append(error)
+    if not encoded:
+        raise DataError("None of these files is an image.", got="; ".join(map(str, errors[:3])))
+    if errors:
+        on_note(f"left out: {'; '.join(map(str, errors[:3]))}{f' and {len(errors) - 3} more' if errors[3:] else ''}")
     return Images(
-        encoded=encoded, labels=None, source="files of the user", fingerprint=_fingerprint(encoded), is_synthetic=False
+        encoded=encoded,
+        labels=None,
+        source="given with --images",
+        fingerprint=_fingerprint(encoded),
+        is_synthetic=False,
     )
 
 
@@ -116,7 +134,7 @@ def _of_data(
     choices = ["val"] if own_data and held_out else []
     wanted = split or next(one for one in (*choices, "test", "all") if one in available)
     found = datasets.draw(config, wanted, samples, card.classes, source)
-    name = config.spec if config.spec in NAMED_SETS else "a data set of the user"
+    name = config.spec if config.spec in NAMED_SETS else "data of your own"
     return Images(
         encoded=found.encoded,
         labels=found.labels,
@@ -127,7 +145,7 @@ def _of_data(
 
 
 def _own(card: Card, samples: int, data_root: str | Path | None) -> Images:
-    """The val split of the model's own data if it was held out, else the test split; or pictures made of nothing."""
+    """The val split of the model's own data if it was held out, else the test split; or made-up pictures."""
     if card.classes and not card.is_yes_or_no:
         try:
             return _of_data(card, None, None, samples, data_root)
@@ -140,9 +158,9 @@ def _own(card: Card, samples: int, data_root: str | Path | None) -> Images:
 
 
 def _topped_up(images: Images) -> Images:
-    """With pictures made of nothing, so that there are enough."""
+    """With made-up pictures, so that there are enough."""
     encoded = [*images.encoded, *synthetic_photographs(LEAST_IMAGES)]
-    source = f"{len(images.encoded)} images of {images.source}, {LEAST_IMAGES} made up"
+    source = f"{len(images.encoded)} images {images.source}, {LEAST_IMAGES} made up"
     return replace(images, encoded=encoded, labels=None, source=source, fingerprint=_fingerprint(encoded))
 
 

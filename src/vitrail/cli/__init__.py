@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     if argv is None:  # a process of its own: it ends without a last search for cycles through all of torch, 0.4 s
         atexit.register(gc.freeze)
-    is_first, status = True, 0
+    is_first, status, args = True, 0, None
     try:
         args = parsed(list(sys.argv[1:] if argv is None else argv))
         is_first = _is_first(args.verb)
@@ -110,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             terminal.say(error)
         return error.exit_status
     except KeyboardInterrupt:
-        terminal.say("interrupted; a run that had not taken a step yet has left nothing behind: start it again")
+        trains = args is not None and args.verb in _TAKE_SETTINGS
+        left = "; a run that had not taken a step yet has left nothing behind: start it again" if trains else ""
+        terminal.say(f"interrupted{left}")
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

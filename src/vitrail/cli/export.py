@@ -19,7 +19,7 @@ _USE = {
     "onnx": "vitrail predict {path} IMAGE ...",
     "hf": 'transformers.pipeline("image-classification", "{path}"), or the same in transformers.js; docs/export.md',
     "openvino": "openvino.Core().compile_model, docs/export.md",
-    "torch": 'torch.export.load("{path}").module(); docs/export.md',
+    "torch": "torch.export.load({text}).module(); docs/export.md",
     "triton": "tritonserver --model-repository {path}",
 }
 
@@ -119,5 +119,5 @@ def run(args: argparse.Namespace) -> Answer:
     if not parity["passed"]:
         lines.append("THIS FILE DIFFERS FROM THE MODEL; it was written because of --force")
     lines += [f"note: {note}" for note in found.notes]
-    lines.append(f"Use it with: {_USE[found.to].format(path=shell_word(found.path))}")
+    lines.append(f"Use it with: {_USE[found.to].format(path=shell_word(found.path), text=repr(str(found.path)))}")
     return Answer(lines, found.to_json())

@@ -69,11 +69,12 @@ def _exported_text(source: str, told: dict[str, Any]) -> list[str]:
         verdict = "answers as its model" if parity["passed"] else "DIFFERS FROM ITS MODEL (forced)"
         compared = f"{verdict}: {parity['top1'][0]} of {parity['top1'][1]} equal labels ({parity['source']})"
     refused = f"below {unknown['min_probability']:.1%} or beyond {unknown['max_distance']:.1f}" if unknown else "never"
+    more = ", ..." if len(names) > _MOST_CLASSES else ""
     rows: list[tuple[str, object]] = [
         ("source", source),
         ("family", f"exported by {told['producer']}, {told['form']} form, {told['precision']}, opset {told['opset']}"),
         ("input", f"{taken['name']} {taken['dtype']} {taken['layout']}, {taken['size']} {taken['channels']}"),
-        ("classes", f"{told['num_labels']}: {', '.join(map(shown, names[:_MOST_CLASSES])) or 'unnamed'}"),
+        ("classes", f"{told['num_labels']}: {', '.join(map(shown, names[:_MOST_CLASSES])) or 'unnamed'}{more}"),
         ("temperature", f"{told['temperature']:g}"),
         ("unknown", refused),
         ("comparison", compared),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vitrail import fsio
-from vitrail.errors import ConfigError, SaveError, WeightsError, shown
+from vitrail.errors import ConfigError, SaveError, WeightsError, shell_word, shown
 from vitrail.exporting.gate import Found, Images, Limits, compared, limits_of, refusal
 from vitrail.exporting.targets import Target, target_class
 from vitrail.predictor import Predictor
@@ -207,7 +207,11 @@ def _limits(predictor: Predictor, precision: ExportPrecision, options: ExportOpt
 
 
 def _check_is_free(out: Path, kind: Kind) -> None:
-    """Raise ConfigError where something stands that must not be replaced."""
+    """Raise ConfigError for a name that readers would not know, or where something stands that must not be replaced."""
+    suffix = target_class(kind).suffix
+    if suffix.startswith(".") and out.suffix.lower() != suffix:
+        named = f"Use --out {shell_word(out.with_suffix(suffix))}"
+        raise ConfigError(f"{shown(out)}: the name of the file has to end in {suffix}.", do=named)
     is_folder = target_class(kind).is_folder
     if not os.path.lexists(out) or (is_folder and out.is_dir() and not any(out.iterdir())):
         return

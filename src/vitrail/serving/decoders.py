@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from vitrail.config import Preprocessing, to_json
 from vitrail.errors import VitrailError
 from vitrail.serving.frames import Frame, FrameError, FrameReader, packed
-from vitrail.serving.options import DECODING_SECONDS, ServeOptions
+from vitrail.serving.options import LONGEST_DECODING_SECONDS, ServeOptions
 
 _STARTING_SECONDS = 60.0
 _FAILED_STARTS = 5
@@ -259,7 +259,7 @@ class _Decoder(asyncio.Protocol):
             answer.set_exception(DecoderDied())
             return answer
         self._found, self._answer = Decoded(), answer
-        self._set_timer(DECODING_SECONDS)
+        self._set_timer(LONGEST_DECODING_SECONDS)
         self.transport.write(packed(request, len(body)))
         self.transport.write(body)
         with contextlib.suppress(BufferError):  # the transport has its own copy, from Python 3.12 on it holds this one
@@ -297,7 +297,7 @@ class _Decoder(asyncio.Protocol):
         header, answer = frame.header, self._answer
         if answer is None or answer.done():
             raise FrameError("nothing was asked")
-        self._set_timer(DECODING_SECONDS)
+        self._set_timer(LONGEST_DECODING_SECONDS)
         if "index" in header:
             self._take_image(header, frame.data)
             return

@@ -19,8 +19,8 @@ WRITING_SECONDS = 20.0
 """For a client to take what it was answered."""
 LEAST_BODY_MEMORY = 64 << 20
 """Bytes of bodies, of all requests together; three times the largest body where that is more."""
-DECODING_SECONDS = 5.0
-"""For one image; a decoder that takes longer is killed."""
+DECODING_SECONDS, LONGEST_DECODING_SECONDS = 5, 30.0
+"""For one image: of computation, and by the clock; a decoder that takes longer is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)

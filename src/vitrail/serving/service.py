@@ -165,7 +165,9 @@ class Service:
             part = await self.outputs(request, asked, covered(pixels, range(start, min(start + step, rows * columns))))
             of_covered.append(part.probabilities[:, best])
         values = drops(whole, np.concatenate(of_covered))
-        return {"label": self.model.labels[best], "probability": whole, "grid": [rows, columns], "values": values}
+        known = not self.model.ranked(outputs, top=1)[0].is_unknown
+        answer = {"label": self.model.labels[best], "probability": whole, "known": known}
+        return {**answer, "grid": [rows, columns], "values": values}
 
     def card(self) -> dict[str, Any]:
         """What `/model` says: the model, and the limits in force."""

@@ -43,7 +43,8 @@ _KNOWN_FOLDERS = (
     (
         "*.onnx",
         "an ONNX export, which is not read here",
-        "A file of vitrail export is for predict, inspect and serve. For everything else, t" + _FROM_TORCH[1:],
+        "If vitrail export wrote it: predict, inspect and serve take it, everything else the run that it was made of. "
+        + _FROM_TORCH,
     ),
     ("*.gguf", "GGUF, for llama.cpp, which is not read", _FROM_TORCH),
     ("*.tflite", "an export for TensorFlow Lite, which is not read", _FROM_TORCH),
