@@ -90,7 +90,7 @@ def served(files: Path) -> Iterator[str]:
 
         def translate_path(self, path: str) -> str:
             root, _, rest = super().translate_path(path).removeprefix(os.getcwd()).lstrip("/").partition("/")
-            return str({"js": JS, "files": files}[root] / rest)
+            return str({"js": JS}.get(root, files) / rest)
 
         def log_message(self, format: str, *args: Any) -> None:
             del format, args

@@ -60,6 +60,7 @@ def test_a_folder_for_hugging_face(tmp_path: Path) -> None:
     quantized = (tmp_path / "x" / "onnx" / "model_quantized.onnx").read_bytes()
     assert (found.precision, found.sha256) == ("int8", hashlib.sha256(quantized).hexdigest())
     assert any("unknown" in note for note in found.notes)
+    assert any("of 32 images get the same label" in note for note in found.notes)
     model, card = a_model(calibrated=True, classes=NAMES)
     again, ours = Predictor(tmp_path / "x", device="cpu"), predictor_of(model, card)
     assert again.labels == NAMES

@@ -147,6 +147,7 @@ def export_model(
         notes = target.begin(stage)
         on_note(f"comparing what was written with the model on {len(images.encoded)} images")
         written = [_written(target, precision, stage, compare, options) for precision in target.included]
+        notes += target.remarks(stage, reference, images.encoded)
         answer = _told(written[-1], target.path(stage, options.precision), stage, out, options, tuple(notes))
         (fsio.rename if target.is_folder else fsio.rename_file)(stage, out)
     finally:

@@ -6,6 +6,7 @@ for. These libraries have no temperature: the classifier is divided by it, in ev
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,16 @@ from vitrail.config.checks import pair
 from vitrail.errors import WeightsError
 from vitrail.exporting.targets.target import Target
 from vitrail.model import ViT
+from vitrail.predictor import Prediction, Predictor
 from vitrail.predictor.exported_file import ExportPrecision, Form
 from vitrail.reading import read_json_object
 from vitrail.runtime.graph import OPSET
 from vitrail.weights import Card
+from vitrail.weights.preprocess import from_huggingface
 from vitrail.weights.writer import write
 
+_MOST = 64
+"""Images that are prepared in both ways."""
 _FILES: dict[ExportPrecision, tuple[str, str]] = {
     "fp32": ("model.onnx", "fp32"),
     "fp16": ("model_fp16.onnx", "fp16"),
@@ -61,11 +66,28 @@ class HuggingFace(Target):
         config = read_json_object(stage / "config.json")
         config["transformers.js_config"] = {"dtype": _FILES[self.precision][1]}
         fsio.write_json(stage / "config.json", config)
+        notes.append("transformers.js resizes without antialiasing: give it images of the model's size")
         if self.card.is_yes_or_no:
             notes.append("the pipeline of transformers.js takes a softmax of the logits: read `probabilities` instead")
         if self.card.calibration and self.card.calibration.unknown:
             notes.append('these libraries have no "unknown": every image gets a class')
         return notes
+
+    def remarks(self, stage: Path, reference: Predictor, encoded: Sequence[bytes]) -> list[str]:
+        config, said = (read_json_object(stage / name) for name in ("config.json", "preprocessor_config.json"))
+        own = self.card.preprocessing
+        theirs, _ = from_huggingface(said, config, own.image_size)
+        if replace(theirs, icc=own.icc, fast_decoding=own.fast_decoding) == own:
+            return []
+        card = replace(self.card, preprocessing=theirs)
+        prepared = Predictor((self.model, card), device="cpu", options=reference.options)
+        pairs = [
+            (ours.top[0].label, other.top[0].label)
+            for ours, other in zip(*(one.stream(encoded[:_MOST], top=1) for one in (reference, prepared)), strict=True)
+            if isinstance(ours, Prediction) and isinstance(other, Prediction)
+        ]
+        same = sum(ours == other for ours, other in pairs)
+        return [f"prepared as transformers prepares them, {same} of {len(pairs)} images get the same label"]
 
     def path(self, stage: Path, precision: ExportPrecision) -> Path:
         return stage / "onnx" / _FILES[precision][0]

@@ -1,5 +1,6 @@
 """What an export writes; as it stands, one ONNX file. The other kinds change what they have to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -7,6 +8,7 @@ from typing import ClassVar
 from vitrail import fsio
 from vitrail.exporting.onnx_file import built, metadata
 from vitrail.model import ViT
+from vitrail.predictor import Predictor
 from vitrail.predictor.exported_file import ExportedFile, ExportPrecision, Form
 from vitrail.runtime.graph import OPSET
 from vitrail.weights import Card
@@ -79,6 +81,16 @@ class Target:
             What readers of this kind will do otherwise than vitrail, a sentence each.
         """
         del stage
+        return []
+
+    def remarks(self, stage: Path, reference: Predictor, encoded: Sequence[bytes]) -> list[str]:
+        """What was found out about readers of this kind on the images of the comparison, a sentence each.
+
+        Args:
+            stage: the folder as it was written.
+            reference: the model.
+        """
+        del stage, reference, encoded
         return []
 
     def path(self, stage: Path, precision: ExportPrecision) -> Path:
