@@ -128,7 +128,7 @@ async function loadModel() {
     counted(classes.length, "class", "classes"),
     Array.isArray(size) ? ` \u00b7 sees an image as ${size[1]}\u00a0\u00d7\u00a0${size[0]} pixels` : "",
     model.version ? make("span", {}, " \u00b7 version ", foreign(model.version)) : "",
-    model.note ? make("strong", { class: "careful" }, "Careful: ", foreign(model.note)) : "",
+    model.note ? make("strong", { className: "careful" }, "Careful: ", foreign(model.note)) : "",
   );
   const list = $("classes").querySelector("ul");
   list.replaceChildren();
