@@ -285,8 +285,9 @@ def test_a_lossy_file_beyond_its_limits_is_refused(tmp_path: Path) -> None:
 
 def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"something")
-    for name in ("x.onnx", "."):
-        with pytest.raises(ConfigError, match="something else has this name"):
+    (tmp_path / "folder.onnx").mkdir()
+    for name, told in {"x.onnx": "something else", "folder.onnx": "something else", "x.pt": "end in .onnx"}.items():
+        with pytest.raises(ConfigError, match=told):
             export_model(predictor_of(*a_model()), tmp_path / name, PHOTOGRAPHS)
     assert (tmp_path / "x.onnx").read_bytes() == b"something"
 

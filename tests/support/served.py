@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -54,7 +55,13 @@ class Served:
 
     def figure(self, name: str) -> float:
         """A number of /metrics."""
-        return float(next(line for line in self.get("/metrics").splitlines() if line.startswith(name)).split()[-1])
+        for _ in range(100):  # of a busy server it is asked again
+            with contextlib.suppress(OSError):
+                lines = [line for line in self.get("/metrics").splitlines() if line.startswith(name)]
+                if lines:
+                    return float(lines[0].split()[-1])
+            time.sleep(0.1)
+        raise AssertionError(f"/metrics has no {name}")
 
     def end(self) -> int:
         """Signal it, and its exit status."""
