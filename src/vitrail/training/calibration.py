@@ -72,8 +72,8 @@ def unknown_of(
             "There are too few images to tell the unknown by.",
             got=got,
             expected=f"{_FEWEST_UNKNOWN} images or more that the model was not trained on",
-            do="Give other images of its classes: --data FOLDER --split all; or train anew and hold out more: "
-            "--data.validation-fraction 0.3.",
+            do="Give other images of its classes: --data FOLDER --split all; or train anew and hold out so many with "
+            "--data.validation-fraction.",
         )
     confidence = softmax(found.logits.astype(np.float64) / temperature, axis=1).max(1)
     distances = _out_of_fold(features, found.labels)
