@@ -28,7 +28,7 @@ class Triton(Target):
                 "The model's name cannot be a name in Triton.",
                 got=shown(self.name),
                 expected="letters, digits, '.', '_' and '-'",
-                do="Rename the model file.",
+                do="Rename the run directory, or the model file.",
             )
         for label in self.card.classes:
             if "\n" in label or "\r" in label:
