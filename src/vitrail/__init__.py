@@ -160,7 +160,9 @@ def __getattr__(name: str) -> Any:
         except ImportError as error:
             from vitrail.errors import without_training
 
-            raise without_training(error) or error from error
+            if (explained := without_training(error)) is None:
+                raise
+            raise explained from error
     raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
 
 

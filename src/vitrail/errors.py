@@ -72,7 +72,7 @@ def without_training(error: ImportError) -> "ConfigError | None":
         "This needs torch and what goes with it. Without them, exported files are used: by predict, inspect and serve, "
         "in Python by ExportedPredictor.",
         got=f"no {name}",
-        do=f"{install_hint(shell_word('vitrail[train]'))}",
+        do=install_hint(shell_word("vitrail[train]")),
     )
 
 

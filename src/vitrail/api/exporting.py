@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vitrail import data as datasets
 from vitrail.api.datasets import Split
 from vitrail.api.inference import OnNote, data_to_open
@@ -13,6 +15,7 @@ from vitrail.data import load_image
 from vitrail.data.sources import NAMED_SETS
 from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.exporting import LEAST_IMAGES, Exported, ExportOptions, Images, export_model, synthetic_photographs
+from vitrail.exporting.export import check_is_free
 from vitrail.exporting.targets import target_class
 from vitrail.predictor import Predictor
 from vitrail.reading import read_regular
@@ -51,7 +54,7 @@ def export(
         images: files and folders to compare on; their classes are unknown.
         data: labelled images to compare on, by which the accuracy of both is measured, too; None and no `images`: what
             the model's own data have beside its training images, where they are at hand, else made-up pictures.
-        split: of `data`; None: test, or all where there are no splits.
+        split: of `data`, or of the model's own; None: test, or all where there are no splits.
         samples: images to compare on, at most.
         image_size: another input side in pixels, or (height, width); None: the model's own.
         data_root: where named data sets are.
@@ -65,14 +68,16 @@ def export(
         ConfigError, WeightsError, DataError, InputError: as of `evaluate`.
         SaveError: the file cannot be written.
     """
-    predictor = Predictor(model, device="cpu", image_size=image_size, options=EngineOptions(engine="torch"))
     options = options or ExportOptions()
     target = Path(out) if out else Path(_stem(model) + target_class(options.to).suffix)
-    if images is not None and data is not None:
-        raise ConfigError("--images and --data exclude each other.", do="Give labelled images with --data.")
+    check_is_free(target, options.to)
+    if images is not None and (data is not None or split is not None):
+        other = "--data" if data is not None else "--split"
+        raise ConfigError(f"--images and {other} exclude each other.", do="Give labelled images with --data.")
+    predictor = Predictor(model, device="cpu", image_size=image_size, options=EngineOptions(engine="torch"))
     if images is not None:
         found = _of_files(images if isinstance(images, list) else [images], samples, on_note)
-    elif data is not None:
+    elif data is not None or split is not None:
         found = _of_data(predictor.card, data, split, samples, data_root)
     else:
         found = _own(predictor.card, samples, data_root)
@@ -98,10 +103,10 @@ def _stem(model: object) -> str:
 def _of_files(paths: list[str | Path], samples: int, on_note: OnNote) -> Images:
     """Files that are images. Raises DataError where none is."""
     files = datasets.files_at(paths)
-    step = max(1, len(files) // samples)
+    places = np.linspace(0, len(files) - 1, min(samples, len(files))).round().astype(int).tolist()
     encoded: list[bytes] = []
     errors: list[ImageError] = []
-    for path in files[::step][:samples]:
+    for path in (files[place] for place in places):
         try:
             data = read_regular(path, _MAX_IMAGE_BYTES)
             load_image(data, _ANY, name=str(path))

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_size_option(parser, "another size of the input")
     compared = parser.add_argument_group("what the file is compared on")
     compared.add_argument("--images", nargs="+", metavar="PATH", help="image files or folders, of whatever classes")
-    compared.add_argument("--data", metavar="SPEC", help="labelled images (default: the model's own val split)")
+    compared.add_argument("--data", metavar="SPEC", help="labelled images (default: the model's own, val or test)")
     compared.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     compared.add_argument("--split", choices=("val", "test", "all"), help="of --data (default: test, or all)")
     compared.add_argument("--samples", type=int, default=256, metavar="N", help="at most (default: 256)")

@@ -132,7 +132,7 @@ def export_model(
         merge=options.merge,
         opset=options.opset,
     )
-    _check_is_free(out, options.to)
+    check_is_free(out, options.to)
     reference = predictor
     if target.model is not predictor.model:
         reference = Predictor((target.model, target.card), device="cpu", options=predictor.options)
@@ -206,7 +206,7 @@ def _limits(predictor: Predictor, precision: ExportPrecision, options: ExportOpt
     )
 
 
-def _check_is_free(out: Path, kind: Kind) -> None:
+def check_is_free(out: Path, kind: Kind) -> None:
     """Raise ConfigError for a name that readers would not know, or where something stands that must not be replaced."""
     suffix = target_class(kind).suffix
     if suffix.startswith(".") and out.suffix.lower() != suffix:
