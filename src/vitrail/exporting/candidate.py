@@ -45,7 +45,7 @@ def main(stdin: BinaryIO, stdout: BinaryIO) -> None:
 def answered(kind: str, path: str, images: list[bytes]) -> list[np.ndarray]:
     """The arrays of the answer."""
     from vitrail.errors import ImageError
-    from vitrail.predictor.answers import Outputs
+    from vitrail.predictor.answers import joined
 
     predictor = _opened(kind, path)
     kept: list[int] = []
@@ -57,15 +57,9 @@ def answered(kind: str, path: str, images: list[bytes]) -> list[np.ndarray]:
         except ImageError:
             continue
 
-    def by(count: int, most: int) -> Outputs:
+    def by(count: int, most: int) -> "Outputs":
         starts = range(0, min(most, len(pixels)), count)
-        parts = [predictor.outputs(np.stack(pixels[start : min(start + count, most)])) for start in starts]
-        distances = [part.distances for part in parts if part.distances is not None]
-        return Outputs(
-            np.concatenate([part.probabilities for part in parts]),
-            np.concatenate([part.logits for part in parts]),
-            np.concatenate(distances) if distances else None,
-        )
+        return joined([predictor.outputs(np.stack(pixels[start : min(start + count, most)])) for start in starts])
 
     head = json.dumps({"labels": predictor.labels, "batch_size": predictor.batch_size})
     says = np.frombuffer(head.encode(), np.uint8)

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int64
 from vitrail.errors import ConfigError, ImageError, VitrailError, WeightsError
 from vitrail.exporting.candidate import BATCHES
 from vitrail.predictor import Predictor, decode
-from vitrail.predictor.answers import Outputs
+from vitrail.predictor.answers import Outputs, joined
 from vitrail.predictor.exported_file import ExportPrecision
 from vitrail.progress import Bar
 
@@ -179,13 +179,7 @@ def _reference(
         for at in range(0, len(pixels), _AT_ONCE):
             parts.append(predictor.outputs(np.stack(pixels[at : at + _AT_ONCE])))
             bar.advance(len(parts[-1].logits))
-    distances = [part.distances for part in parts if part.distances is not None]
-    whole = Outputs(
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate(distances) if distances else None,
-    )
-    return np.array(kept, np.int64), whole
+    return np.array(kept, np.int64), joined(parts)
 
 
 def _candidate(

@@ -54,6 +54,16 @@ class Outputs(NamedTuple):
     """From the classes, in standard deviations of their features; None where the model cannot answer "unknown"."""
 
 
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of several batches of one model, one after the other."""
+    distances = [part.distances for part in parts if part.distances is not None]
+    return Outputs(
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate(distances) if distances else None,
+    )
+
+
 class Answer(NamedTuple):
     """What a prediction says, but for the path."""
 

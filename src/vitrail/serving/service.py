@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from starlette.requests import ClientDisconnect, Request
 
 from vitrail.config import to_json
-from vitrail.predictor.answers import Answer, Outputs
+from vitrail.predictor.answers import Answer, Outputs, joined
 from vitrail.predictor.exported import ExportedPredictor
 from vitrail.serving.batching import Batcher, Expired
 from vitrail.serving.decoders import Decoded, DecoderDied, Decoders, Refused
@@ -135,13 +135,7 @@ class Service:
             return await self.batcher(pixels, deadline)
         parts = [self.batcher(pixels[start : start + step], deadline) for start in range(0, len(pixels), step)]
         found = await asyncio.gather(*parts)
-        distances = [outputs.distances for outputs, _ in found if outputs.distances is not None]
-        joined = Outputs(
-            np.concatenate([outputs.probabilities for outputs, _ in found]),
-            np.concatenate([outputs.logits for outputs, _ in found]),
-            np.concatenate(distances) if distances else None,
-        )
-        return joined, max(waited for _, waited in found)
+        return joined([outputs for outputs, _ in found]), max(waited for _, waited in found)
 
     async def ranked(self, request: Request, asked: Asked, top: int) -> dict[int, Answer]:
         """The ranked classes of every image that could be read, by its index. Raises Failure or Left."""

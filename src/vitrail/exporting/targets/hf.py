@@ -19,9 +19,8 @@ from vitrail.errors import WeightsError
 from vitrail.exporting.targets.target import Target
 from vitrail.model import ViT
 from vitrail.predictor import Prediction, Predictor
-from vitrail.predictor.exported_file import ExportPrecision, Form
+from vitrail.predictor.exported_file import ExportPrecision
 from vitrail.reading import read_json_object
-from vitrail.runtime.graph import OPSET
 from vitrail.weights import Card
 from vitrail.weights.preprocess import from_huggingface
 from vitrail.weights.writer import write
@@ -42,20 +41,10 @@ class HuggingFace(Target):
     suffix, is_folder = "-hf", True
     forms = ("tensor",)
 
-    def __init__(
-        self,
-        model: ViT,
-        card: Card,
-        name: str,
-        *,
-        form: Form | None,
-        precision: ExportPrecision,
-        merge: int,
-        opset: int = OPSET,
-    ) -> None:
+    @staticmethod
+    def fitted(model: ViT, card: Card) -> tuple[ViT, Card]:
         _check_fits(card)
-        model, card = without_temperature(model, card)
-        super().__init__(model, card, name, form=form, precision=precision, merge=merge, opset=opset)
+        return without_temperature(model, card)
 
     @property
     def included(self) -> tuple[ExportPrecision, ...]:

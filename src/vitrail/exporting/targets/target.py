@@ -56,10 +56,16 @@ class Target:
         merge: int,
         opset: int = OPSET,
     ) -> None:
-        self.model, self.card, self.name = model, card, name
+        self.model, self.card = self.fitted(model, card)
+        self.name = name
         self.form: Form = form or self.forms[0]
         self.precision: ExportPrecision = precision
         self.merge, self.opset = merge, opset
+
+    @staticmethod
+    def fitted(model: ViT, card: Card) -> tuple[ViT, Card]:
+        """The model as the kind can hold it. Raises WeightsError: it cannot."""
+        return model, card
 
     @property
     def included(self) -> tuple[ExportPrecision, ...]:
