@@ -170,7 +170,7 @@ def _token(path: str) -> str:
     try:
         token = read_regular(Path(path), _LARGEST_TOKEN_FILE).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown(path)}: the token cannot be read.", got=error) from error
+        raise ConfigError(f"{shown(path)}: the token cannot be read.", got=getattr(error, "strerror", error)) from error
     if len(token) < _LEAST_TOKEN or not token.isprintable() or " " in token:
         raise ConfigError(
             f"{shown(path)}: is no token.",
@@ -182,9 +182,12 @@ def _token(path: str) -> str:
 
 
 def _seconds(word: str) -> float:
-    value = float(word)
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{shown(word)!r} is no number")
     return value
 
 
@@ -194,6 +197,6 @@ def _count(word: str) -> int:
 
 def _bytes(word: str) -> int:
     match = re.fullmatch(r"([0-9.]+) ?([kmg]i?)?b?", word.lower())
-    if match is None:
-        raise ValueError
+    if match is None or match[1].count(".") > 1:
+        raise argparse.ArgumentTypeError(f"{shown(word)!r} is no size, as 20MB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
