@@ -77,10 +77,8 @@ def export(
     predictor = Predictor(model, device="cpu", image_size=image_size, options=EngineOptions(engine="torch"))
     if images is not None:
         found = _of_files(images if isinstance(images, list) else [images], samples, on_note)
-    elif data is not None or split is not None:
-        found = _of_data(predictor.card, data, split, samples, data_root)
     else:
-        found = _own(predictor.card, samples, data_root)
+        found = _labelled(predictor.card, data, split, samples, data_root)
     if len(found.encoded) < LEAST_IMAGES:
         found = _topped_up(found)
         on_note(f"there are few images, so made-up pictures are added: {found.source}; accuracy is not measured")
@@ -126,6 +124,15 @@ def _of_files(paths: list[str | Path], samples: int, on_note: OnNote) -> Images:
         fingerprint=_fingerprint(encoded),
         is_synthetic=False,
     )
+
+
+def _labelled(
+    card: Card, data: str | Path | None, split: Split | None, samples: int, data_root: str | Path | None
+) -> Images:
+    """Of the data that are asked for, else of the model's own. Raises DataError, ConfigError."""
+    if data is None and split is None:
+        return _own(card, samples, data_root)
+    return _of_data(card, data, split, samples, data_root)
 
 
 def _of_data(
