@@ -57,12 +57,18 @@ class Split:
         names: the file, or the record's place in its shard, of each example.
         read: yields the records at the given ascending positions, in that order.
         packed: their decoded pixels, where the source has these.
+        chunk_starts: positions at which its chunks begin, and then the number of examples; a chunk is what one request
+            fetches. None: each record is read on its own.
+        follow: told the order of this epoch, that of the next and the position where training goes on, so that chunks
+            are fetched before they are needed. None: there is nothing to fetch.
     """
 
     labels: Int64[np.ndarray, "N"]
     names: Sequence[str]
     read: Callable[[Int64[np.ndarray, "M"]], Iterator[Encoded]]
     packed: Packed | None = None
+    chunk_starts: Int64[np.ndarray, "C1"] | None = None
+    follow: Callable[..., None] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
