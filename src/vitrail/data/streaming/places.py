@@ -127,7 +127,7 @@ def local_shards(spec: str) -> tuple[Path, list[Shard]]:
     elif is_pattern(spec) and not path.exists():
         names = expanded(os.path.expanduser(spec))
         files = [Path(found) for name in names for found in (sorted(glob.glob(name)) or [name])]
-        root = Path(_fixed(os.path.expanduser(spec)))
+        root = Path(fixed_part(os.path.expanduser(spec)))
     else:
         root, files = path.parent, [path]
     missing = [str(file) for file in files if not file.is_file()]
@@ -147,7 +147,7 @@ def local_shards(spec: str) -> tuple[Path, list[Shard]]:
     return root, with_splits(shards, spec)
 
 
-def _fixed(pattern: str) -> str:
+def fixed_part(pattern: str) -> str:
     """The folder, or address, below which everything is that a pattern stands for."""
     magic = re.search(r"[*?\[{]", pattern)
     return pattern[: magic.start() if magic else len(pattern)].rpartition("/")[0] or (
