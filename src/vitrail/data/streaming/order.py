@@ -19,7 +19,6 @@ large ("cycle walking": Black and Rogaway, "Ciphers with Arbitrary Finite Domain
 All arithmetic is on integers, and the same on every machine.
 """
 
-import heapq
 import itertools
 from collections.abc import Iterator
 
@@ -32,6 +31,11 @@ _CHUNKS, _WINDOWS, _EXACT = 4, 5, 6
 """Purposes of random words; 1 to 3 are in `vitrail.data.order`."""
 _ROUNDS = 8
 _FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+
+_GOLDEN = 2654435769
+"""The golden section of 2^32: multiples of it, modulo 2^32, are spread evenly, those of any neighbours as well."""
+_AT_A_TIME = 1 << 15
+"""Examples of windows that are gone through together."""
 
 Examples = Int64[np.ndarray, "M"]
 
@@ -105,7 +109,8 @@ class StreamOrder:
         half, slots = (self.window + 1) // 2, list[np.ndarray]()
         for lane, (start, stop) in enumerate(itertools.pairwise(lane_slots)):
             slots.append(np.arange(start, min(start + 1, stop)))
-            slots.append(np.arange(start + half + lane * self.window // self.lanes, stop - half + 1, self.window))
+            shift = self.window * (lane * _GOLDEN % 2**32) >> 32
+            slots.append(np.arange(start + half + shift, stop - half + 1, self.window))
         self._window_slots = np.concatenate([*slots, [num_chunks]])
         self._window_starts = self._slot_starts[self._window_slots]
         words = random_words(_ROUNDS + len(self._window_slots), self._seed, epoch, _WINDOWS)
@@ -160,29 +165,32 @@ class StreamOrder:
         mine[mine] = self._positions_of(end_turns[mine] - 1) >= start
         windows = np.flatnonzero(mine)
         begins = np.maximum(self._positions_of(first_turns[windows]), start)
-        ready: list[tuple[int, int, int]] = []
-        for at in np.argsort(begins, kind="stable"):
-            while ready and ready[0][0] < begins[at]:
-                position, chunk, end = heapq.heappop(ready)
-                yield chunk, position, end
-            for load in self._uses(int(windows[at]), start):
-                heapq.heappush(ready, load)
-        for position, chunk, end in sorted(ready):
-            yield chunk, position, end
+        in_order = np.argsort(begins, kind="stable")
+        windows, begins = windows[in_order], begins[in_order]
+        groups = np.cumsum(end_turns[windows] - first_turns[windows]) // _AT_A_TIME
+        cuts = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(windows)]
+        uses = np.zeros((3, 0), dtype=np.int64)
+        for at, stop in itertools.pairwise(cuts):
+            uses = np.concatenate([uses, self._uses(windows[at:stop], start)], axis=1)
+            uses = uses[:, np.argsort(uses[1])]
+            is_next = uses[1] < begins[stop] if stop < len(windows) else np.ones(uses.shape[1], dtype=bool)
+            yield from map(tuple, uses[:, is_next].T.tolist())
+            uses = uses[:, ~is_next]
 
-    def _uses(self, window: int, start: int) -> list[tuple[int, int, int]]:
-        """First position, chunk and last position of each chunk of a window that is used from `start` on."""
-        turns = np.arange(self._window_starts[window], self._window_starts[window + 1])
+    def _uses(self, windows: Int64[np.ndarray, "W"], start: int) -> Int64[np.ndarray, "3 M"]:
+        """Chunk, first and last position of each chunk in some windows that is used from `start` on."""
+        turns = _ranges(self._window_starts[windows], self._window_starts[windows + 1])
+        slots = _ranges(self._window_slots[windows], self._window_slots[windows + 1])
         positions = self._positions_of(turns)
         turns, positions = turns[positions >= start], positions[positions >= start]
-        base = self._window_slots[window]
-        slots = np.searchsorted(self._slot_starts, self._shuffled(turns), side="right") - 1 - base
-        first = np.full(self._window_slots[window + 1] - base, -1)
-        last = first.copy()
-        last[slots] = positions  # of several assignments to a place, the last one stays
-        first[slots[::-1]] = positions[::-1]
-        used = np.flatnonzero(last >= 0)
-        return list(zip(first[used].tolist(), self._chunks[base + used].tolist(), last[used].tolist(), strict=True))
+        used = np.searchsorted(self._slot_starts, self._shuffled(turns), side="right") - 1
+        order = np.argsort(slots)
+        places = order[np.searchsorted(slots[order], used)]
+        last = np.full(len(slots), -1)
+        first = last.copy()
+        last[places] = positions  # of several assignments to a place, the last one stays
+        first[places[::-1]] = positions[::-1]
+        return np.stack([self._chunks[slots], first, last])[:, last >= 0]
 
     def _turns(self, positions: Examples) -> Examples:
         """By positions in the epoch."""
@@ -227,6 +235,12 @@ def _starts(counts: Integer[np.ndarray, "N"]) -> Int64[np.ndarray, "N1"]:
     starts = np.zeros(len(counts) + 1, dtype=np.int64)
     np.cumsum(counts, out=starts[1:])
     return starts
+
+
+def _ranges(starts: Int64[np.ndarray, "N"], stops: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
+    """All numbers from each start to before its stop, one range after the other."""
+    lengths = stops - starts
+    return np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
 
 
 def _positions(number: int, batch_size: int, length: int) -> Examples:
