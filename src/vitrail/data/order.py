@@ -8,11 +8,11 @@ Paper: "Parallel Random Numbers: As Easy as 1, 2, 3", Salmon et al. 2011, doi:10
 """
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 
 from vitrail.errors import DataError
 
-# The last word of the counter keeps streams of different purposes apart.
+# The last word of the counter keeps streams of different purposes apart; `streaming.order` has 4 to 6.
 _EPOCH, _HOLD_OUT, _CLASS = 1, 2, 3
 
 
@@ -24,7 +24,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, "
         epoch: counted from 0.
         num_examples: length of the training set.
     """
-    return _permutation(num_examples, seed, epoch, _EPOCH)
+    return permutation(num_examples, seed, epoch, _EPOCH)
 
 
 def balanced_order(seed: int, epoch: int, labels: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
@@ -49,7 +49,7 @@ def balanced_order(seed: int, epoch: int, labels: Int64[np.ndarray, "N"]) -> Int
         first = (num_places * epoch + number) // len(present)
         count = (num_places * (epoch + 1) + number) // len(present) - first
         passes = range(first // len(members), -(-(first + count) // len(members)))
-        stream = [members[_permutation(len(members), seed, p << 32 | int(label), _CLASS)] for p in passes]
+        stream = [members[permutation(len(members), seed, p << 32 | int(label), _CLASS)] for p in passes]
         at = first - passes.start * len(members)
         drawn.append(np.concatenate(stream)[at : at + count])
     chosen = np.concatenate(drawn)
@@ -89,10 +89,24 @@ def hold_out(
     parts = [np.zeros(0, dtype=np.int64)]
     for label in np.flatnonzero(counts):
         members = np.flatnonzero(labels == label)
-        parts.append(members[_permutation(len(members), seed, int(label), _HOLD_OUT)[: taken[label]]])
+        parts.append(members[permutation(len(members), seed, int(label), _HOLD_OUT)[: taken[label]]])
     return np.sort(np.concatenate(parts))
 
 
-def _permutation(length: int, seed: int, stream: int, purpose: int) -> Int64[np.ndarray, "N"]:
+def random_words(length: int, seed: int, stream: int, purpose: int) -> UInt64[np.ndarray, "N"]:
+    """Independent uniform words, the same for ever.
+
+    Args:
+        length: how many.
+        seed: of the run, 0 <= seed < 2^64.
+        stream: the epoch, or whatever else has words of its own, 0 <= stream < 2^64.
+        purpose: keeps those apart that use the same seeds and streams for different things.
+    """
     generator = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=[0, 0, 0, purpose])
-    return np.argsort(generator.random_raw(length), kind="stable").astype(np.int64, copy=False)
+    return generator.random_raw(length)
+
+
+def permutation(length: int, seed: int, stream: int, purpose: int) -> Int64[np.ndarray, "N"]:
+    """All numbers below `length`, sorted by their `random_words`: every order is equally likely."""
+    words = random_words(length, seed, stream, purpose)
+    return np.argsort(words, kind="stable").astype(np.int64, copy=False)
