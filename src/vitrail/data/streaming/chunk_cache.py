@@ -8,7 +8,6 @@ its lock being free, and deleted by the next process that starts or needs room.
 
 import contextlib
 import fcntl
-import heapq
 import io
 import os
 import re
@@ -19,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail import fsio
-from vitrail.errors import ConfigError, DataError, SaveError, shown
-from vitrail.reading import open_regular
+from vitrail.errors import ConfigError
+from vitrail.reading import open_regular, read_regular
 
 _FILE = re.compile(r"([0-9a-f]{32})-(\d{1,10})")
 _BEGUN = re.compile(r"\.([0-9a-f]{32})-(\d{1,10})\.tmp-[0-9a-f]{8}")
@@ -37,7 +36,7 @@ NextUse = Callable[[str], float]
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A file of the cache: its size, and when it was last changed."""
+    """A whole file of the cache."""
 
     path: Path
     key: str
@@ -65,10 +64,8 @@ class ChunkCache:
                 expected=f"more than {largest / 2**30:.3g} GiB",
             )
         fsio.make_dir(folder / "locks")
-        self._touch(folder / "lock")
-        self._held: dict[str, int] = {}
         with self._locked():
-            self._total = self._used()
+            self._count()
 
     def path(self, key: str, size: int) -> Path:
         """Of a chunk, by the 32 hexadecimal digits of its key."""
@@ -103,18 +100,18 @@ class ChunkCache:
         Returns:
             Whether there was room.
         Raises:
-            SaveError: it cannot be written for another reason than a lack of room.
+            SaveError: it cannot be written.
         """
         path, began = self.path(key, len(data)), time.monotonic()
         while True:
             with ExitStack() as stack:
                 with self._locked():
                     has_room = self._make_room(len(data), next_use(key), next_use, may_wait)
-                    if has_room:
-                        file = stack.enter_context(fsio.writing(path, needed_bytes=len(data)))
-                if has_room:
+                    file = stack.enter_context(fsio.writing(path, needed_bytes=len(data))) if has_room else None
+                if file is not None:
                     file.write(data)
-                    return True
+            if has_room:
+                return True
             if not may_wait or time.monotonic() - began > _PATIENCE_S:
                 return False
             time.sleep(_PAUSE_S)
@@ -140,24 +137,41 @@ class ChunkCache:
                         begun += int(found[2])
         return whole, begun
 
-    def _used(self) -> int:
+    def _count(self) -> list[CachedFile]:
+        """The whole files; the sum of all is noted, so that the folder need not be listed for each chunk."""
         whole, begun = self._files()
-        return sum(file.size for file in whole) + begun
+        self._note(sum(file.size for file in whole) + begun)
+        return whole
+
+    def _noted(self) -> int:
+        """Bytes of all files, at least: a process that was killed may have noted one that it did not write."""
+        try:
+            return int(read_regular(self.folder / "usage", 32))
+        except (OSError, ValueError):
+            self._count()
+            return int(read_regular(self.folder / "usage", 32))
+
+    def _note(self, total: int) -> None:
+        fsio.write_tail(self.folder / "usage", 0, f"{total}\n".encode())
 
     def _make_room(self, size: int, needed_at: float, next_use: NextUse, must: bool) -> bool:
         """Evict what is needed later than `needed_at`, or else, if it must be, anything that nobody reads."""
-        whole, begun = self._files()
-        total = sum(file.size for file in whole) + begun
-        free = fsio.free_bytes(self.folder) - _ROOM_LEFT
-        short = max(total + size - self.limit_bytes, size - free)
-        if short <= 0:
-            return True
-        for use, _, file in heapq.nlargest(len(whole), ((next_use(f.key), f.key, f) for f in whole), key=lambda t: t[:2]):
-            if short <= 0 or (use <= needed_at and not must):
-                break
-            if self._evict(file):
-                short -= file.size
-        return short <= 0
+        total, free = self._noted(), fsio.free_bytes(self.folder) - _ROOM_LEFT
+        if total + size > self.limit_bytes or size > free:
+            whole = self._count()
+            short = max(self._noted() + size - self.limit_bytes, size - free)
+            spare = int(_AT_ONCE * self.limit_bytes)
+            for use, _, file in sorted(((next_use(f.key), f.key, f) for f in whole), key=lambda t: t[:2], reverse=True):
+                is_later = use > needed_at
+                if short <= -spare or (short <= 0 and not is_later) or not (is_later or must):
+                    break
+                if self._evict(file):
+                    short -= file.size
+            self._count()
+            if short > 0:
+                return False
+        self._note(self._noted() + size)
+        return True
 
     def _evict(self, file: CachedFile) -> bool:
         """Delete a file unless somebody reads it."""

@@ -24,8 +24,8 @@ from vitrail.progress import Bar
 from vitrail.reading import DAMAGE, open_regular, read_regular
 
 CLASSES = "classes.txt"
-LOCAL_PIECE = 16 << 10
-_MAX_CLASSES_BYTES = 16 << 20
+LOCAL_PIECE, REMOTE_PIECE = 16 << 10, 4 << 20
+MAX_CLASSES_BYTES = 16 << 20
 _MAX_PART_BYTES = 4 << 30
 _THREADS = 8
 
@@ -127,7 +127,7 @@ def class_names_in(raw: bytes, where: str) -> tuple[str, ...]:
 def local_class_names(root: Path) -> tuple[str, ...] | None:
     """Those of the `classes.txt` beside local shards; None where there is none."""
     path = root / CLASSES
-    return class_names_in(read_regular(path, _MAX_CLASSES_BYTES), str(path)) if path.is_file() else None
+    return class_names_in(read_regular(path, MAX_CLASSES_BYTES), str(path)) if path.is_file() else None
 
 
 # ---- shards together ---------------------------------------------------------------------------------------------
