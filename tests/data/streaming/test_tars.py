@@ -75,6 +75,7 @@ def test_members_are_those_that_programs_wrote(command: str, tmp_path: Path) -> 
     assert len(_members(raw)) == 4  # one of the two names of a file is a link
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it does not close its files
 def test_keys_and_images_are_those_of_webdataset(tmp_path: Path) -> None:
     wds = pytest.importorskip("webdataset")
     with wds.TarWriter(str(tmp_path / "a-000.tar")) as sink:
