@@ -82,8 +82,9 @@ def permuted(number: int, size: int, keys: list[int], tweak: int) -> int:
 def step_by_step(counts: list[int], seed: int, epoch: int, lanes: int, window: int) -> list[int]:
     """The whole order, example by example, as the description of the module has it."""
     starts, chunks = np.cumsum([0, *counts]).tolist(), list(range(len(counts)))
-    rank = random_words(len(counts), seed, epoch, 4)
-    chunks.sort(key=lambda chunk: int(rank[chunk]))
+    places = 2 ** max(0, len(counts) - 1).bit_length()
+    rank = (random_words(len(counts), seed, epoch, 4) // np.uint64(places)).tolist()
+    chunks.sort(key=lambda chunk: rank[chunk])
     windows: list[tuple[int, list[int]]] = []
     for lane in range(lanes):
         dealt, take = chunks[lane::lanes], (window + 1) // 2 + window * (lane * 2654435769 % 2**32) // 2**32
