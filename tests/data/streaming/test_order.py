@@ -62,6 +62,16 @@ def test_the_exact_order_never_changes() -> None:
     ]
 
 
+@pytest.mark.long
+def test_the_order_of_100_million_examples_never_changes() -> None:
+    counts = np.arange(2_500_000) * 7919 % 41 + 20
+    order = StreamOrder(counts, 2**63, 3, lanes=64, window=64)
+    assert len(order) == 99_999_947
+    positions = np.array([0, 1, 50_000_000, len(order) - 1])
+    assert order.ids(positions).tolist() == [60741381, 20031552, 25167667, 32395669]
+    assert digest(order.batch(20_000, 4096)) == "dc6848858ca6251e"
+
+
 def permuted(number: int, size: int, keys: list[int], tweak: int) -> int:
     """The permutation of one number, in Python's integers."""
 
