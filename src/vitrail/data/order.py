@@ -24,7 +24,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> Int64[np.ndarray, "
         epoch: counted from 0.
         num_examples: length of the training set.
     """
-    return permutation(num_examples, seed, epoch, _EPOCH)
+    return _permutation(num_examples, seed, epoch, _EPOCH)
 
 
 def balanced_order(seed: int, epoch: int, labels: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
@@ -49,7 +49,7 @@ def balanced_order(seed: int, epoch: int, labels: Int64[np.ndarray, "N"]) -> Int
         first = (num_places * epoch + number) // len(present)
         count = (num_places * (epoch + 1) + number) // len(present) - first
         passes = range(first // len(members), -(-(first + count) // len(members)))
-        stream = [members[permutation(len(members), seed, p << 32 | int(label), _CLASS)] for p in passes]
+        stream = [members[_permutation(len(members), seed, p << 32 | int(label), _CLASS)] for p in passes]
         at = first - passes.start * len(members)
         drawn.append(np.concatenate(stream)[at : at + count])
     chosen = np.concatenate(drawn)
@@ -89,7 +89,7 @@ def hold_out(
     parts = [np.zeros(0, dtype=np.int64)]
     for label in np.flatnonzero(counts):
         members = np.flatnonzero(labels == label)
-        parts.append(members[permutation(len(members), seed, int(label), _HOLD_OUT)[: taken[label]]])
+        parts.append(members[_permutation(len(members), seed, int(label), _HOLD_OUT)[: taken[label]]])
     return np.sort(np.concatenate(parts))
 
 
@@ -106,7 +106,6 @@ def random_words(length: int, seed: int, stream: int, purpose: int) -> UInt64[np
     return generator.random_raw(length)
 
 
-def permutation(length: int, seed: int, stream: int, purpose: int) -> Int64[np.ndarray, "N"]:
-    """All numbers below `length`, sorted by their `random_words`: every order is equally likely."""
+def _permutation(length: int, seed: int, stream: int, purpose: int) -> Int64[np.ndarray, "N"]:
     words = random_words(length, seed, stream, purpose)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)

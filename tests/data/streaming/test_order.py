@@ -62,6 +62,16 @@ def test_the_exact_order_never_changes() -> None:
     ]
 
 
+@pytest.mark.long
+def test_the_order_of_100_million_examples_never_changes() -> None:
+    counts = np.arange(2_500_000) * 7919 % 41 + 20
+    order = StreamOrder(counts, 2**63, 3, lanes=64, window=64)
+    assert len(order) == 99_999_947
+    positions = np.array([0, 1, 50_000_000, len(order) - 1])
+    assert order.ids(positions).tolist() == [60741381, 20031552, 25167667, 32395669]
+    assert digest(order.batch(20_000, 4096)) == "dc6848858ca6251e"
+
+
 def permuted(number: int, size: int, keys: list[int], tweak: int) -> int:
     """The permutation of one number, in Python's integers."""
 
@@ -82,8 +92,9 @@ def permuted(number: int, size: int, keys: list[int], tweak: int) -> int:
 def step_by_step(counts: list[int], seed: int, epoch: int, lanes: int, window: int) -> list[int]:
     """The whole order, example by example, as the description of the module has it."""
     starts, chunks = np.cumsum([0, *counts]).tolist(), list(range(len(counts)))
-    rank = random_words(len(counts), seed, epoch, 4)
-    chunks.sort(key=lambda chunk: int(rank[chunk]))
+    places = 2 ** max(0, len(counts) - 1).bit_length()
+    rank = (random_words(len(counts), seed, epoch, 4) // np.uint64(places)).tolist()
+    chunks.sort(key=lambda chunk: rank[chunk])
     windows: list[tuple[int, list[int]]] = []
     for lane in range(lanes):
         dealt, take = chunks[lane::lanes], (window + 1) // 2 + window * (lane * 2654435769 % 2**32) // 2**32

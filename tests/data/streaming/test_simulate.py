@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitrail.data.streaming.order import StreamOrder
-from vitrail.data.streaming.simulate import Cluster, Simulated, same_chunk_pairs_in, simulate
+from vitrail.data.streaming.simulate import Cluster, Simulated, refill_bytes, same_chunk_pairs_in, simulate
 from vitrail.errors import ConfigError
 
 LANES, WINDOW, CHUNK, PER_CHUNK = 16, 8, 4_000_000, 40
@@ -53,6 +53,7 @@ def test_a_slow_network_makes_steps_wait_as_long_as_it_is_too_slow(share: float)
     found = simulated(bytes_per_s=share * NEEDED_BYTES_PER_S, latency_s=0.0)
     assert found.total_s == pytest.approx(SIZES.sum() / 4 / (share * NEEDED_BYTES_PER_S), rel=0.05)
     assert found.waiting == pytest.approx(1 - share, abs=0.05)
+    assert simulated(num=400, bytes_per_s=share * NEEDED_BYTES_PER_S).waiting_later == pytest.approx(1 - share, abs=0.1)
 
 
 def test_latency_is_hidden_by_requests_side_by_side() -> None:
@@ -90,12 +91,13 @@ def test_a_small_cache_makes_steps_wait_for_latency() -> None:
     tight, wide = (simulated(cache_bytes=size, latency_s=0.2) for size in (needed, 3 * needed))
     assert tight.waiting > wide.waiting
     assert wide.waiting < 0.02
+    assert wide.waiting_later == 0
 
 
 @pytest.mark.parametrize("batch", [1, 300, 799])
 def test_a_restart_costs_the_chunks_in_use(batch: int) -> None:
     whole, before, after = simulated(), simulated(num=batch), simulated(first=batch)
-    again = sum(CHUNK for _, first, last in ORDER.loads() if first < batch * 160 <= last)
+    again = refill_bytes(ORDER, SIZES, batch * 160)
     assert before.fetched_bytes + after.fetched_bytes == whole.fetched_bytes + again
     assert 0 < again <= 1.2 * LANES * WINDOW * CHUNK
     assert after.num_batches == 800 - batch

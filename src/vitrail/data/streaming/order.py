@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int64, Integer, UInt64
 
-from vitrail.data.order import permutation, random_words
+from vitrail.data.order import random_words
 
 _CHUNKS, _WINDOWS, _EXACT = 4, 5, 6
 """Purposes of random words; 1 to 3 are in `vitrail.data.order`."""
@@ -99,19 +99,20 @@ class StreamOrder:
         """Deal the chunks to the lanes. A *slot* is a chunk's place in the list of all lanes, one after the other; a
         *turn* is an example's place in that list before windows are permuted.
         """
-        num_chunks = len(self.starts) - 1
         self.epoch = epoch
-        dealt = permutation(num_chunks, self._seed, epoch, _CHUNKS).astype(np.min_scalar_type(-num_chunks - 1))
-        self._chunks = np.concatenate([dealt[lane :: self.lanes] for lane in range(self.lanes)])
-        self._slot_starts = _starts(self.starts[self._chunks + 1] - self.starts[self._chunks])
-
+        dealt = _dealt(len(self.starts) - 1, self._seed, epoch)
         lane_slots = _starts(np.array([len(dealt[lane :: self.lanes]) for lane in range(self.lanes)]))
+        self._chunks = np.empty_like(dealt)
+        self._slot_starts = np.zeros_like(self.starts)
         half, slots = (self.window + 1) // 2, list[np.ndarray]()
         for lane, (start, stop) in enumerate(itertools.pairwise(lane_slots)):
-            slots.append(np.arange(start, min(start + 1, stop)))
+            chunks = self._chunks[start:stop] = dealt[lane :: self.lanes]
+            self._slot_starts[start + 1 : stop + 1] = self.starts[chunks + 1] - self.starts[chunks]
             shift = self.window * (lane * _GOLDEN % 2**32) >> 32
+            slots.append(np.arange(start, min(start + 1, stop)))
             slots.append(np.arange(start + half + shift, stop - half + 1, self.window))
-        self._window_slots = np.concatenate([*slots, [num_chunks]])
+        np.cumsum(self._slot_starts, out=self._slot_starts)
+        self._window_slots = np.concatenate([*slots, lane_slots[-1:]])
         self._window_starts = self._slot_starts[self._window_slots]
         words = random_words(_ROUNDS + len(self._window_slots), self._seed, epoch, _WINDOWS)
         self._keys, self._window_keys = words[:_ROUNDS], words[_ROUNDS:]
@@ -229,6 +230,17 @@ def same_chunk_pairs(counts: Integer[np.ndarray, "C"], lanes: int, window: int) 
     """
     sizes = counts[counts > 0].astype(np.float64)
     return float((sizes**2).mean() / sizes.mean() ** 2 / min(lanes * window, len(sizes))) if len(sizes) else 0.0
+
+
+def _dealt(num_chunks: int, seed: int, epoch: int) -> Integer[np.ndarray, "C"]:
+    """The chunks sorted by random words, which stand in the upper bits, in integers that are just large enough."""
+    mask = np.uint64((1 << (num_chunks - 1).bit_length()) - 1 if num_chunks else 0)
+    words = random_words(num_chunks, seed, epoch, _CHUNKS)
+    words &= ~mask
+    words |= np.arange(num_chunks, dtype=np.min_scalar_type(num_chunks))
+    words.sort()
+    words &= mask
+    return words.astype(np.min_scalar_type(-num_chunks - 1))
 
 
 def _starts(counts: Integer[np.ndarray, "N"]) -> Int64[np.ndarray, "N1"]:

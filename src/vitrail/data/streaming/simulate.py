@@ -63,6 +63,7 @@ class Simulated:
         first_batch_s: from the start until all machines have their parts of the first batch.
         total_s: from the start to the end of the last step.
         waiting: share of the time after the first batch in which a step waits for data, in [0, 1].
+        waiting_later: the same of the second half of the batches, when all windows are filled.
         num_gets: requests of all machines.
         fetched_bytes: of all machines.
         distinct_bytes: the same, counting each chunk once.
@@ -75,6 +76,7 @@ class Simulated:
     first_batch_s: float
     total_s: float
     waiting: float
+    waiting_later: float
     num_gets: int
     fetched_bytes: int
     distinct_bytes: int
@@ -118,25 +120,32 @@ def simulate(
             do="Use a larger cache, more machines, fewer lanes or a smaller window.",
         )
     ends: dict[int, float] = {}
-    now = first_batch_s = waited = 0.0
+    waits: list[float] = []
+    now = first_batch_s = 0.0
     for step in range(first_batch, last):
         ready = max(node.ready(step, ends) for node in nodes)
         if step == first_batch:
             now = first_batch_s = ready
-        waited += max(0.0, ready - now)
+        waits.append(max(0.0, ready - now))
         now = ends[step] = max(now, ready) + cluster.step_s
+    later = waits[len(waits) // 2 :]
     fetched = {chunk: int(sizes[chunk]) for node in nodes for chunk in node.chunks}
     return Simulated(
         num_batches=len(ends),
         first_batch_s=first_batch_s,
         total_s=now,
-        waiting=waited / (now - first_batch_s) if ends else 0.0,
+        waiting=_share_waited(waits, cluster),
+        waiting_later=_share_waited(later, cluster),
         num_gets=sum(len(node.chunks) for node in nodes),
         fetched_bytes=sum(sum(node.sizes) for node in nodes),
         distinct_bytes=sum(fetched.values()),
         in_use_bytes=in_use,
         cached_bytes=max(node.cached_bytes for node in nodes),
     )
+
+
+def _share_waited(waits: list[float], cluster: Cluster) -> float:
+    return sum(waits) / (sum(waits) + len(waits) * cluster.step_s) if waits else 0.0
 
 
 class _Node:
@@ -199,6 +208,12 @@ class _Node:
         first_byte = self._now + self._latencies[at]
         free = max(first_byte, self._done[-1] if self._done else 0.0)
         self._done.append(free + self.sizes[at] / cluster.bytes_per_s)
+
+
+def refill_bytes(order: StreamOrder, sizes: Integer[np.ndarray, "C"], position: int) -> int:
+    """Bytes of the chunks in use at a position: what all machines together fetch again when they restart there."""
+    before = itertools.takewhile(lambda load: load[1] < position, order.loads())
+    return sum(int(sizes[chunk]) for chunk, _, last in before if last >= position)
 
 
 def same_chunk_pairs_in(order: StreamOrder, batches: Iterable[int], batch_size: int) -> float:
