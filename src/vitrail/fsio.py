@@ -167,12 +167,6 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
-def free_bytes(path: Path) -> int:
-    """Room on the disk of a directory. Raises SaveError."""
-    with _explained(path):
-        return _file_system.free_bytes(path)
-
-
 def touch(path: Path) -> None:
     """Set the time of last change to now. Raises SaveError, also when there is no such file."""
     with _explained(path):
