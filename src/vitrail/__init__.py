@@ -46,6 +46,7 @@ __all__ = [
     "record_attention",
     "Predictor",
     "ExportedPredictor",
+    "BatchPredictor",
     "Prediction",
     "Ranked",
     "ExportOptions",
@@ -106,7 +107,7 @@ if TYPE_CHECKING:
     from vitrail.explanation import Explanation, Explanations, Faithfulness
     from vitrail.exporting import Exported, ExportOptions
     from vitrail.model import ViT, record_attention
-    from vitrail.predictor import ExportedPredictor, Prediction, Predictor, Ranked
+    from vitrail.predictor import BatchPredictor, ExportedPredictor, Prediction, Predictor, Ranked
     from vitrail.runtime import EngineOptions
     from vitrail.training import Evaluation, RunResult
     from vitrail.weights import Card, load, save
@@ -144,7 +145,7 @@ _HOMES = {
     "vitrail.explanation": ("Explanation", "Explanations", "Faithfulness"),
     "vitrail.model": ("ViT", "record_attention"),
     "vitrail.exporting": ("ExportOptions", "Exported"),
-    "vitrail.predictor": ("ExportedPredictor", "Prediction", "Predictor", "Ranked"),
+    "vitrail.predictor": ("BatchPredictor", "ExportedPredictor", "Prediction", "Predictor", "Ranked"),
     "vitrail.runtime": ("EngineOptions",),
     "vitrail.weights": ("Card", "load", "save"),
 }

@@ -75,6 +75,12 @@ class Bar:
                 self._said = passed
                 self.line(self._text(passed))
 
+    def expect(self, total: int) -> None:
+        """Say anew how many things there are, where that shows only on the way."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.total = total
+
     def restart(self) -> None:
         """Forget the time until now: the work begins."""
         self._began, self._first, self._said = time.monotonic(), self.done, 0.0

@@ -3,6 +3,7 @@
 import vitrail
 
 PUBLIC = {
+    "BatchPredictor",
     "Card",
     "ConfigError",
     "DataConfig",

@@ -3,6 +3,9 @@
 MODEL is a run directory, a vitrail model file, builtin:NAME, another library's weights, a hub id, or an .onnx file
 that `vitrail export` wrote, which needs no torch. Every file of a folder is tried; one that is no image gets a line of
 its own.
+
+With -o, any number of images to a folder of Parquet files: PATH may then also be .tar or .parquet files, folders,
+patterns and addresses of them, and whatever --data of train takes. The same command goes on after an interruption.
 """
 
 import argparse
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitrail.cli import predict_many
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
@@ -29,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what predict takes."""
     parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to rank (default: 5)")
+    parser.add_argument("--top", type=int, metavar="K", help="classes to rank (default: 5; with -o 1)")
+    predict_many.add_arguments(parser)
     add_engine_options(parser, "64")
     add_size_option(parser, "another size of the input")
     add_process_options(parser)
@@ -37,10 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Rank the classes for every image; name every file that is none."""
-    if args.top < 1:
+    if args.top is not None and args.top < 1:
         raise ConfigError("--top must be positive.", got=args.top, expected="an integer >= 1")
     check_engine_options(args)
     check_words(args)
+    if predict_many.is_asked(args):
+        return predict_many.run(args)
+    args.top = args.top or 5
+
     from vitrail.data import files_at
     from vitrail.predictor import is_exported
 

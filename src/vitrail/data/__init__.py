@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vitrail.data.dataset import available_splits, load, preprocessing_for
     from vitrail.data.decode import Limits, decode_image, load_image
     from vitrail.data.image_set import ImageSet
-    from vitrail.data.loader import Batch, Timed, batches
+    from vitrail.data.loader import Batch, Order, Timed, batches
     from vitrail.data.on_demand import OnDemand
     from vitrail.data.order import balanced_order, epoch_order
     from vitrail.data.overview import summary
@@ -30,6 +30,7 @@ __all__ = [
     "Crop",
     "ImageSet",
     "OnDemand",
+    "Order",
     "Samples",
     "Source",
     "Limits",
@@ -57,7 +58,7 @@ _MODULES = {
     "dataset": ("available_splits", "load", "preprocessing_for"),
     "decode": ("Limits", "decode_image", "load_image"),
     "image_set": ("ImageSet",),
-    "loader": ("Batch", "Timed", "batches"),
+    "loader": ("Batch", "Order", "Timed", "batches"),
     "order": ("balanced_order", "epoch_order"),
     "on_demand": ("OnDemand",),
     "packing": ("pack",),

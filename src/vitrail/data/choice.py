@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitrail.config import DataConfig, Preprocessing
-from vitrail.data.decoded_cache import has_room
+from vitrail.data.decoded_cache import can_cache
 from vitrail.data.sources import NAMED_SETS, Split
-from vitrail.data.store import sizes_of, whole_bytes, whole_side
+from vitrail.data.store import fitted_bytes, sizes_of, whole_bytes, whole_side
 from vitrail.errors import ConfigError
 
 
@@ -50,10 +50,10 @@ def choose_store(config: DataConfig, split: Split, preprocessing: Preprocessing,
     crops = random_crops and not is_asked_size and any(size != (width, height) for size in sizes_of(split))
     if config.store == "files":
         return Store("files", "the images are decoded from their files each time they are needed (data.store)")
-    fitted = len(split) * preprocessing.num_channels * height * width
+    fitted = fitted_bytes(split, preprocessing)
     budget, limit = config.ram_budget_mib << 20, int(config.cache_gib * 2**30)
     if not crops:
-        if fitted <= budget or config.store == "memory" or has_room(fitted, limit):
+        if fitted <= budget or config.store == "memory" or can_cache(fitted, limit):
             return Store("memory")
         gib = f"{fitted / 2**30:.0f} GiB"
         return Store("files", f"the images are decoded each time they are needed: all of them would take {gib}")

@@ -24,7 +24,7 @@ from vitrail.data.decode import (
     take_room,
     upright,
 )
-from vitrail.data.orientation import is_turned
+from vitrail.data.orientation import REVERSING, is_turned, orientation_in
 from vitrail.data.pillow_readers import SMALL_PIXELS
 from vitrail.data.sources import Encoded
 from vitrail.errors import ImageError
@@ -33,6 +33,8 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge in pixels of the upright image."""
 _REDUCTIONS = (8, 4, 2)
 """What libjpeg divides the sides of an image by as it decodes."""
+_SAMPLING = ("nearest", "box")
+"""Filters that take pixels as they are: of a reduced image these would be others."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def load_crop(
     """Cut a part out of an image and resize it to `image_size`.
 
     The pixels are those of cutting the part out of the whole upright image and resizing it by Pillow. Where a JPEG is
-    decoded at a reduced scale, they differ from these by about one level of 255 on the average.
+    decoded at a reduced scale, they differ from these by one to two levels of 255 on the average
+    (nearest and box always see the whole resolution).
 
     Args:
         record: the encoded bytes or the path of an image file, or its pixels [H, W] or [H, W, 3].
@@ -86,13 +89,13 @@ def load_crop(
         return _resized(part, (0, 0, *part.size), preprocessing)
     with contextlib.ExitStack() as held:
         image, kind, label = open_lazily(record, name, limits, held)
-        stored = (image.height, image.width) if kind == "JPEG" and is_turned(image) else image.size
-        box = crop.box(*stored)
+        whole, orientation = _upright_size(image, kind)
+        box = crop.box(*whole)
         spare = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
         rgb = decoded(image, kind, label, preprocessing, spare, held)
-        if kind != "JPEG" and rgb.size != stored:  # turned by what only the pixels' decoder knew
-            stored, box = rgb.size, crop.box(*rgb.size)
-        return _resized(rgb, _scaled(box, stored, rgb.size), preprocessing)
+        if kind != "JPEG":  # what turns it, only the decoder of its pixels knows
+            return _resized(rgb, crop.box(*rgb.size), preprocessing)
+        return _resized(rgb, _scaled(box, whole, rgb.size, orientation), preprocessing)
 
 
 def load_whole(
@@ -104,14 +107,26 @@ def load_whole(
         ImageError: as `decode_image`.
     """
     if isinstance(record, np.ndarray):
-        return np.asarray(_shrunk(Image.fromarray(record), preprocessing, most))
+        image = Image.fromarray(record)
+        return np.asarray(_shrunk(image, (0, 0, *image.size), image.size, preprocessing, most))
     with contextlib.ExitStack() as held:
         image, kind, label = open_lazily(record, name, DEFAULT, held)
+        whole, orientation = _upright_size(image, kind)
         rgb = decoded(image, kind, label, preprocessing, min(image.size) / most, held)
+        if kind != "JPEG":
+            whole = rgb.size
         try:
-            return np.asarray(_shrunk(rgb, preprocessing, most))
+            box = _scaled((0, 0, *whole), whole, rgb.size, orientation)
+            return np.asarray(_shrunk(rgb, box, whole, preprocessing, most))
         except MemoryError as error:
             raise ImageError(TOO_MANY.format(*image.size), label) from error
+
+
+def _upright_size(image: ImageFile.ImageFile, kind: str) -> tuple[tuple[int, int], int]:
+    """Width and height of the upright JPEG, which is not loaded, and its orientation; as stored, of other files."""
+    orientation = orientation_in(image.info.get("exif") or b"") if kind == "JPEG" else 1
+    turned = kind == "JPEG" and is_turned(image)
+    return ((image.height, image.width) if turned else (image.width, image.height)), orientation
 
 
 def decoded(
@@ -130,7 +145,8 @@ def decoded(
     Raises:
         ImageError: as `decode_image`.
     """
-    reduction = next((n for n in _REDUCTIONS if n <= spare), 1) if kind == "JPEG" else 1
+    may_reduce = kind == "JPEG" and preprocessing.resize_filter not in _SAMPLING
+    reduction = next((n for n in _REDUCTIONS if n <= spare), 1) if may_reduce else 1
     whole = image.size
     try:
         is_small = whole[0] * whole[1] <= SMALL_PIXELS
@@ -146,14 +162,21 @@ def decoded(
         raise ImageError(TOO_MANY.format(*whole), label) from error
 
 
-def _scaled(box: Box, whole: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box in an image that was decoded at a reduced scale; libjpeg rounds its sides up."""
+def _scaled(
+    box: Box, whole: tuple[int, int], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """The box in an image that was decoded at a reduced scale.
+
+    libjpeg rounds its sides up: the last column and row stand for less than others, and come first in an image that is
+    stored the other way round.
+    """
     if whole == size:
         return box
-    across, down = (next((n for n in _REDUCTIONS if -(-w // n) == s), 1) for w, s in zip(whole, size, strict=True))
-    factor = max(across, down)
+    factor = max(next((n for n in _REDUCTIONS if -(-old // n) == new), 1) for old, new in zip(whole, size, strict=True))
+    reverses = REVERSING.get(orientation, (0, 0))
+    x, y = (n * (new - old / factor) for n, old, new in zip(reverses, whole, size, strict=True))
     left, top, right, bottom = (edge / factor for edge in box)
-    return left, top, min(right, size[0]), min(bottom, size[1])
+    return left + x, top + y, min(right + x, size[0]), min(bottom + y, size[1])
 
 
 def _resized(
@@ -171,10 +194,17 @@ def _resized(
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if pixels.ndim == 3 else pixels[None]
 
 
-def _shrunk(image: Image.Image, preprocessing: Preprocessing, most: int) -> Image.Image:
+def _shrunk(
+    image: Image.Image,
+    box: tuple[float, float, float, float],
+    whole: tuple[int, int],
+    preprocessing: Preprocessing,
+    most: int,
+) -> Image.Image:
+    """The image, which stands in the box, its shorter side at most `most`, in the proportions of `whole`."""
     image = image if image.mode == preprocessing.channels else image.convert(preprocessing.channels)
-    shorter = min(image.size)
+    shorter = min(whole)
     if shorter <= most:
         return image
-    size = (max(1, round(image.width * most / shorter)), max(1, round(image.height * most / shorter)))
-    return image.resize(size, Image.Resampling[preprocessing.resize_filter.upper()])
+    size = (max(1, round(whole[0] * most / shorter)), max(1, round(whole[1] * most / shorter)))
+    return image.resize(size, Image.Resampling[preprocessing.resize_filter.upper()], box=box)

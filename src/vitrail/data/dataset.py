@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from vitrail.config import DataConfig, Preprocessing
 from vitrail.config.checks import pair
 from vitrail.data.choice import Store, choose_store
-from vitrail.data.decoded_cache import DECODING
+from vitrail.data.decoded_cache import DECODING, can_cache
 from vitrail.data.image_set import ImageSet
 from vitrail.data.on_demand import OnDemand
 from vitrail.data.order import hold_out
@@ -27,10 +27,12 @@ from vitrail.data.sources import (
     pack_preprocessing,
     take_rows,
 )
-from vitrail.data.store import decode_split, decode_whole, whole_bytes, whole_split
+from vitrail.data.store import decode_split, decode_whole, fitted_bytes, whole_bytes, whole_split
 from vitrail.errors import DataError, ImageError, shown
 
 _SPLITS = ("train", "val", "test")
+_WORTH_SHARING = 64 << 20
+"""Bytes from which on processes of a machine have decoded images in common, in a mapped file."""
 
 
 def load(
@@ -257,13 +259,16 @@ def _kept(
         images = OnDemand(split, preprocessing, ahead_bytes=ahead_bytes)
         return _Kept(images, everything, (), f"{source.num_bytes} bytes of files")
     budget, title = config.ram_budget_mib << 20, f"{source.name} {name}"
+    num_bytes = fitted_bytes(split, preprocessing) if store.kind == "memory" else whole_bytes(split, preprocessing)
+    if shared and (num_bytes < _WORTH_SHARING or not can_cache(num_bytes, cache_bytes)):
+        shared = False
     if store.kind == "memory":
         found = decode_split(
             split, preprocessing, listing=source.listing, ram_budget_bytes=0 if shared else budget, progress=progress,
             title=title, cache_bytes=cache_bytes,
         )  # fmt: skip
         return _Kept(found.pixels, found.kept, found.errors, f"{found.pixels.shape} {found.pixels_sha256}")
-    in_memory = not shared and whole_bytes(split, preprocessing) <= budget
+    in_memory = not shared and num_bytes <= budget
     whole = decode_whole(
         split, preprocessing, listing=source.listing, in_memory=in_memory, progress=progress, title=title,
         cache_bytes=cache_bytes,

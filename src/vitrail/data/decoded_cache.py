@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from jaxtyping import Int64, UInt8
 from vitrail import fsio
 from vitrail.config import Preprocessing, to_json
 from vitrail.data.sources import Split
-from vitrail.errors import ImageError, SaveError, shown
+from vitrail.errors import ConfigError, ImageError, SaveError, shown
 from vitrail.locations import decoded_cache
 from vitrail.reading import DAMAGE, open_regular, read_json_object
 
@@ -185,15 +184,17 @@ class CachedPixels:
         return np.memmap(self.folder / _PIXELS, dtype=np.uint8, mode="c", shape=shape)
 
 
-def has_room(num_bytes: int, limit: int) -> bool:
-    """Whether so many bytes fit, were nothing else there. Raises ConfigError where the cache folder is not known."""
-    root = decoded_cache()
+def can_cache(num_bytes: int, limit: int) -> bool:
+    """Whether so many bytes fit, were nothing else there."""
+    try:
+        root = decoded_cache()
+    except ConfigError:  # the folder is not known
+        return False
     return num_bytes <= min(limit, _free(root) + sum(size for _, size, _ in _entries(root)))
 
 
 def _free(root: Path) -> int:
-    existing = next(parent for parent in (root, *root.parents) if parent.exists())
-    return shutil.disk_usage(existing).free - _ROOM_LEFT
+    return fsio.free_bytes(root) - _ROOM_LEFT
 
 
 def _entries(root: Path) -> Iterator[tuple[float, int, Path]]:

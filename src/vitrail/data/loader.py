@@ -76,17 +76,13 @@ def batches(
         crops: which part of each image is decoded, from the batch's number, its size over all processes, and the ids
             that were picked; None: the image as evaluation sees it. Not for images that are kept.
     """
-    count = len(image_set) if order is None else len(order)
-    numbers = range(start, math.ceil(count / batch_size))
+    order = np.arange(len(image_set)) if order is None else order
+    numbers = range(start, math.ceil(len(order) / batch_size))
 
     def chunk(number: int) -> tuple[Positions, int]:
         """Positions that this process needs, and how many the batch has."""
-        if order is None:
-            positions = np.arange(number * batch_size, min(count, (number + 1) * batch_size))
-        elif isinstance(order, np.ndarray):
-            positions = order[number * batch_size : (number + 1) * batch_size]
-        else:
-            positions = order.batch(number, batch_size)
+        at = number * batch_size
+        positions = order[at : at + batch_size] if isinstance(order, np.ndarray) else order.batch(number, batch_size)
         return pick(number, positions) if pick else positions, len(positions)
 
     def to_device(*arrays: np.ndarray, errors: Mapping[int, ImageError] | None = None) -> Batch:
@@ -95,15 +91,13 @@ def batches(
             parts = [part.pin_memory() for part in parts]
         return Batch(*(part.to(device, non_blocking=device.type == "cuda") for part in parts), errors=errors or {})
 
+    def wanted(number: int) -> Wanted:
+        positions, size = chunk(number)
+        return Wanted(positions, crops(number, size, image_set.ids[positions]) if crops else None)
+
     images = image_set.images
     if isinstance(images, OnDemand):
-
-        def wanted() -> Iterator[Wanted]:
-            for number in numbers:
-                positions, size = chunk(number)
-                yield Wanted(positions, crops(number, size, image_set.ids[positions]) if crops else None)
-
-        for decoded in images.batches(wanted()):
+        for decoded in images.batches(map(wanted, numbers)):
             labels = image_set.labels[decoded.positions]
             labels[list(decoded.errors)] = UNREADABLE
             yield to_device(decoded.pixels, labels, image_set.ids[decoded.positions], errors=decoded.errors)

@@ -15,6 +15,8 @@ TRANSPOSITIONS = {
 }
 _SWAPPING = (5, 6, 7, 8)
 """Orientations that make width of height."""
+REVERSING = {2: (1, 0), 3: (1, 1), 4: (0, 1), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
+"""Orientations whose upright columns (1, .) or rows (., 1) run against those that are stored."""
 
 
 def is_turned(image: ImageFile.ImageFile) -> bool:

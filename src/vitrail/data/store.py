@@ -134,6 +134,11 @@ def whole_side(preprocessing: Preprocessing) -> int:
     return 2 * max(preprocessing.image_size)
 
 
+def fitted_bytes(split: Split, preprocessing: Preprocessing) -> int:
+    """Bytes of the images at the size of the input."""
+    return len(split) * preprocessing.num_channels * math.prod(preprocessing.decode_size)
+
+
 def whole_bytes(split: Split, preprocessing: Preprocessing) -> int:
     """About how many bytes the images take, whole: from the headers of some of them."""
     most, total, seen = whole_side(preprocessing), 0.0, 0

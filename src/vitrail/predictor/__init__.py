@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitrail.predictor.answers import Prediction, Ranked
+    from vitrail.predictor.batch import BatchPredictor
     from vitrail.predictor.exported import ExportedPredictor
     from vitrail.predictor.exported_file import ExportedFile, is_exported, read_exported
     from vitrail.predictor.image_like import ImageLike, decode, listed, name_of
     from vitrail.predictor.live import Predictor, preprocessing_at
 
 __all__ = [
+    "BatchPredictor",
     "ExportedFile",
     "ExportedPredictor",
     "ImageLike",
@@ -31,6 +33,7 @@ __all__ = [
 
 _MODULES = {
     "answers": ("Prediction", "Ranked"),
+    "batch": ("BatchPredictor",),
     "exported": ("ExportedPredictor",),
     "exported_file": ("ExportedFile", "is_exported", "read_exported"),
     "image_like": ("ImageLike", "decode", "listed", "name_of"),

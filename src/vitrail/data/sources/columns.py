@@ -25,15 +25,17 @@ class Columns:
     image_parts: tuple[str, ...]
     """The column, or of a struct what is read of it."""
     label: str
+    """Empty: there is none, and none was needed."""
     names: tuple[str, ...] | None
 
 
-def find_columns(schema: Any, path: Path) -> Columns:
+def find_columns(schema: Any, path: Path, *, needs_label: bool = True) -> Columns:
     """Find the image and the label column.
 
     Args:
         schema: the Arrow schema of the file.
         path: the file.
+        needs_label: False: only the images are looked for.
     Raises:
         DataError: one of them is not there, is there twice, or holds lists; or there are too many classes.
     """
@@ -53,6 +55,8 @@ def find_columns(schema: Any, path: Path) -> Columns:
     lower = {name.lower(): name for name in fields}
     labels = [lower[name] for name in LABEL_COLUMNS if name in lower and lower[name] not in images[:1]]
     labels = labels or [name for name in fields if kind(name) == "ClassLabel"]
+    if not needs_label:
+        labels = [""]
     if not images or not labels:
         raise DataError(
             f"{shown(path)}: no {'label' if images else 'image'} column was found.",
@@ -70,7 +74,8 @@ def find_columns(schema: Any, path: Path) -> Columns:
                 expected="one",
                 do="Rename the others, or leave them out.",
             )
-    _check_no_list(labels[0], fields[labels[0]], path)
+    if needs_label:
+        _check_no_list(labels[0], fields[labels[0]], path)
     names = features[labels[0]].get("names") if kind(labels[0]) == "ClassLabel" else None
     own_names = None
     if isinstance(names, list) and names:

@@ -11,7 +11,7 @@ from vitrail.reading import open_regular
 _CLUTTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 # Also of formats that the decoder may not read: it names such a file, which a walk that passes it over would not.
 _IMAGES = ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .avif .heic .heif .jp2 .jxl"
-_IMAGE_SUFFIXES = frozenset(_IMAGES.split())
+IMAGE_SUFFIXES = frozenset(_IMAGES.split())
 # So that no file of these is opened: there may be as many of them as images.
 _OTHERS = (
     ".txt .md .rst .json .jsonl .csv .tsv .xml .yaml .yml .html .htm .py .ipynb .pdf .doc .docx .xls .xlsx .log .svg "
@@ -105,7 +105,7 @@ def is_archive(path: Path) -> bool:
 def is_image(path: Path) -> bool:
     """Whether a file is meant as an image, readable or not."""
     suffix = path.suffix.lower()
-    if suffix in _IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES:
         return True
     if suffix in _OTHER_SUFFIXES:
         return False

@@ -1,0 +1,160 @@
+"""`vitrail predict -o OUT`: any number of images to a folder of Parquet or CSV files, by any number of workers."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitrail import __version__
+from vitrail.cli.answer import Answer
+from vitrail.cli.processes import launched, started_here
+from vitrail.errors import ConfigError, DataError, Interrupted, shown
+from vitrail.terminal import say
+
+if TYPE_CHECKING:
+    from vitrail.batch_prediction import Done, Job
+    from vitrail.distributed import World
+    from vitrail.predictor import BatchPredictor
+
+_OPTIONS = ("what", "part", "to", "split", "data_root")
+_GOES_ON = "The same command goes on."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what predict takes for many images."""
+    parser.add_argument("-o", "--out", metavar="DIR", help="many images: write Parquet files here; see docs/scale.md")
+    parser.add_argument(
+        "--what",
+        choices=("labels", "probabilities", "embedding"),
+        help="with -o: what is written of each image; probabilities: those of all classes (default: labels)",
+    )
+    parser.add_argument("--to", choices=("parquet", "csv"), help="with -o: form of the files (default: parquet)")
+    parser.add_argument("--part", metavar="I/N", help="with -o: do the I-th of N shares, as 1/8 ... 8/8 in a job array")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test", "all"), help="with -o: of a data set with splits (default: all)"
+    )
+    parser.add_argument("--data-root", metavar="DIR", help="with -o: where named data sets are")
+
+
+def is_asked(args: argparse.Namespace) -> bool:
+    """Whether files are to be written. Raises ConfigError: an option that needs -o, without it."""
+    if args.out:
+        return True
+    if given := [name for name in _OPTIONS if getattr(args, name)]:
+        raise ConfigError(f"--{given[0].replace('_', '-')} needs -o.", do="Add -o DIR: the folder to write to.")
+    return False
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Write the predictions for every image of the input."""
+    from vitrail.batch_prediction import check_form
+    from vitrail.predictor import BatchPredictor, is_exported
+
+    share = _share(args.part)
+    check_form(args.to or "parquet")
+    predictor = BatchPredictor(
+        args.model,
+        what=args.what or "labels",
+        top=args.top or 1,
+        engine=args.engine,
+        precision=args.precision or "fp32",
+        merge=args.merge,
+        image_size=args.image_size,
+        device=args.device,
+        batch_size=args.batch_size,
+        on_wait=say,
+    )
+    if is_exported(args.model):
+        if args.nproc != 1:
+            raise ConfigError(
+                "--nproc cannot be given with an exported file: it uses all cores in one process.",
+                do="On several machines: --part 1/N, 2/N, ...",
+            )
+        return _predicted(args, predictor, share, None)
+    if started_here(args):
+        return launched(args)
+
+    from vitrail.config import ParallelConfig
+    from vitrail.distributed import join_processes
+
+    with join_processes(ParallelConfig(timeout_seconds=600), args.device) as world:
+        return _predicted(args, predictor, share, world)
+
+
+def _predicted(
+    args: argparse.Namespace, predictor: "BatchPredictor", share: tuple[int, int], world: "World | None"
+) -> Answer:
+    """Do this process's share.
+
+    Args:
+        share: which of how many, from 0.
+        world: the processes that divide it further; None: this one does it all.
+    """
+    from vitrail.batch_prediction import Job, do_parts, find_units
+
+    is_first = world is None or world.is_first
+    out = Path(args.out)
+    inputs = find_units(args.paths, out, split=args.split or "all", root=args.data_root or "")
+    about = {"vitrail": __version__, **predictor.loaded.about}
+    job = Job(out, inputs, about, args.to or "parquet")
+    if about["engine"] == "torch" and about["device"] == "cpu":
+        # With another number of threads torch may sum in another order, and rows would differ.
+        import torch
+
+        torch.set_num_threads(1)
+    if is_first:
+        for note in inputs.notes:
+            say(note)
+        many = f"{about['batch_size']} at a time"
+        say(f"units: {len(job.parts)}; {about['engine']} {about['precision']} on {about['device']}, {many}")
+    mine = job.parts[share[0] :: share[1]]
+    mine = mine[world.rank :: world.size] if world else mine
+    try:
+        done = do_parts(
+            job, mine, predictor,
+            progress=is_first, on_batch=lambda rows: world.report_progress("predict", rows) if world else None,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        finished = sum(part.path.exists() for part in job.parts)
+        what = f"interrupted; {finished} of {len(job.parts)} parts are there."
+        raise Interrupted(what, signal_number=2, do=_GOES_ON) from None
+    everybody = world.gather(done) if world else [done]
+    return _answer(job, everybody, job.finish() if is_first else None)
+
+
+def _answer(job: "Job", everybody: list["Done"], manifest: dict[str, Any] | None) -> Answer:
+    """What was done by all processes of this call. Raises DataError: not all of the input could be read."""
+    written, kept, rows, errors = (
+        sum(getattr(done, name) for done in everybody) for name in ("parts", "kept", "rows", "errors")
+    )
+    failed = [line for done in everybody for line in done.failed]
+    if failed:
+        raise DataError(
+            f"{len(failed)} of the input files could not be read to their end; the other parts are written.",
+            got=failed[0].replace("\n", " "),
+            do=f"Mend or remove them. {_GOES_ON}",
+        )
+    values: dict[str, Any] = {
+        "out": str(job.out),
+        "is_complete": manifest is not None,
+        "parts": {"written": written, "kept": kept, "of": len(job.parts)},
+        "written": {"rows": rows, "errors": errors},
+        "total": manifest and {"rows": manifest["rows"], "errors": manifest["errors"]},
+        "engine": {name: job.about[name] for name in ("engine", "precision", "merge", "device", "batch_size")},
+    }
+    lines = [f"{shown(job.out)}: parts written: {written}, rows in them: {rows}; parts that were there: {kept}"]
+    if errors:
+        lines.append(f"images that could not be read: {errors}; the column error says why")
+    if manifest:
+        lines.append(f"complete: {manifest['rows']} rows, {manifest['errors']} of them errors, in _manifest.json")
+    else:
+        lines.append("not complete: other workers have parts to do")
+    return Answer(lines, values)
+
+
+def _share(words: str | None) -> tuple[int, int]:
+    """Which of how many shares, from 0. Raises ConfigError."""
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", words or "1/1")
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError("--part is a share of the work.", got=words, expected="I/N with I from 1 to N, as 3/8")
+    return int(found[1]) - 1, int(found[2])
