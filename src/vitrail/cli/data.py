@@ -2,7 +2,8 @@
 
 `vitrail data info SPEC` says what is in it; `vitrail data check SPEC` reads all of it and names what is wrong, with
 --near also what only looks wrong: copies that were re-saved or cropped, leaks between splits, doubtful labels;
-`vitrail data download NAME` downloads and verifies it; `vitrail data pack SPEC DST` writes its decoded images.
+`vitrail data download NAME` downloads and verifies it; `vitrail data pack SPEC DST` writes its decoded images;
+`vitrail data simulate INDEX` says what a cluster would see that streams it.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vitrail.cli import data_simulate
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.settings import as_flag
 from vitrail.cli.values import add_size_option
@@ -22,15 +24,20 @@ _IMBALANCED = 10
 _MOST_DETAILS = 40
 _FEWEST_CLASSES = 20
 _MOST_RANKED = 5
-_OF_CHECK = ("near", "model", "gallery", "write_manifest", "strict")
-"""Options of `data check`."""
 _OF_PACK = ("image_size", "channels", "resize_mode", "fast_decoding", "icc")
 """Options of `data pack`, named as the settings of a run that they are."""
+_OPTIONS: dict[str, Sequence[str]] = {
+    "pack": ("target", *_OF_PACK),
+    "check": ("near", "model", "gallery", "write_manifest", "strict"),
+    "simulate": tuple(data_simulate.DEFAULTS),
+}
+"""What only one action takes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the four actions."""
-    parser.add_argument("action", choices=("info", "check", "download", "pack"), metavar="{info,check,download,pack}")
+    """Declare the actions."""
+    actions = ("info", "check", "download", "pack", "simulate")
+    parser.add_argument("action", choices=actions, metavar=f"{{{','.join(actions)}}}")
     parser.add_argument("spec", metavar="SPEC", help="a named set, a folder, a Parquet file or a manifest")
     parser.add_argument("target", nargs="?", metavar="DST", help="the new folder (pack)")
     add_size_option(parser, "pack: size of the images (default: 224)")
@@ -45,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gallery", metavar="FILE.html", help="check: a page of what --near found, to look at")
     parser.add_argument("--write-manifest", metavar="FILE.csv", help="check: the images without what was found")
     parser.add_argument("--strict", action="store_true", default=None, help="check: guesses of --near count as faults")
+    data_simulate.add_options(parser)
     parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or will be")
 
 
@@ -52,15 +60,9 @@ def run(args: argparse.Namespace) -> Answer:
     """Describe or fetch a data set."""
     from vitrail import data
 
-    if args.action == "pack":
-        _refuse_options_of_check(args)
-        return _pack(args)
-    given = ["DST"] * (args.target is not None) + [as_flag(n) for n in _OF_PACK if getattr(args, n) is not None]
-    if given:
-        raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data pack.")
-    if args.action == "check":
-        return _check(args)
-    _refuse_options_of_check(args)
+    _refuse_options_of_others(args)
+    if args.action in _ALONE:
+        return _ALONE[args.action](args)
     if args.action == "download":
         there = data.place_of(args.spec, args.data_root)
         if there is not None:
@@ -91,10 +93,12 @@ def _pack(args: argparse.Namespace) -> Answer:
     return Answer(lines, packed)
 
 
-def _refuse_options_of_check(args: argparse.Namespace) -> None:
-    given = [as_flag(name) for name in _OF_CHECK if getattr(args, name) is not None]
-    if given:
-        raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data check.")
+def _refuse_options_of_others(args: argparse.Namespace) -> None:
+    for action, names in _OPTIONS.items():
+        given = [name for name in names if action != args.action and getattr(args, name) is not None]
+        if given:
+            word = "DST" if given[0] == "target" else as_flag(given[0])
+            raise ConfigError(f"data {args.action} does not take {word}: it belongs to data {action}.")
 
 
 def _check(args: argparse.Namespace) -> Answer:
@@ -232,3 +236,7 @@ def _text(found: dict[str, Any]) -> list[str]:
 def _counts(counts: dict[str, int]) -> str:
     shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:5])
     return shown + (f", and {len(counts) - 5} more" if len(counts) > 5 else "")
+
+
+_ALONE = {"pack": _pack, "check": _check, "simulate": data_simulate.run}
+"""Actions whose functions do all the work."""
