@@ -156,5 +156,5 @@ def replaced(address: str, got: str) -> DataError:
 
 
 def not_readable(address: str, got: str) -> DataError:
-    """The error of an address that cannot be read."""
+    """The error for what does not pass, however often it is tried."""
     return DataError(f"{printable(address)}: could not be read.", got=got, do="Check the address and your access.")
