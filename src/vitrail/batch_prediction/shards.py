@@ -205,4 +205,4 @@ def _remote_tar(fsspec: Any, url: str) -> _Tar:
 
 def _public(text: str) -> str:
     """An address, or a message with one, without its query: that may hold a signature."""
-    return shown(re.sub(r"(\w+://[^\s?]+)\?\S+", r"\1", text))
+    return shown(re.sub(r"\?[^\s=]*=\S*", "", text))
