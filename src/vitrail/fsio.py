@@ -167,6 +167,12 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
+def free_bytes(path: Path) -> int:
+    """Room on the disk of a directory. Raises SaveError."""
+    with _explained(path):
+        return _file_system.free_bytes(path)
+
+
 def touch(path: Path) -> None:
     """Set the time of last change to now. Raises SaveError, also when there is no such file."""
     with _explained(path):
@@ -349,6 +355,12 @@ def check_writable(directory: Path, needed_bytes: int) -> None:
             expected=f"at least {needed_bytes / 2**20:.1f} MiB",
             do="Free some space, or choose another directory with --run.",
         )
+
+
+def free_bytes(directory: Path) -> int:
+    """Room on the disk of a directory, which need not exist yet."""
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    return _file_system.free_bytes(existing)
 
 
 @contextlib.contextmanager

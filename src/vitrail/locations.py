@@ -30,6 +30,16 @@ def decoded_cache() -> Path:
     return _cache_home("XDG_CACHE_HOME, or raise data.ram-budget-mib") / "decoded"
 
 
+def table_cache() -> Path:
+    """Where the indices of local shards are kept. Raises ConfigError where that is not known."""
+    return _cache_home("XDG_CACHE_HOME") / "tables"
+
+
+def chunk_cache() -> Path:
+    """Where fetched chunks of shards are kept. Raises ConfigError where that is not known."""
+    return _cache_home("XDG_CACHE_HOME") / "chunks"
+
+
 def engine_cache() -> Path:
     """Where models are kept that were translated for another engine."""
     return _cache_home() / "engines"

@@ -27,12 +27,11 @@ def _epoch(config: RunConfig, world: World) -> list[tuple[torch.Tensor, torch.Te
     """What one process trains on in epoch 1."""
     train_set = data.load(config.data, ("train",))["train"]
     preprocessing = data.preprocessing_for(config.data)
-    inputs, size = Inputs(config, preprocessing, 2, world), config.data.batch_size
-    order = inputs.order(1, train_set.labels)
+    inputs, size = Inputs(config, preprocessing, train_set, world), config.data.batch_size
+    count = len(inputs.order(1))
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    walk = data.batches(train_set, order, size, device=torch.device("cpu"), pick=inputs.pick(1))
-    for number, batch in enumerate(walk):
-        images, targets, own = inputs(batch, 1, number, min(size, len(order) - number * size), 1.0)
+    for number, batch in enumerate(inputs.batches(1, 0, torch.device("cpu"))):
+        images, targets, own = inputs(batch, 1, number, min(size, count - number * size), 1.0)
         found.append((images[:own], targets[:own]))
     return found
 

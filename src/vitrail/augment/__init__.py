@@ -1,6 +1,6 @@
 """Augmentation: uint8 batches in, normalised float batches out, on the device, each image with its own parameters."""
 
-from vitrail.augment.mixing import Mix
+from vitrail.augment.mixing import Mix, targets_of
 from vitrail.augment.transform import Augment, prepare
 
-__all__ = ["Augment", "Mix", "prepare"]
+__all__ = ["Augment", "Mix", "prepare", "targets_of"]

@@ -44,7 +44,7 @@ class Mix:
         """Return mixed images and targets; the input is left as it is.
 
         Args:
-            labels: in [0, num_labels).
+            labels: in [0, num_labels); negative: of an image that counts nothing.
             batch_number: of the batch within the epoch.
 
         Raises:
@@ -85,7 +85,7 @@ class Mix:
             InputError: labels are not one int64 an image.
         """
         check_one_each("label", labels, len(images))
-        targets = F.one_hot(labels, self.num_labels).to(images.dtype)
+        targets = targets_of(labels, self.num_labels).to(images.dtype)
         if mixing is None:
             return images, targets
         if mixing.centre is None:
@@ -93,7 +93,7 @@ class Mix:
             images = torch.lerp(partners, images, proportion)
         else:
             images, proportion = _cut(images, partners, mixing.proportion, *mixing.centre)
-        partner_targets = F.one_hot(partner_labels, self.num_labels).to(images.dtype)
+        partner_targets = targets_of(partner_labels, self.num_labels).to(images.dtype)
         return images, torch.lerp(partner_targets, targets, proportion)
 
 
@@ -104,6 +104,11 @@ class Mixing:
     shift: int
     proportion: float
     centre: tuple[float, float] | None
+
+
+def targets_of(labels: Int64[Tensor, "B"], num_labels: int) -> Int64[Tensor, "B L"]:
+    """One row a label: 1 at its place; nothing but zeros for a negative one, so that its loss is zero."""
+    return F.one_hot(labels.clamp(min=0), num_labels) * (labels >= 0).unsqueeze(1)
 
 
 def check_one_each(name: str, values: Tensor, num_images: int) -> None:

@@ -8,6 +8,7 @@ Order: operations on pixel values, colour and normalisation, geometry with the r
 Paper: arXiv:2010.11929 (the ViT whose input this makes); the operations name their own
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from math import log
 
@@ -22,6 +23,7 @@ from vitrail.config import AugmentConfig, Preprocessing
 from vitrail.errors import ConfigError, InputError
 
 _LOG_CROP_ASPECT = (log(3 / 4), log(4 / 3))
+_CROP_DRAWS = (Draw.RESIZED_AREA, Draw.RESIZED_ASPECT, Draw.RESIZED_X, Draw.RESIZED_Y)
 _ERASE_DRAWS = (Draw.ERASE, Draw.ERASE_AREA, Draw.ERASE_ASPECT, Draw.ERASE_X, Draw.ERASE_Y)
 
 
@@ -64,11 +66,19 @@ class Augment:
     Steps, in this order: flip; rotation, scale, translation and shear about the centre; the policy's geometry; crop
     out of the padded image; random resized crop; resize. The padding is in pixels of the output.
 
+    Args:
+        config: which changes.
+        preprocessing: of the model.
+        seed: of the run.
+        crops_come_first: the images are random resized crops already, of the size of the input, as `crops` describes
+            them; everything else is applied to these.
     Raises:
         ConfigError: colour operations on grey images, or more reflected padding than there is image.
     """
 
-    def __init__(self, config: AugmentConfig, preprocessing: Preprocessing, *, seed: int) -> None:
+    def __init__(
+        self, config: AugmentConfig, preprocessing: Preprocessing, *, seed: int, crops_come_first: bool = False
+    ) -> None:
         if preprocessing.num_channels == 1 and (config.saturation or config.hue):
             raise ConfigError(
                 "augment.saturation and augment.hue need colour images.",
@@ -83,6 +93,10 @@ class Augment:
                 expected=f"less than {min(preprocessing.image_size)}",
                 do="Lower --augment.crop-padding or use --augment.fill black.",
             )
+        self.smallest_crop = config.resized_crop
+        if crops_come_first:
+            config = replace(config, resized_crop=1.0)
+            preprocessing = replace(preprocessing, decode_size=preprocessing.image_size, resize_size=None)
         self.config = config
         self.preprocessing = preprocessing
         self.seed = seed
@@ -105,7 +119,7 @@ class Augment:
         if self._has_jitter:
             used += [Draw.BRIGHTNESS, Draw.CONTRAST, Draw.SATURATION, Draw.HUE]
         if config.resized_crop < 1:
-            used += [Draw.RESIZED_AREA, Draw.RESIZED_ASPECT, Draw.RESIZED_X, Draw.RESIZED_Y]
+            used += _CROP_DRAWS
         if config.erasing:
             used += _ERASE_DRAWS
         return (*used, *range(Draw.POLICY, Draw.POLICY + policies.DRAWS_PER_SLOT * self._num_slots))
@@ -142,6 +156,16 @@ class Augment:
             rows = torch.stack([draws[draw] for draw in _ERASE_DRAWS])
             pixels = mixing.erase(pixels, rows, self.config.erasing, self.config.erasing_area)
         return pixels
+
+    def crops(self, ids: Int64[Tensor, "B"], epoch: int) -> Float[Tensor, "B 4"]:
+        """The random resized crop of each image: area as a fraction, logarithm of the aspect, place in x and y.
+
+        They are those that the images are cut by here, where they are kept at one size.
+        """
+        area, aspect, x, y = uniform(self.seed, epoch, ids, _CROP_DRAWS).unbind(0)
+        low, high = _LOG_CROP_ASPECT
+        area = self.smallest_crop + (1 - self.smallest_crop) * area
+        return torch.stack((area, low + (high - low) * aspect, x, y), 1)
 
     def _slots(self, draws: dict[int, Tensor], size: tuple[int, int]) -> list[policies.Slot]:
         policy = self.config.policy

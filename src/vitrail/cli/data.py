@@ -1,8 +1,9 @@
-"""Look at a data set, download a named one, or decode it once and for all.
+"""Look at a data set, download a named one, decode it once and for all, or index what is streamed.
 
 `vitrail data info SPEC` says what is in it; `vitrail data check SPEC` reads all of it and names what is wrong, with
 --near also what only looks wrong: copies that were re-saved or cropped, leaks between splits, doubtful labels;
-`vitrail data download NAME` downloads and verifies it; `vitrail data pack SPEC DST` writes its decoded images.
+`vitrail data download NAME` downloads and verifies it; `vitrail data pack SPEC DST` writes its decoded images;
+`vitrail data index SPEC -o DIR` reads the headers of tar shards, local or s3://, gs://, hf://, https://.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vitrail.cli import data_streams
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.settings import as_flag
 from vitrail.cli.values import add_size_option
@@ -17,6 +19,7 @@ from vitrail.config import DataConfig
 from vitrail.errors import ConfigError, shell_word, shown
 from vitrail.terminal import Heading
 
+_ACTIONS = ("info", "check", "download", "pack", "index")
 _MOST_CLASSES = 40
 _IMBALANCED = 10
 _MOST_DETAILS = 40
@@ -29,9 +32,9 @@ _OF_PACK = ("image_size", "channels", "resize_mode", "fast_decoding", "icc")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the four actions."""
-    parser.add_argument("action", choices=("info", "check", "download", "pack"), metavar="{info,check,download,pack}")
-    parser.add_argument("spec", metavar="SPEC", help="a named set, a folder, a Parquet file or a manifest")
+    """Declare the actions."""
+    parser.add_argument("action", choices=_ACTIONS, metavar=f"{{{','.join(_ACTIONS)}}}")
+    parser.add_argument("spec", metavar="SPEC", help="a named set, a folder, a Parquet file, a manifest, tars")
     parser.add_argument("target", nargs="?", metavar="DST", help="the new folder (pack)")
     add_size_option(parser, "pack: size of the images (default: 224)")
     parser.add_argument("--channels", choices=("RGB", "L"), help="pack: colour or grey (default: RGB)")
@@ -46,12 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write-manifest", metavar="FILE.csv", help="check: the images without what was found")
     parser.add_argument("--strict", action="store_true", default=None, help="check: guesses of --near count as faults")
     parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or will be")
+    data_streams.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Describe or fetch a data set."""
     from vitrail import data
 
+    if args.action != "index":
+        data_streams.refuse_options(args)
     if args.action == "pack":
         _refuse_options_of_check(args)
         return _pack(args)
@@ -61,6 +67,8 @@ def run(args: argparse.Namespace) -> Answer:
     if args.action == "check":
         return _check(args)
     _refuse_options_of_check(args)
+    if args.action == "index":
+        return data_streams.index(args)
     if args.action == "download":
         there = data.place_of(args.spec, args.data_root)
         if there is not None:

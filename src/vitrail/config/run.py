@@ -58,8 +58,25 @@ class DataConfig:
     balance: Literal["none", "sampling"] = "none"
     """sampling: each epoch shows every class equally often, repeating images of rare classes and leaving out some of
     frequent ones; for very imbalanced classes, instead of optim.class-weights."""
+    store: Literal["auto", "memory", "files"] = "auto"
+    """memory: decode every image once and keep it, whole where training crops at random; files: decode images from
+    their files each time they are needed. auto: memory where they fit."""
     ram_budget_mib: int = 4096
-    """Decoded images beyond this many MiB are kept in a memory-mapped file in the cache folder instead."""
+    """Decoded images beyond this many MiB are kept in a memory-mapped file in the cache folder instead, or decoded each
+    time they are needed (data.store)."""
+    cache_gib: float = 100.0
+    """Most GiB that the cache folder may take for decoded images, and for the parts of data sets that are fetched from
+    elsewhere; what was not used for longest is deleted first."""
+    ahead_mib: int = 256
+    """MiB of images that are decoded before they are needed, where they are decoded each time."""
+    shuffle: Literal["auto", "exact"] = "auto"
+    """exact: any example may follow any other. auto: so too, but for streamed data, which are read a window of chunks
+    at a time."""
+    lanes: int = 64
+    """Streamed data: chunks that are read side by side. Part of the order of the examples; a multiple of the number of
+    processes reads least."""
+    window: int = 64
+    """Streamed data: chunks of a lane whose examples are shuffled together. Part of the order of the examples."""
     seed: int = 0
     """Seed for splitting the data; independent of the run's seed, so that runs with other seeds have the same
     splits."""
@@ -68,7 +85,8 @@ class DataConfig:
         require_bounded("data", self)
         require_positive("data.batch_size", self.batch_size)
         require_fraction("data.validation_fraction", self.validation_fraction)
-        require_positive("data.ram_budget_mib", self.ram_budget_mib)
+        for name in ("ram_budget_mib", "cache_gib", "ahead_mib", "lanes", "window"):
+            require_positive(f"data.{name}", getattr(self, name))
         for side in pair(self.image_size):
             require_positive("data.image_size", side)
         require_seed("data.seed", self.seed)

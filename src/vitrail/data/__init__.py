@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitrail.data.checks import check
-    from vitrail.data.dataset import ImageSet, available_splits, load, preprocessing_for, summary
+    from vitrail.data.crops import Crop
+    from vitrail.data.dataset import available_splits, load, preprocessing_for
     from vitrail.data.decode import Limits, decode_image, load_image
-    from vitrail.data.loader import Batch, Timed, batches
+    from vitrail.data.image_set import ImageSet
+    from vitrail.data.loader import Batch, Order, Timed, batches
+    from vitrail.data.on_demand import OnDemand
     from vitrail.data.order import balanced_order, epoch_order
+    from vitrail.data.overview import summary
     from vitrail.data.packing import pack
     from vitrail.data.samples import Samples, draw
     from vitrail.data.sources import Source, download, open_source, place_of
@@ -23,7 +27,10 @@ if TYPE_CHECKING:
 __all__ = [
     "available_splits",
     "Batch",
+    "Crop",
     "ImageSet",
+    "OnDemand",
+    "Order",
     "Samples",
     "Source",
     "Limits",
@@ -47,14 +54,18 @@ __all__ = [
 
 _MODULES = {
     "checks": ("check",),
-    "dataset": ("ImageSet", "available_splits", "load", "preprocessing_for", "summary"),
+    "crops": ("Crop",),
+    "dataset": ("available_splits", "load", "preprocessing_for"),
     "decode": ("Limits", "decode_image", "load_image"),
-    "loader": ("Batch", "Timed", "batches"),
+    "image_set": ("ImageSet",),
+    "loader": ("Batch", "Order", "Timed", "batches"),
     "order": ("balanced_order", "epoch_order"),
+    "on_demand": ("OnDemand",),
     "packing": ("pack",),
     "samples": ("Samples", "draw"),
     "sources": ("Source", "download", "open_source", "place_of"),
     "sources.walk": ("files_at",),
+    "overview": ("summary",),
 }
 _HOMES = {name: f"vitrail.data.{module}" for module, names in _MODULES.items() for name in names}
 

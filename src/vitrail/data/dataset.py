@@ -9,8 +9,11 @@ from jaxtyping import Int64, UInt8
 
 from vitrail.config import DataConfig, Preprocessing
 from vitrail.config.checks import pair
-from vitrail.data.decode import image_header
-from vitrail.data.order import epoch_order, hold_out
+from vitrail.data.choice import Store, choose_store
+from vitrail.data.decoded_cache import DECODING, can_cache
+from vitrail.data.image_set import ImageSet
+from vitrail.data.on_demand import OnDemand
+from vitrail.data.order import hold_out
 from vitrail.data.sources import (
     NAMED_SETS,
     Source,
@@ -24,38 +27,12 @@ from vitrail.data.sources import (
     pack_preprocessing,
     take_rows,
 )
-from vitrail.data.store import DECODING, Decoded, decode_split
+from vitrail.data.store import decode_split, decode_whole, fitted_bytes, whole_bytes, whole_split
 from vitrail.errors import DataError, ImageError, shown
 
 _SPLITS = ("train", "val", "test")
-# Headers that `summary` reads of each split; more would make it slow on large sets.
-_SUMMARY_SAMPLE = 2000
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """The decoded examples of one split."""
-
-    split: str
-    """train, val, test or all."""
-    classes: tuple[str, ...]
-    """Names of the classes; labels index them."""
-    images: UInt8[np.ndarray, "N C H W"]
-    """In memory, or mapped from a file."""
-    labels: Int64[np.ndarray, "N"]
-    ids: Int64[np.ndarray, "N"]
-    """Position in the split of the source: the same whatever is held out or skipped."""
-    names: Sequence[str]
-    """The file of each example, or its place in a shard, as "train-00000-of-00003.parquet:17"."""
-    errors: tuple[ImageError, ...]
-    """Examples that could not be read; they are not in the other fields."""
-    fingerprint: str
-    """SHA-256 over classes, names, labels and pixels, in hexadecimal."""
-    notes: tuple[str, ...] = ()
-    """What of the data set is left out or read in another way than a glance tells, a line each."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
+_WORTH_SHARING = 64 << 20
+"""Bytes from which on processes of a machine have decoded images in common, in a mapped file."""
 
 
 def load(
@@ -66,6 +43,8 @@ def load(
     preprocessing: Preprocessing | None = None,
     source: Source | None = None,
     progress: bool = False,
+    random_crops: bool = False,
+    shared: bool = False,
 ) -> dict[str, ImageSet]:
     """Open a data set and decode some of its splits. A named set that is missing is downloaded.
 
@@ -80,7 +59,10 @@ def load(
         preprocessing: that of a model; default: `preprocessing_for(config)`.
         source: the data set, where `open_source` has opened it already.
         progress: show bars on stderr.
+        random_crops: training cuts random parts out of the images of "train", which are then kept whole, or not at all.
+        shared: other processes of this machine load the same; what is kept goes to a mapped file.
     Raises:
+        SaveError: the images are to be kept in a file, and it cannot be written.
         DataError: no such data set or split, a class that the training set or the model does not have, a single
             class, a class too small to be split, or not one readable image in a split.
     """
@@ -92,19 +74,14 @@ def load(
     label_map = labels_in_model(source, classes) if classes is not None else np.arange(len(source.classes))
     result: dict[str, ImageSet] = {}
     for name, (split, ids) in chosen_splits(source, config, splits).items():
-        decoded = decode_split(
-            split,
-            preprocessing,
-            listing=source.listing,
-            ram_budget_bytes=config.ram_budget_mib << 20,
-            progress=progress,
-            title=f"{source.name} {name}",
-        )
-        if not len(decoded.kept):
-            raise _nothing_readable(source, name, decoded.errors)
+        store = choose_store(config, split, preprocessing, random_crops=random_crops and name == "train")
+        kept = _kept(source, name, split, store, config, preprocessing, shared=shared, progress=progress)
+        if not len(kept.positions):
+            raise _nothing_readable(source, name, kept.errors)
         final = tuple(classes) if classes is not None else source.classes
-        image_set = _image_set(name, final, label_map, split, ids, decoded)
-        result[name] = replace(image_set, notes=(*source.notes, *case_twins(source.classes)))
+        image_set = _image_set(name, final, label_map, split, ids, kept)
+        notes = (*source.notes, *case_twins(source.classes), *((store.note,) if store.note else ()))
+        result[name] = replace(image_set, notes=notes)
     return result
 
 
@@ -147,27 +124,6 @@ def available_splits(config: DataConfig, *, source: Source | None = None, progre
         source: the data set, where `open_source` has opened it already; a named set that is missing is downloaded.
     """
     return tuple(_available(source or open_source(config, may_download=True, progress=progress), config))
-
-
-def summary(config: DataConfig) -> dict[str, object]:
-    """What a data set holds, without decoding or downloading it.
-
-    Sizes and modes come from the headers of at most 2,000 records of each split, spread evenly or drawn by a fixed
-    seed; `errors` names those among them that are no readable images.
-
-    Raises:
-        DataError: as `load`.
-    """
-    source = open_source(config)
-    return {
-        "name": source.name,
-        "classes": list(source.classes),
-        "num_bytes": source.num_bytes,
-        "num_ignored_files": source.num_ignored,
-        "notes": [*source.notes, *case_twins(source.classes)],
-        "fingerprint": source.listing,
-        "splits": {name: _split_summary(split, source.classes) for name, split in source.splits.items()},
-    }
 
 
 # ---- splits ------------------------------------------------------------------------------------------------------
@@ -276,22 +232,79 @@ def _pack_again(name: str, want: object) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of a split: images, the positions of those there are, the errors of the others, and a digest."""
+
+    images: UInt8[np.ndarray, "N C H W"] | OnDemand
+    positions: Int64[np.ndarray, "N"]
+    errors: tuple[ImageError, ...]
+    content: str
+
+
+def _kept(
+    source: Source,
+    name: str,
+    split: Split,
+    store: Store,
+    config: DataConfig,
+    preprocessing: Preprocessing,
+    *,
+    shared: bool,
+    progress: bool,
+) -> _Kept:
+    ahead_bytes, cache_bytes = config.ahead_mib << 20, int(config.cache_gib * 2**30)
+    if store.kind == "files":
+        everything = np.arange(len(split))
+        images = OnDemand(split, preprocessing, ahead_bytes=ahead_bytes)
+        return _Kept(images, everything, (), f"{source.num_bytes} bytes of files")
+    budget, title = config.ram_budget_mib << 20, f"{source.name} {name}"
+    num_bytes = fitted_bytes(split, preprocessing) if store.kind == "memory" else whole_bytes(split, preprocessing)
+    if shared and (num_bytes < _WORTH_SHARING or not can_cache(num_bytes, cache_bytes)):
+        shared = False
+    if store.kind == "memory":
+        found = decode_split(
+            split, preprocessing, listing=source.listing, ram_budget_bytes=0 if shared else budget, progress=progress,
+            title=title, cache_bytes=cache_bytes,
+        )  # fmt: skip
+        return _Kept(found.pixels, found.kept, found.errors, f"{found.pixels.shape} {found.pixels_sha256}")
+    in_memory = not shared and num_bytes <= budget
+    whole = decode_whole(
+        split, preprocessing, listing=source.listing, in_memory=in_memory, progress=progress, title=title,
+        cache_bytes=cache_bytes,
+    )  # fmt: skip
+    images = OnDemand(whole_split(split, whole), preprocessing, ahead_bytes=ahead_bytes)
+    return _Kept(images, whole.kept, whole.errors, f"whole {whole.pixels_sha256}")
+
+
 def _image_set(
     name: str,
     classes: tuple[str, ...],
     label_map: Int64[np.ndarray, "L"],
     split: Split,
     ids: Int64[np.ndarray, "N"],
-    decoded: Decoded,
+    kept: _Kept,
 ) -> ImageSet:
-    labels = label_map[split.labels[decoded.kept]]
-    names = split.names if len(decoded.kept) == len(split) else [split.names[int(i)] for i in decoded.kept]
+    is_all = len(kept.positions) == len(split)
+    labels = label_map[split.labels[kept.positions]]
+    names = split.names if is_all else [split.names[int(i)] for i in kept.positions]
     digest = hashlib.sha256()
     for text in (*classes, "", *names):
         digest.update(text.encode(errors="surrogateescape") + b"\0")
     digest.update(labels.tobytes())
-    digest.update(f"{decoded.pixels.shape} {decoded.pixels_sha256}".encode())
-    return ImageSet(name, classes, decoded.pixels, labels, ids[decoded.kept], names, decoded.errors, digest.hexdigest())
+    digest.update(kept.content.encode())
+    return ImageSet(
+        name,
+        classes,
+        kept.images,
+        labels,
+        ids[kept.positions],
+        names,
+        kept.errors,
+        digest.hexdigest(),
+        chunk_starts=split.chunk_starts,
+        follow=split.follow,
+    )
 
 
 def _nothing_readable(source: Source, split: str, errors: Sequence[ImageError]) -> DataError:
@@ -301,43 +314,3 @@ def _nothing_readable(source: Source, split: str, errors: Sequence[ImageError]) 
         got=f"{len(errors)} unreadable images" if errors else "no examples",
         expected="at least one image that can be decoded",
     )
-
-
-# ---- summary -----------------------------------------------------------------------------------------------------
-
-
-def _split_summary(split: Split, classes: tuple[str, ...]) -> dict[str, object]:
-    counts = np.bincount(split.labels, minlength=len(classes))
-    sample = np.arange(len(split))
-    if len(split) > _SUMMARY_SAMPLE:
-        sample = np.sort(epoch_order(0, 0, len(split))[:_SUMMARY_SAMPLE])
-    sizes: dict[str, int] = {}
-    kinds: dict[str, int] = {}
-    errors: list[dict[str, str]] = []
-    for position, record in zip(sample, split.read(sample), strict=True):
-        if isinstance(record, np.ndarray):
-            kind, size = f"array {'L' if record.ndim == 2 else 'RGB'}", f"{record.shape[1]}x{record.shape[0]}"
-        else:
-            try:
-                header = image_header(record, name=split.names[int(position)])
-            except ImageError as error:
-                known = split.packed.errors.get(int(position)) if split.packed else None
-                errors.append({"path": error.name, "error": (known or error).reason})
-                continue
-            kind, size = f"{header.format} {header.mode}", f"{header.width}x{header.height}"
-        kinds[kind] = kinds.get(kind, 0) + 1
-        sizes[size] = sizes.get(size, 0) + 1
-    smallest = int(counts[counts > 0].min(initial=len(split) or 1))
-    return {
-        "num_examples": len(split),
-        "per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
-        "imbalance": float(counts.max(initial=0) / smallest),
-        "num_sampled": len(sample),
-        "formats": _by_count(kinds),
-        "sizes": _by_count(sizes),
-        "errors": errors,
-    }
-
-
-def _by_count(counts: dict[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

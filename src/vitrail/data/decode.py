@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile
 
 from vitrail.config import Preprocessing
 from vitrail.data.colour import AT_ONCE_PIXELS, to_rgb
@@ -23,6 +23,7 @@ from vitrail.data.containers import NotRead, gif_size, webp_size
 from vitrail.data.fit import array_of, fit, size_needed
 from vitrail.data.formats import READ, describe_start, format_of
 from vitrail.data.memory_budget import MemoryBudget
+from vitrail.data.orientation import TRANSPOSITIONS, is_turned, orientation_in, orientation_of_loaded
 from vitrail.data.pillow_readers import SMALL_PIXELS, load, open_image, small_webp
 from vitrail.errors import ImageError
 from vitrail.reading import read_regular
@@ -38,22 +39,10 @@ _room = MemoryBudget()
 _AT_OPENING = ("WebP", "GIF")
 # What cannot be allocated when less than this was asked for is not for want of memory.
 _MUCH = 64 << 20
-_TOO_MANY = "{} x {} pixels, too many for the memory that is free"
+TOO_MANY = "{} x {} pixels, too many for the memory that is free"
 
 # Below it two scales of a JPEG can have the same size.
 _LEAST_SIDE = 8
-
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SWAPPING = (5, 6, 7, 8)
-"""Orientations that make width of height."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +93,14 @@ def decode_image(
         ImageError: no image of a format that is read, truncated, damaged, unreadable or too large.
     """
     with contextlib.ExitStack() as held:
-        image, kind, label = _open(source, name, limits, held)
+        image, kind, label = open_lazily(source, name, limits, held)
         try:
             if image.width * image.height > SMALL_PIXELS:
-                _take_room(held, image, kind, _coefficient_bytes(image))
-            rgb = _upright(image, kind, label, apply_profile)
+                take_room(held, image, kind, coefficient_bytes(image))
+            rgb = upright(image, kind, label, apply_profile)
             return np.asarray(rgb) if rgb.width * rgb.height <= AT_ONCE_PIXELS else array_of(rgb)
         except MemoryError as error:
-            raise ImageError(_TOO_MANY.format(*image.size), label) from error
+            raise ImageError(TOO_MANY.format(*image.size), label) from error
 
 
 def load_image(
@@ -136,46 +125,46 @@ def load_image(
     apply_profile = preprocessing.icc == "apply"
     if isinstance(source, Image.Image):
         try:
-            upright = _upright(source, "Pillow's", name or "image", apply_profile)
-            return fit(upright, preprocessing, with_torch=with_torch)
+            found = upright(source, "Pillow's", name or "image", apply_profile)
+            return fit(found, preprocessing, with_torch=with_torch)
         except MemoryError as error:
-            raise ImageError(_TOO_MANY.format(*source.size), name or "image") from error
+            raise ImageError(TOO_MANY.format(*source.size), name or "image") from error
     small = small_webp(source) if isinstance(source, bytes) and limits is DEFAULT else None
     if small is not None:
         return fit(small, preprocessing, with_torch=with_torch)
     with contextlib.ExitStack() as held:
-        image, kind, label = _open(source, name, limits, held)
+        image, kind, label = open_lazily(source, name, limits, held)
         is_reduced = kind == "JPEG" and preprocessing.fast_decoding
         is_small = image.width * image.height <= SMALL_PIXELS
         try:
-            coefficients = 0 if is_small else _coefficient_bytes(image)
+            coefficients = 0 if is_small else coefficient_bytes(image)
             if is_reduced:
                 width, height = size_needed(preprocessing)
-                turned = _orientation(image.info.get("exif") or b"") in _SWAPPING
+                turned = is_turned(image)
                 image.draft(None, (height, width) if turned else (width, height))
             if not is_small:
-                _take_room(held, image, kind, coefficients)
-            pixels = _by_simplejpeg(image, apply_profile) if is_reduced else None
-            found = _upright(image, kind, label, apply_profile) if pixels is None else pixels
+                take_room(held, image, kind, coefficients)
+            pixels = by_simplejpeg(image, apply_profile) if is_reduced else None
+            found = upright(image, kind, label, apply_profile) if pixels is None else pixels
             return fit(found, preprocessing, with_torch=with_torch)
         except MemoryError as error:
-            raise ImageError(_TOO_MANY.format(*image.size), label) from error
+            raise ImageError(TOO_MANY.format(*image.size), label) from error
 
 
 def thumbnail(source: bytes | Path, side: int, *, name: str | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """The whole image, upright and in sRGB, its longer side at most `side` pixels. Raises ImageError."""
     with contextlib.ExitStack() as held:
-        image, kind, label = _open(source, name, DEFAULT, held)
+        image, kind, label = open_lazily(source, name, DEFAULT, held)
         try:
-            coefficients = _coefficient_bytes(image)
+            coefficients = coefficient_bytes(image)
             image.draft(None, (side, side))  # a JPEG is decoded at a fraction of its size
             if image.width * image.height > SMALL_PIXELS:
-                _take_room(held, image, kind, coefficients)
-            rgb = _upright(image, kind, label, True)
+                take_room(held, image, kind, coefficients)
+            rgb = upright(image, kind, label, True)
             rgb.thumbnail((side, side))
             return np.asarray(rgb)
         except MemoryError as error:
-            raise ImageError(_TOO_MANY.format(*image.size), label) from error
+            raise ImageError(TOO_MANY.format(*image.size), label) from error
 
 
 def image_header(source: bytes | Path, *, name: str | None = None, limits: Limits = DEFAULT) -> ImageHeader:
@@ -185,18 +174,18 @@ def image_header(source: bytes | Path, *, name: str | None = None, limits: Limit
         ImageError: no image of a format that is read, or too large.
     """
     with contextlib.ExitStack() as held:
-        image, kind, _ = _open(source, name, limits, held)
+        image, kind, _ = open_lazily(source, name, limits, held)
     return ImageHeader(kind, image.mode, image.height, image.width)
 
 
-def _by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.ndarray, "H W 3"] | None:
+def by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.ndarray, "H W 3"] | None:
     """The pixels that Pillow would decode, sooner; None where more is to be done than decoding.
 
     A file with any damage is left to Pillow, which says what is wrong.
     """
     needs_profile = apply_profile and image.info.get("icc_profile")
     plain = image.mode == "RGB" and not needs_profile and min(image.size) >= _LEAST_SIDE
-    if simplejpeg is None or not plain or _orientation(image.info.get("exif") or b"") != 1:
+    if simplejpeg is None or not plain or orientation_in(image.info.get("exif") or b"") != 1:
         return None
     assert isinstance(image.fp, io.BytesIO)
     try:
@@ -207,16 +196,16 @@ def _by_simplejpeg(image: ImageFile.ImageFile, apply_profile: bool) -> UInt8[np.
     return pixels if pixels.shape == (image.height, image.width, 3) else None
 
 
-def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> Image.Image:
+def upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> Image.Image:
     """The upright 8-bit RGB image. Nothing but that remains of the image of a file."""
     try:
         is_file = kind != "Pillow's"
         load(image) if is_file else image.load()
         rgb = to_rgb(image, apply_profile=apply_profile)
-        upright = _TRANSPOSITIONS.get(_orientation_of(image))
+        turn = TRANSPOSITIONS.get(orientation_of_loaded(image))
         if is_file and rgb is not image:
             image.close()
-        return rgb.transpose(upright) if upright is not None else rgb
+        return rgb.transpose(turn) if turn is not None else rgb
     except NotRead as error:
         raise ImageError(f"{kind} image: {error}", label) from error
     except MemoryError:
@@ -227,7 +216,7 @@ def _upright(image: Image.Image, kind: str, label: str, apply_profile: bool) -> 
         raise ImageError(f"damaged or truncated {kind} image ({_first_line(error)})", label) from error
 
 
-def _take_room(held: contextlib.ExitStack, image: Image.Image, kind: str, more: int) -> None:
+def take_room(held: contextlib.ExitStack, image: Image.Image, kind: str, more: int) -> None:
     """Wait until other threads have left enough memory."""
     if kind not in _AT_OPENING:
         held.enter_context(_room.taking(_cost(image.size, kind) + more))
@@ -241,7 +230,7 @@ def _cost(size: tuple[int, int], kind: str) -> int:
     return size[0] * size[1] * (20 if kind in ("WebP", "AVIF", "HEIC") else 8)
 
 
-def _coefficient_bytes(image: Image.Image) -> int:
+def coefficient_bytes(image: Image.Image) -> int:
     """What libjpeg keeps of a progressive file, of all its pixels even where fewer are asked for."""
     return 6 * image.width * image.height if "progressive" in image.info else 0
 
@@ -257,7 +246,7 @@ def _is_short_of_memory(error: Exception, cost: int) -> bool:
     return "memory" in str(error).lower()
 
 
-def _open(
+def open_lazily(
     source: bytes | Path, name: str | None, limits: Limits, held: contextlib.ExitStack
 ) -> tuple[ImageFile.ImageFile, str, str]:
     """Check size and format, and read the header. Returns the lazy image, its format and its name.
@@ -289,7 +278,7 @@ def _open(
         raise ImageError(f"{len(data)} bytes, too many for the memory that is free", label) from error
     except Exception as error:
         if _is_short_of_memory(error, 8 * size[0] * size[1]):
-            raise ImageError(_TOO_MANY.format(*size), label) from error
+            raise ImageError(TOO_MANY.format(*size), label) from error
         raise ImageError(f"damaged {kind} image ({_first_line(error)})", label) from error
     return image, kind, label
 
@@ -314,33 +303,6 @@ def _check_pixels(size: tuple[int, int], kind: str, mode: str, num_bytes: int, l
     flat = limits.max_flat_pixels * 9 // 4 if mode == "1" else limits.max_flat_pixels
     if kind not in ("PNG", "BMP") and width * height > max(flat, _MOST_PIXELS_A_BYTE * num_bytes):
         raise ImageError(f"{width} x {height} pixels in {num_bytes} bytes, more than a picture has", label)
-
-
-def _orientation_of(image: Image.Image) -> int:
-    """The orientation of a loaded image."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 1  # Pillow turned it
-    if "exif" in image.info or isinstance(image, ImageFile.ImageFile):
-        return _orientation(image.info.get("exif") or b"")
-    return image.getexif().get(0x0112, 1)  # of an image that was made in memory
-
-
-def _orientation(exif: bytes) -> int:
-    """The EXIF orientation 1 to 8; 1 where there is none or the data is damaged. Source: EXIF 2.32, tag 0x0112."""
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", tiff, entry)
-            if tag == 0x0112:
-                return struct.unpack_from(order + ("I" if kind == 4 else "H"), tiff, entry + 8)[0]
-    except struct.error:
-        pass
-    return 1
 
 
 def _first_line(error: Exception) -> str:

@@ -8,11 +8,11 @@ Paper: "Parallel Random Numbers: As Easy as 1, 2, 3", Salmon et al. 2011, doi:10
 """
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 
 from vitrail.errors import DataError
 
-# The last word of the counter keeps streams of different purposes apart.
+# The last word of the counter keeps streams of different purposes apart; `streaming.order` has 4 to 6.
 _EPOCH, _HOLD_OUT, _CLASS = 1, 2, 3
 
 
@@ -93,6 +93,19 @@ def hold_out(
     return np.sort(np.concatenate(parts))
 
 
-def _permutation(length: int, seed: int, stream: int, purpose: int) -> Int64[np.ndarray, "N"]:
+def random_words(length: int, seed: int, stream: int, purpose: int) -> UInt64[np.ndarray, "N"]:
+    """Independent uniform words, the same for ever.
+
+    Args:
+        length: how many.
+        seed: of the run, 0 <= seed < 2^64.
+        stream: the epoch, or whatever else has words of its own, 0 <= stream < 2^64.
+        purpose: keeps those apart that use the same seeds and streams for different things.
+    """
     generator = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=[0, 0, 0, purpose])
-    return np.argsort(generator.random_raw(length), kind="stable").astype(np.int64, copy=False)
+    return generator.random_raw(length)
+
+
+def _permutation(length: int, seed: int, stream: int, purpose: int) -> Int64[np.ndarray, "N"]:
+    words = random_words(length, seed, stream, purpose)
+    return np.argsort(words, kind="stable").astype(np.int64, copy=False)

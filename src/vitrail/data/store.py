@@ -1,68 +1,54 @@
 """Decode every record once, in parallel, and keep the pixels: uint8 [N, C, H, W] in memory or in a mapped file.
 
 In: the records of a split. Out: pixels of those that could be read, which ones they are, and an ImageError for each
-other one. What does not fit the budget goes to a file of the user's cache folder, which the next run finds again by
-the listing of the source files and the preprocessing.
+other one. What does not fit the budget goes to a file of the user's cache folder (decoded_cache.py).
 """
 
+import contextlib
 import hashlib
-import json
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import PIL
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from vitrail import fsio
-from vitrail.config import Preprocessing, to_json
-from vitrail.data.decode import load_image
+from vitrail.config import Preprocessing
+from vitrail.data.crops import load_whole
+from vitrail.data.decode import image_header, load_image
+from vitrail.data.decoded_cache import CachedPixels, Chunk, Decoded, WholeImages
 from vitrail.data.fit import fit
 from vitrail.data.sources import Encoded, Packed, Split, check_whole
 from vitrail.errors import ImageError
-from vitrail.locations import decoded_cache
 from vitrail.progress import Bar
-from vitrail.reading import DAMAGE, open_regular, read_json_object
 
 T = TypeVar("T")
 
-_MAX_INDEX_BYTES = 1 << 30
-"""About a hundred million images."""
-
-# Raised whenever the decoder gives other pixels, so that no older file is taken for the new ones.
-_CACHE_VERSION = 1
 # One task of a thread: enough small images to hide its cost, few large ones, so that all threads end at once.
 _TASK_RECORDS = (8, 64)
 _TASK_BYTES = 1 << 20
 _MAX_THREADS = 32
 # Bytes of encoded images that one task has, and that wait for all threads: what a table holds may be large.
 _RECORDS_BYTES, _WAITING_BYTES = 8 << 20, 48 << 20
-DECODING = tuple(
-    ["decode_size", "resize_mode", "resize_filter", "resize_size", "crop_rounding", "fast_decoding", "icc", "channels"],
-)
-"""What of a preprocessing decides the decoded pixels."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Pixels of the readable records, their positions among all, and the errors of the others in order."""
-
-    pixels: UInt8[np.ndarray, "N C H W"]
-    kept: Int64[np.ndarray, "N"]
-    errors: tuple[ImageError, ...]
-    pixels_sha256: str
+_UNLIMITED = 1 << 62
+_SAMPLED = 64
+"""Images whose headers tell how large all of them are."""
 
 
 def decode_split(
-    split: Split, preprocessing: Preprocessing, *, listing: str, ram_budget_bytes: int, progress: bool, title: str
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    listing: str,
+    ram_budget_bytes: int,
+    progress: bool,
+    title: str,
+    cache_bytes: int = _UNLIMITED,
 ) -> Decoded:
     """Decode a whole split.
 
@@ -73,8 +59,9 @@ def decode_split(
         ram_budget_bytes: pixels that take more than this go to a mapped file.
         progress: show a bar on stderr.
         title: of the bar.
+        cache_bytes: what all mapped files together may take.
     Raises:
-        SaveError: the cache file cannot be written.
+        SaveError: the cache file cannot be written, or there is no room for it.
     """
     shape = (len(split), preprocessing.num_channels, *preprocessing.decode_size)
     if split.packed and (len(split.packed.rows) == len(split.packed.pixels) or math.prod(shape) <= ram_budget_bytes):
@@ -83,12 +70,99 @@ def decode_split(
     if math.prod(shape) <= ram_budget_bytes:
         pixels = np.empty(shape, dtype=np.uint8)
         return _in_memory(pixels, _decoded_chunks(split, preprocessing, bar_title, into=pixels))
-    chunks = _decoded_chunks(split, preprocessing, bar_title)
-    folder = decoded_cache() / _cache_key(split, preprocessing, listing)
-    return _mapped(folder, len(split), shape[1:]) or _write_and_map(folder, chunks, shape)
+    cached = CachedPixels(split, preprocessing, listing)
+    found = cached.find()
+    if found is None:
+        cached.make_room(math.prod(shape), cache_bytes)
+        cached.write(_decoded_chunks(split, preprocessing, bar_title))
+        found = cached.find()
+        assert found is not None, "a cache file that was just written is readable"
+    return found
 
 
-def _in_memory(pixels: UInt8[np.ndarray, "N C H W"], chunks: Iterator["_Chunk"]) -> Decoded:
+def decode_whole(
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    listing: str,
+    in_memory: bool,
+    progress: bool,
+    title: str,
+    cache_bytes: int = _UNLIMITED,
+) -> WholeImages:
+    """Decode a whole split to images of their own sizes, of which random crops can be cut.
+
+    Args:
+        in_memory: False: to a mapped file.
+    Raises:
+        SaveError: as `decode_split`.
+    """
+    most = whole_side(preprocessing)
+    chunks = _whole_chunks(split, preprocessing, most, title if progress else None)
+    if in_memory:
+        parts = list(chunks)
+        pixels = np.concatenate([np.zeros(0, np.uint8), *(part.pixels for part in parts)])
+        shapes = np.array([shape for part in parts for shape in part.shapes], np.int64).reshape(-1, 2)
+        kept = np.array([position for part in parts for position in part.kept], np.int64)
+        errors = tuple(error for part in parts for error in part.errors)
+        return WholeImages(pixels, shapes, kept, errors, hashlib.sha256(pixels.data).hexdigest())
+    cached = CachedPixels(split, preprocessing, listing, f"whole-{most}-")
+    found = cached.find_whole()
+    if found is None:
+        cached.make_room(whole_bytes(split, preprocessing), cache_bytes)
+        cached.write(chunks)
+        found = cached.find_whole()
+        assert found is not None, "a cache file that was just written is readable"
+    return found
+
+
+def whole_split(split: Split, whole: WholeImages) -> Split:
+    """The readable examples of a split, their records the decoded images [h, w, 3] or [h, w]."""
+    num_channels = len(whole.pixels) // max(1, int(whole.shapes.prod(1).sum()))
+    starts = np.concatenate(([0], np.cumsum(whole.shapes.prod(1) * num_channels)))
+
+    def read(positions: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
+        for at in positions.tolist():
+            shape = (*whole.shapes[at].tolist(), *((num_channels,) if num_channels > 1 else ()))
+            yield whole.pixels[starts[at] : starts[at + 1]].reshape(shape)
+
+    return Split(split.labels[whole.kept], [split.names[int(i)] for i in whole.kept], read)
+
+
+def whole_side(preprocessing: Preprocessing) -> int:
+    """The shorter side in pixels above which images that are kept whole are made smaller: twice that of the input."""
+    return 2 * max(preprocessing.image_size)
+
+
+def fitted_bytes(split: Split, preprocessing: Preprocessing) -> int:
+    """Bytes of the images at the size of the input."""
+    return len(split) * preprocessing.num_channels * math.prod(preprocessing.decode_size)
+
+
+def whole_bytes(split: Split, preprocessing: Preprocessing) -> int:
+    """About how many bytes the images take, whole: from the headers of some of them."""
+    most, total, seen = whole_side(preprocessing), 0.0, 0
+    for width, height in sizes_of(split):
+        scale = min(1.0, most / min(width, height))
+        total, seen = total + width * height * scale**2, seen + 1
+    return round(total / max(1, seen) * len(split)) * preprocessing.num_channels
+
+
+def sizes_of(split: Split, most: int = _SAMPLED) -> list[tuple[int, int]]:
+    """Width and height, as they are stored, of some readable images spread evenly over a split."""
+    sizes: list[tuple[int, int]] = []
+    places = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(np.int64))
+    for record in split.read(places):
+        with contextlib.suppress(ImageError):
+            if isinstance(record, np.ndarray):
+                sizes.append((record.shape[1], record.shape[0]))
+            else:
+                header = image_header(record)
+                sizes.append((header.width, header.height))
+    return sizes
+
+
+def _in_memory(pixels: UInt8[np.ndarray, "N C H W"], chunks: Iterator[Chunk]) -> Decoded:
     """Close the gaps that unreadable records left in `pixels`, which the chunks are parts of."""
     kept: list[int] = []
     errors: list[ImageError] = []
@@ -116,19 +190,12 @@ def _unpacked(packed: Packed) -> Decoded:
 # ---- decoding ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    pixels: UInt8[np.ndarray, "n C H W"]
-    kept: list[int]
-    errors: list[ImageError]
-
-
 def _decoded_chunks(
     split: Split,
     preprocessing: Preprocessing,
     title: str | None,
     into: UInt8[np.ndarray, "N C H W"] | None = None,
-) -> Iterator[_Chunk]:
+) -> Iterator[Chunk]:
     """Decode in order, in threads, a bounded number of records waiting, each `into` its row where that is given.
 
     Pillow decodes and resizes without the interpreter lock, so photographs use all cores. Of tiny images one core
@@ -136,11 +203,39 @@ def _decoded_chunks(
     """
     bar = Bar(len(split), title=title or "", enabled=title is not None)
 
-    def tasks() -> Iterator[tuple[Callable[[], _Chunk], int]]:
+    def tasks() -> Iterator[tuple[Callable[[], Chunk], int]]:
         for start, records in _tasks(split, preprocessing):
             rows = slice(start, start + len(records))
             names, place = split.names[rows], None if into is None else into[rows]
             yield partial(_decode_records, records, names, start, preprocessing, place), sum(map(num_bytes, records))
+
+    with bar:
+        for chunk in in_threads(tasks()):
+            bar.advance(len(chunk.kept) + len(chunk.errors))
+            yield chunk
+
+
+def _whole_chunks(split: Split, preprocessing: Preprocessing, most: int, title: str | None) -> Iterator[Chunk]:
+    """Images of their own sizes, in order."""
+    bar = Bar(len(split), title=title or "", enabled=title is not None)
+
+    def decode(records: list[Encoded], names: Sequence[str], start: int) -> Chunk:
+        images: list[np.ndarray] = []
+        kept: list[int] = []
+        errors: list[ImageError] = []
+        for offset, (record, name) in enumerate(zip(records, names, strict=True)):
+            try:
+                images.append(load_whole(record, preprocessing, most, name=name))
+                kept.append(start + offset)
+            except ImageError as error:
+                errors.append(error)
+        pixels = np.concatenate([np.zeros(0, np.uint8), *(image.reshape(-1) for image in images)])
+        return Chunk(pixels, kept, errors, [(image.shape[0], image.shape[1]) for image in images])
+
+    def tasks() -> Iterator[tuple[Callable[[], Chunk], int]]:
+        for start, records in _tasks(split, preprocessing):
+            names = split.names[start : start + len(records)]
+            yield partial(decode, records, names, start), sum(map(num_bytes, records))
 
     with bar:
         for chunk in in_threads(tasks()):
@@ -202,7 +297,7 @@ def _decode_records(
     start: int,
     preprocessing: Preprocessing,
     into: UInt8[np.ndarray, "n C H W"] | None,
-) -> _Chunk:
+) -> Chunk:
     shape = (len(records), preprocessing.num_channels, *preprocessing.decode_size)
     pixels = np.empty(shape, dtype=np.uint8) if into is None else into
     kept: list[int] = []
@@ -216,60 +311,4 @@ def _decode_records(
             kept.append(start + offset)
         except ImageError as error:
             errors.append(error)
-    return _Chunk(pixels[: len(kept)], kept, errors)
-
-
-# ---- the cache file ----------------------------------------------------------------------------------------------
-
-
-def _cache_key(split: Split, preprocessing: Preprocessing, listing: str) -> str:
-    digest = hashlib.sha256()
-    settings = to_json(preprocessing)
-    relevant = {name: settings[name] for name in DECODING}
-    digest.update(json.dumps([_CACHE_VERSION, PIL.__version__, listing, relevant], sort_keys=True).encode())
-    for name in split.names:
-        digest.update(name.encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()[:32]
-
-
-def _write_and_map(folder: Path, chunks: Iterator[_Chunk], shape: tuple[int, ...]) -> Decoded:
-    """Stream the pixels to the file; index.json is written last and says that it is complete."""
-    kept: list[int] = []
-    errors: list[ImageError] = []
-    digest = hashlib.sha256()
-    with fsio.writing(folder / "pixels.bin") as file:
-        for chunk in chunks:
-            file.write(chunk.pixels.data)
-            digest.update(chunk.pixels.data)
-            kept += chunk.kept
-            errors += chunk.errors
-    index = {
-        "kept": kept,
-        "errors": [{"name": error.name, "reason": error.reason} for error in errors],
-        "pixels_sha256": digest.hexdigest(),
-    }
-    fsio.write_json(folder / "index.json", index)
-    mapped = _mapped(folder, shape[0], shape[1:])
-    assert mapped is not None, "a cache file that was just written is readable"
-    return mapped
-
-
-def _mapped(folder: Path, num_records: int, image_shape: tuple[int, ...]) -> Decoded | None:
-    """The pixels of an earlier run, or None where there are none or they are not whole."""
-    path = folder / "pixels.bin"
-    try:
-        index = read_json_object(folder / "index.json", _MAX_INDEX_BYTES)
-        kept = np.array(index["kept"], dtype=np.int64)
-        errors = tuple(ImageError(error["reason"], error["name"]) for error in index["errors"])
-        shape = (len(kept), *image_shape)
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-        is_ascending = bool(np.all(np.diff(kept, prepend=-1, append=num_records) > 0))
-        if size != math.prod(shape) or len(kept) + len(errors) != num_records or not is_ascending:
-            return None
-        # Copy on write: the array counts as writable, which torch asks for, and the file stays as it is. An empty
-        # file cannot be mapped.
-        pixels = np.memmap(path, dtype=np.uint8, mode="c", shape=shape) if len(kept) else np.empty(shape, np.uint8)
-        return Decoded(pixels, kept, errors, str(index["pixels_sha256"]))
-    except DAMAGE:
-        return None
+    return Chunk(pixels[: len(kept)], kept, errors)

@@ -44,6 +44,8 @@ _CHANGEABLE = (
     "evaluation.batch_size",
     "data.root",
     "data.ram_budget_mib",
+    "data.cache_gib",
+    "data.ahead_mib",
     "checkpoint.",
     "parallel.",
 )

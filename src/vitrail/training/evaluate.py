@@ -13,7 +13,7 @@ from torch import Tensor
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
-from vitrail.data import ImageSet, batches
+from vitrail.data import ImageSet, OnDemand, batches
 from vitrail.distributed import World
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
@@ -143,18 +143,41 @@ def evaluate(
     was_training = model.training
     model.eval()
     rows = _Rows(keeps_logits(len(image_set), len(image_set.classes)))
+    lost: list[tuple[int, str, str]] = []
+    done = 0
     with Bar(len(mine), title=image_set.split, keep=False, enabled=progress) as bar:
         for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
             logits = runtime(images) if runtime else model(images, interpolate_pos_encoding=other_size)["logits"]
-            counts.add(logits.float(), batch.labels, rows.add(logits.float(), batch.labels))
+            logits, row = logits.float(), rows.add(logits.float(), batch.labels.clamp(min=0))
+            lost += [(int(mine[done + place]), error.name, error.reason) for place, error in batch.errors.items()]
+            done += len(batch.labels)
+            read = batch.labels >= 0 if batch.errors else slice(None)  # what is black gets no answer
+            counts.add(logits[read], batch.labels[read], {name: values[read] for name, values in row.items()})
             bar.advance(len(batch.labels))
             if on_batch and on_batch():
                 counts.stopped = True
                 break
     model.train(was_training)
+    image_set, read, count = _readable(image_set, lost, world)
     found = counts.summed(world, image_set)
-    return replace(found, predictions=rows.gathered(world, image_set))
+    return replace(found, predictions=rows.gathered(world, image_set, read, count))
+
+
+def _readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: World) -> tuple[ImageSet, np.ndarray, int]:
+    """The examples that were read, their places among all, and how many all are.
+
+    Args:
+        lost: place, name and reason of those that this process could not read.
+    """
+    count = len(image_set)
+    if isinstance(image_set.images, OnDemand):
+        lost = sorted(one for part in world.gather(lost) for one in part)
+    read = np.setdiff1d(np.arange(count), [place for place, *_ in lost])
+    if lost:
+        errors = (*image_set.errors, *(ImageError(reason, name) for _, name, reason in lost))
+        image_set = replace(image_set.take(read), errors=errors)
+    return image_set, read, count
 
 
 class _Counts:
@@ -222,8 +245,13 @@ class _Rows:
         self.parts.append(row)
         return row
 
-    def gathered(self, world: World, image_set: ImageSet) -> Predictions | None:
-        """The rows of all processes, on the first of them. All must call it."""
+    def gathered(self, world: World, image_set: ImageSet, read: np.ndarray, count: int) -> Predictions | None:
+        """The rows of all processes, on the first of them. All must call it.
+
+        Args:
+            image_set: the examples that were read.
+            read: their places among all, of which there are `count`.
+        """
         if not self.parts:  # fewer images than processes
             self.add(torch.zeros(0, len(image_set.classes)), torch.zeros(0, dtype=torch.int64))
         mine = {name: torch.cat([part[name] for part in self.parts]).cpu().numpy() for name in self.parts[0]}
@@ -232,9 +260,10 @@ class _Rows:
             return None
         rows: dict[str, np.ndarray] = {}
         for name, array in several[0].items():
-            rows[name] = np.empty((len(image_set), *array.shape[1:]), array.dtype)
+            every = np.empty((count, *array.shape[1:]), array.dtype)
             for rank, part in enumerate(several):
-                rows[name][rank :: world.size] = part[name]
+                every[rank :: world.size] = part[name]
+            rows[name] = every[read] if len(read) < count else every
         return ordered_by_id(
             Predictions(
                 split=image_set.split,

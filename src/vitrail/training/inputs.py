@@ -1,16 +1,18 @@
 """From the images of a batch to the model's input: augmented, mixed, and this process's share of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int64
 from torch import Tensor
 
-from vitrail.augment import Augment, Mix
+from vitrail.augment import Augment, Mix, targets_of
 from vitrail.config import Preprocessing, RunConfig
 from vitrail.config.vit import token_stride
-from vitrail.data import Batch, balanced_order, epoch_order
+from vitrail.data import Batch, Crop, ImageSet, OnDemand, Order, balanced_order, batches, epoch_order
+from vitrail.data.streaming.order import ExactOrder, StreamOrder
 from vitrail.distributed import World
 from vitrail.training.schedule import scaled_size
 
@@ -21,20 +23,51 @@ class Inputs:
     Args:
         config: of the run.
         preprocessing: of the model.
-        num_labels: classes.
+        train_set: the examples.
         world: the processes that share a batch.
     """
 
-    def __init__(self, config: RunConfig, preprocessing: Preprocessing, num_labels: int, world: World) -> None:
-        self.config, self.preprocessing, self.world = config, preprocessing, world
-        self.augment = Augment(config.augment, preprocessing, seed=config.seed)
-        self.mix = Mix(config.augment, num_labels, seed=config.seed)
+    def __init__(self, config: RunConfig, preprocessing: Preprocessing, train_set: ImageSet, world: World) -> None:
+        self.config, self.preprocessing, self.train_set, self.world = config, preprocessing, train_set, world
+        self._cuts = isinstance(train_set.images, OnDemand) and config.augment.resized_crop < 1
+        self.augment = Augment(config.augment, preprocessing, seed=config.seed, crops_come_first=self._cuts)
+        self.mix = Mix(config.augment, len(train_set.classes), seed=config.seed)
 
-    def order(self, epoch: int, labels: np.ndarray) -> np.ndarray:
+    def order(self, epoch: int) -> Int64[np.ndarray, "M"] | Order:
         """Positions of the training examples in one epoch."""
-        if self.config.data.balance == "sampling":
-            return balanced_order(self.config.seed, epoch, labels)
-        return epoch_order(self.config.seed, epoch, len(labels))
+        seed, settings, starts = self.config.seed, self.config.data, self.train_set.chunk_starts
+        if settings.balance == "sampling":
+            return balanced_order(seed, epoch, self.train_set.labels)
+        if starts is None:
+            return epoch_order(seed, epoch, len(self.train_set))
+        if settings.shuffle == "exact":
+            return ExactOrder(len(self.train_set), seed, epoch)
+        return StreamOrder(np.diff(starts), seed, epoch, lanes=settings.lanes, window=settings.window)
+
+    def batches(self, epoch: int, first: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of an epoch from the one with number `first` on, this process's part of each."""
+        order, size = self.order(epoch), self.config.data.batch_size
+        if self.train_set.follow and isinstance(order, StreamOrder):
+            self.train_set.follow(order, self.order(epoch + 1), first * size)
+        crops = self._crops(epoch) if self._cuts else None
+        pick = self.pick(epoch)
+        return batches(self.train_set, order, size, device=device, start=first, pick=pick, crops=crops)
+
+    def _crops(self, epoch: int) -> Callable[[int, int, np.ndarray], list[Crop]]:
+        """The part of each image that is decoded, from the number of a batch, its size and the ids in it."""
+
+        def crops(batch_number: int, size: int, ids: np.ndarray) -> list[Crop]:
+            drawn_by = self._ids(torch.from_numpy(ids), epoch, batch_number, size)
+            return [Crop(*values) for values in self.augment.crops(drawn_by, epoch).tolist()]
+
+        return crops
+
+    def _ids(self, ids: Tensor, epoch: int, batch_number: int, size: int) -> Tensor:
+        """What the random numbers of each image depend on: its id, or its place where it may come twice in an epoch."""
+        if self.config.data.balance == "none":
+            return ids
+        places = batch_number * self.config.data.batch_size + self._places(size, epoch, batch_number)
+        return torch.from_numpy(places).to(ids.device)
 
     def pick(self, epoch: int) -> Callable[[int, np.ndarray], np.ndarray] | None:
         """What this process needs of a batch, from its number and positions; None: all of it.
@@ -69,10 +102,7 @@ class Inputs:
         Returns:
             Float images [B, C, H, W]; targets int64 [B] or float [B, L]; how many of the images count here.
         """
-        ids = batch.ids
-        if self.config.data.balance != "none":  # an image that comes twice in an epoch is augmented in two ways
-            places = batch_number * self.config.data.batch_size + self._places(size, epoch, batch_number)
-            ids = torch.from_numpy(places).to(ids.device)
+        ids = self._ids(batch.ids, epoch, batch_number, size)
         images, targets = self.augment(batch.images, ids, epoch), batch.labels
         own = self.world.share_of(size)
         if self.config.augment.mixup or self.config.augment.cutmix:
@@ -81,6 +111,8 @@ class Inputs:
             else:
                 mixing, half = self.mix.draw(size, epoch, batch_number), max(1, own.stop - own.start)
                 images, targets = self.mix.apply(mixing, images[:half], targets[:half], images[half:], targets[half:])
+        elif batch.errors:
+            targets = targets_of(targets, len(self.train_set.classes)).float()
         if scale < 1:
             side = scaled_size(self.preprocessing.image_size, scale, token_stride(self.config.model))
             images = F.interpolate(images, size=side, mode="bilinear", antialias=True)

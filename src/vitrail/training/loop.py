@@ -18,6 +18,7 @@ from vitrail.data import Batch
 from vitrail.errors import Interrupted, shell_word
 from vitrail.model import ViT
 from vitrail.run import Score
+from vitrail.terminal import say
 from vitrail.training import nonfinite, transfer
 from vitrail.training.calibration import calibrate_file, calibration_line
 from vitrail.training.checkpointing import Checkpointer
@@ -63,15 +64,12 @@ def train_until_due(run: Run, state: State, reporter: Reporter, stop: StopReques
     Returns:
         The signal that a process was asked to stop with; 0: none.
     """
-    config, times, train_set, signal_number = run.config, run.timetable, run.sets.train, 0
+    config, times, signal_number = run.config, run.timetable, 0
     run.world.wait_for_all()  # the first one may still write
     epoch, first = divmod(state.step, times.steps_per_epoch)
-    every, order = config.checkpoint.every_steps, run.inputs.order(epoch, train_set.labels)
+    every = config.checkpoint.every_steps
     transfer.to_training(run.train_step.model, config.optim, state.step / times.schedule_steps)
-    batches = data.batches(
-        train_set, order, config.data.batch_size, device=run.device, start=first, pick=run.inputs.pick(epoch)
-    )
-    clock = _Clock(waits := data.Timed(batches))
+    clock = _Clock(waits := data.Timed(run.inputs.batches(epoch, first, run.device)))
     for batch in waits:
         unfreeze_if_due(run, state)
         run.world.report_progress("train", state.step + 1)
@@ -163,6 +161,15 @@ def report_step(run: Run, state: State, reporter: Reporter, done: Done, clock: _
     reporter.stepped(state.step, done.scale, done.size, clock.step_seconds, None if done.skipped else done.loss)
 
 
+def name_unreadable(run: Run, state: State, reporter: Reporter, done: Done, clock: _Clock) -> None:
+    """Name the images of a batch that could not be read, each once: they counted nothing."""
+    for error in (error for error in done.batch.errors.values() if error.name not in reporter.named):
+        reporter.named.add(error.name)
+        reporter.bar.line(f"counts nothing in training: {error}") if run.world.is_first else say(str(error))
+        if run.world.is_first:
+            run.run_dir.log({"step": state.step, "unreadable": error.name, "error": error.reason})
+
+
 def check_skipped(run: Run, state: State, reporter: Reporter, done: Done, clock: _Clock) -> None:
     """Name what made a step worthless; stop the run after too many in a row. All processes agree."""
     if done.skipped != "not finite":
@@ -203,6 +210,7 @@ def show_loss(run: Run, state: State, reporter: Reporter, done: Done, clock: _Cl
 
 AFTER_EACH_STEP: tuple[Callable[[Run, State, Reporter, Done, _Clock], None], ...] = (
     report_step,
+    name_unreadable,
     check_skipped,
     log_loss,
     show_loss,

@@ -145,6 +145,7 @@ class Reporter:
         self._began, self._has_told = time.monotonic(), False
         self._images, self._with_loss, self._seconds = 0, 0, 0.0
         self._loss: Tensor | None = None
+        self.named: set[str] = set()  # unreadable images, each told once
         self.bar.left = self._left
 
     def stepped(self, step: int, scale: float, size: int, seconds: float, loss: Tensor | None) -> None:

@@ -77,7 +77,11 @@ def load_sets(config: RunConfig, world: World, source: Source | None = None, *, 
     for turn in (True, False):
         if (world.local_rank == 0) == turn:
             wanted = ("train", config.evaluation.split, *(("test",) if config.evaluation.test_best else ()))
-            splits = data.load(config.data, wanted, source=source, progress=progress)
+            random_crops = config.augment.resized_crop < 1 and config.probe.method == "none"
+            splits = data.load(
+                config.data, wanted, source=source, progress=progress, random_crops=random_crops,
+                shared=world.size > 1,
+            )  # fmt: skip
         world.gather(None)
     return Sets(
         train=splits["train"],
@@ -108,5 +112,6 @@ def check_same_data(spec: str, stored: dict[str, dict[str, object]], found: dict
                 f"{spec}: the {split} split is not the one that this run was started with.",
                 got=f"{described['num_examples']} examples, fingerprint {str(described['fingerprint'])[:16]}",
                 expected=f"fingerprint {str(before or 'of no such split')[:16]}",
-                do="Restore the data as they were, or start a new run.",
+                do="Restore the data as they were (and data.ram-budget-mib, which decides how images are kept), or "
+                "start a new run.",
             )

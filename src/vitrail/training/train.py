@@ -172,7 +172,7 @@ def build_run(
         device=device,
         sets=sets,
         train_step=train_step,
-        inputs=Inputs(config, sets.preprocessing, len(sets.train.classes), world),
+        inputs=Inputs(config, sets.preprocessing, sets.train, world),
         timetable=timetable(config, len(sets.train)),
         environment=describe_environment(
             config,

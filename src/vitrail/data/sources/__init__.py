@@ -65,6 +65,10 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
         )
     if spec in NAMED_SETS:
         return open_named(spec, config.root, may_download=may_download, progress=progress)
+    from vitrail.data.streaming.opening import is_stream, open_stream  # which stands on this room
+
+    if is_stream(spec):
+        return open_stream(spec, config, progress=progress)
     if spec.startswith("hf:"):
         return open_hub(spec)
     path = Path(os.path.expanduser(spec))

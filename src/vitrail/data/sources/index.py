@@ -160,7 +160,9 @@ def take_rows(split: Split, positions: Int64[np.ndarray, "M"]) -> Split:
         return split.read(positions[inner])
 
     names = [split.names[int(position)] for position in positions]
-    return Split(split.labels[positions], names, read, split.packed and split.packed.take_rows(positions))
+    starts = None if split.chunk_starts is None else np.searchsorted(positions, split.chunk_starts)
+    packed = split.packed and split.packed.take_rows(positions)
+    return Split(split.labels[positions], names, read, packed, starts, split.follow)
 
 
 def nfc(name: str) -> str:

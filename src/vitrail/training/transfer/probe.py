@@ -4,7 +4,6 @@ The features are computed once, on the device; scikit-learn does the rest. What 
 fine-tuning has to beat.
 """
 
-import dataclasses
 import time
 import warnings
 from collections.abc import Callable
@@ -66,13 +65,7 @@ def sample(image_set: ImageSet, count: int, seed: int) -> ImageSet:
     if len(image_set) <= count:
         return image_set
     chosen = np.sort(epoch_order(seed, 0, len(image_set))[:count])
-    return dataclasses.replace(
-        image_set,
-        images=image_set.images[chosen],
-        labels=image_set.labels[chosen],
-        ids=image_set.ids[chosen],
-        names=[image_set.names[int(i)] for i in chosen],
-    )
+    return image_set.take(chosen)
 
 
 @torch.inference_mode()
