@@ -89,15 +89,22 @@ def command(model: Path, source: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "vitrail", "predict", str(model), str(source), "-o", str(out), "--json", *more]
 
 
+PEAK = """
+import sys
+from vitrail.cli import main
+status = main(sys.argv[1:])
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(peak.split()[1], file=sys.stderr)
+sys.exit(status)
+"""
+
+
 def finished(words: list[str]) -> tuple[dict[str, Any], float, float]:
     """The answer of a call, its peak memory in MiB and its seconds."""
     start = time.perf_counter()
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment())
-    assert process.stdout is not None
-    answer = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, answer
-    return json.loads(answer), usage.ru_maxrss / 1024, time.perf_counter() - start
+    fresh = [sys.executable, "-c", PEAK, *words[3:]]
+    done = subprocess.run(fresh, capture_output=True, text=True, env=environment(), check=True)
+    return json.loads(done.stdout), int(done.stderr.split()[-1]) / 1024, time.perf_counter() - start
 
 
 def environment() -> dict[str, str]:

@@ -78,7 +78,7 @@ def remote_units(address: str) -> list[Unit]:
         missing = re.search(r"[Ii]nstall (\w+)", str(error)) if isinstance(error, ImportError) else None
         raise DataError(
             f"{_public(address)}: cannot be read.",
-            got=_public(str(error) or type(error).__name__),
+            got=_public(f"{type(error).__name__}: {error}"),
             do=install_hint(missing[1]) if missing else None,
         ) from error
     if not tars:
