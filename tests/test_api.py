@@ -289,6 +289,12 @@ def test_check_data(photos: Path, tmp_path: Path) -> None:
     assert sum(map(len, vitrail.load_data(tmp_path / "clean.csv").values())) == found["num_kept"]
 
 
+def test_batch_predictor(run: vitrail.RunResult, photos: Path) -> None:
+    paths = sorted(map(str, photos.rglob("*.png")))[:5]
+    answers = vitrail.BatchPredictor(run.run)({"path": paths})
+    assert list(answers["label"]) == [one.label for one in vitrail.predict(run.run, paths)]
+
+
 def test_save_and_load(tmp_path: Path) -> None:
     config = vitrail.ViTConfig.named("Ti/16", image_size=32, num_labels=2, num_hidden_layers=1)
     model = vitrail.ViT(config).eval()

@@ -1,5 +1,7 @@
 """Where torch is not installed, an exported file gives what the model gives where it is, for files of every kind."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -108,3 +110,20 @@ def test_what_needs_torch_says_what_to_install(words: list[str], tmp_path: Path)
     assert done.returncode == 2
     assert "vitrail[train]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_many_images_are_predicted_into_a_folder(exported: Path, folder: Path, tmp_path: Path, form: str) -> None:
+    code = "from vitrail.cli import main; sys.exit(main(['predict', *sys.argv[1:], '--json']))"
+    answer = json.loads(without_torch(code, exported, folder, "-o", tmp_path / "out", "--to", form, "--top", "2"))
+    assert answer["total"] == {"rows": 23, "errors": 2}
+    assert answer["engine"]["engine"] == "onnx"
+    (part,) = (tmp_path / "out").glob("part-*")
+    if form == "csv":
+        rows = list(csv.DictReader(io.StringIO(part.read_text())))
+    else:
+        rows = pytest.importorskip("pyarrow.parquet").read_table(part).to_pylist()
+    good = [row for row in rows if not row["error"]]
+    for row, expected in zip(good, vitrail.predict(exported, [folder / row["key"] for row in good]), strict=True):
+        assert row["label"] == expected.label
+        assert float(row["score"]) == pytest.approx(expected.probability, abs=1e-5)

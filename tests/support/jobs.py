@@ -203,3 +203,17 @@ def train_with_nan(
     loop.take_step = spoilt
     loop.AFTER_EACH_STEP = (*loop.AFTER_EACH_STEP, mended)
     train_tiny(run, sections=sections)
+
+
+def predict_and_die(words: list[str], at: int, after: bool) -> None:
+    """`vitrail predict -o`; the process is gone at one operation of the file system. -1: writes how many there are."""
+    from vitrail.cli import main
+
+    torch.set_num_threads(1)
+    dying = Dying(at, after)
+    with fsio.use_file_system(dying):
+        status = main(["predict", *words])
+    if status:
+        raise SystemExit(status)
+    if at < 0:
+        (Path(words[words.index("-o") + 1]) / "operations").write_text(str(dying.count))

@@ -129,10 +129,10 @@ class Job:
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read.", got=error, do="Choose another folder with -o.") from error
         for name in (*_WORDS, *self.about):
-            if there.get(name) != self.about[name]:
+            if there.get(name) != self.about.get(name):
                 raise RunError(
                     f"{shown(self.out)}: holds predictions of another {_WORDS.get(name, name)}.",
-                    got=_short(name, self.about[name]),
+                    got=_short(name, self.about.get(name)),
                     expected=f"{_short(name, there.get(name))}, as the parts that are there",
                     do="Give the same model, input and options to go on, or another folder with -o.",
                 )

@@ -78,7 +78,7 @@ def remote_units(address: str) -> list[Unit]:
         missing = re.search(r"[Ii]nstall (\w+)", str(error)) if isinstance(error, ImportError) else None
         raise DataError(
             f"{_public(address)}: cannot be read.",
-            got=_public(str(error) or type(error).__name__),
+            got=_public(f"{type(error).__name__}: {error}"),
             do=install_hint(missing[1]) if missing else None,
         ) from error
     if not tars:
@@ -205,4 +205,4 @@ def _remote_tar(fsspec: Any, url: str) -> _Tar:
 
 def _public(text: str) -> str:
     """An address, or a message with one, without its query: that may hold a signature."""
-    return shown(re.sub(r"(\w+://[^\s?]+)\?\S+", r"\1", text))
+    return shown(re.sub(r"\?[^\s=]*=\S*", "", text))
