@@ -92,7 +92,7 @@ def open_parquet(files: Sequence[Path], name: str, root: Path) -> Source:
 
 def row_groups(path: Path) -> tuple[Columns, list[int]]:
     """The image column of a file, and the rows of each of its row groups; labels may be missing. Raises DataError."""
-    with _opened(path) as (raw, file, _):
+    with opened(path) as (raw, file, _):
         columns = find_columns(file.schema_arrow, path, needs_label=False)
         _check_rows(path, columns, file.metadata, raw.seek(0, os.SEEK_END))
         return columns, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -100,7 +100,7 @@ def row_groups(path: Path) -> tuple[Columns, list[int]]:
 
 def read_rows(path: Path, columns: Columns, rows: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
     """The images in some ascending rows of a file, one batch of rows in memory at a time. Raises DataError."""
-    return _Reader([(path, columns, int(rows[-1]) + 1 if len(rows) else 0)])(rows)
+    return Reader([(path, columns, int(rows[-1]) + 1 if len(rows) else 0)])(rows)
 
 
 @dataclass(frozen=True)
