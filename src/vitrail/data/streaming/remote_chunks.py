@@ -1,5 +1,6 @@
 """Chunks of remote shards: read from the cache of this machine, fetched when they are missing, and before that."""
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -75,10 +76,12 @@ class RemoteChunks:
 
         def work() -> None:
             while (number := uses.next(self.table.chunks["size"], limit)) is not None:
-                try:
+                with contextlib.suppress(VitrailError):  # the reader comes upon it, and says so
+                    size = int(self.table.chunks["size"][number])
+                    while not self.cache.has_room(self.key(number), size, self._next_use):
+                        if not uses.wait():
+                            return
                     self._had(number, may_wait=False)
-                except VitrailError:
-                    uses.forget()  # the reader comes upon it, and says so
 
         threading.Thread(
             target=uses.look_further, args=(self.table.chunks["size"], self.cache.limit_bytes), daemon=True
@@ -235,10 +238,11 @@ class _Uses:
             return max(int(self._first[number]), self._progress)
         return self._length + 1 + int(self._again[number]) if self._again[number] >= 0 else np.inf
 
-    def forget(self) -> None:
-        """Let those that wait look again."""
+    def wait(self) -> bool:
+        """Until the epoch has gone on, or a while; False: nothing more is to be fetched."""
         with self._changed:
-            self._changed.notify_all()
+            self._changed.wait(1.0)
+            return not self._is_stopped
 
     def stop(self) -> None:
         """Give out no more chunks."""
