@@ -1,5 +1,6 @@
 """A web server on this machine that gives ranges of files, slowly and wrongly where it is told to."""
 
+import contextlib
 import re
 import socket
 import struct
@@ -31,7 +32,7 @@ class RangeServer:
         self.etags = {path: f'"{len(content)}-1"' for path, content in files.items()}
         self.asked: Counter[tuple[str, int]] = Counter()
         self.seen: Counter[str] = Counter()
-        self.in_flight = self.most_in_flight = 0
+        self.waiting = self.most_waiting = 0
         self._lock = threading.Lock()
         server = self
 
@@ -39,16 +40,8 @@ class RangeServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                with server._lock:
-                    server.in_flight += 1
-                    server.most_in_flight = max(server.most_in_flight, server.in_flight)
-                try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     server._answer(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
-                finally:
-                    with server._lock:
-                        server.in_flight -= 1
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -87,7 +80,12 @@ class RangeServer:
         if fault in ("503", "500", "429"):
             return self._status(to, int(fault), "0" if fault != "500" else None)
         if fault == "latency":
+            with self._lock:
+                self.waiting += 1
+                self.most_waiting = max(self.most_waiting, self.waiting)
             time.sleep(0.05)
+            with self._lock:
+                self.waiting -= 1
         if fault == "shifted":
             start = max(start - 7, 0)
         self._body(to, content, start, stop, fault)
