@@ -121,9 +121,12 @@ def test_an_error_of_a_store_shows_no_signed_address() -> None:
     def fail(*_: object, **__: object) -> bytes:
         raise RuntimeError("403 for https://me:secret@cdn/x?Signature=secret, really")
 
-    objects._fs = type("Failing", (), {"info": fail, "cat_file": fail})()
+    objects._fs = type("Failing", (), {"info": fail, "cat_file": fail, "glob": fail})()
     with pytest.raises(Passing) as caught:
         objects._about("x.tar")
+    with pytest.raises(DataError, match="could not be read") as given_up:
+        stores.FsspecObjects.names(objects, "*.tar")
+    assert "secret" not in str(given_up.value)
     assert "secret" not in str(caught.value)
     assert "https://cdn/x" in str(caught.value)
 

@@ -44,8 +44,9 @@ def open_hub(spec: str) -> Source:
     """
     if "stream" in spec.partition("?")[2]:
         raise DataError(
-            f"{spec}: streaming is not supported: images are decoded once and kept, in an order that a seed decides.",
-            do=f"Give {spec.partition('?')[0]}; it is downloaded once.",
+            f"{spec}: streaming is not supported in this form.",
+            do=f"Give {spec.partition('?')[0]}, which is downloaded once; or stream its Parquet files: "
+            f"vitrail data index hf://datasets/{spec.partition('?')[0].removeprefix('hf:')} -o DIR, then --data DIR.",
         )
     try:
         import datasets

@@ -8,12 +8,15 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vitrail.data.streaming.places import check_address, printable
 from vitrail.data.streaming.table import Shard
 from vitrail.errors import DataError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,18 @@ class Objects(ABC):
 
     def about(self, name: str) -> tuple[int, str]:
         """Size in bytes, and the tag that changes with the object. Raises FileNotFoundError, DataError."""
+        return self._tried(f"{self.place}/{name}", lambda: self._about(name))
+
+    def _tried(self, address: str, attempt: Callable[[], T]) -> T:
+        """What an attempt gives that does not fail. Raises DataError, and what will not pass."""
         tries, began = 0, time.monotonic()
         while True:
             try:
                 with self._requests:
-                    return self._about(name)
+                    return attempt()
             except Passing as error:
                 tries += 1
-                self._pause(f"{self.place}/{name}", error, tries, began)
+                self._pause(address, error, tries, began)
 
     def fetch(self, shard: Shard, offset: int, length: int) -> bytes:
         """Bytes of an object, exactly as many as asked for.

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from vitrail.data.streaming.http_objects import HttpObjects
@@ -48,12 +49,15 @@ class FsspecObjects(Objects):
         found: list[str] = []
         for name in expanded(pattern):
             if re.search(r"[*?\[]", name):
-                with self._explained(f"{self.place}/{name}"):
-                    paths = sorted(map(str, self._fs.glob(f"{self._root}/{name}")))
+                paths = self._tried(f"{self.place}/{name}", partial(self._glob, name))
                 found += [path.removeprefix(f"{self._root}/") for path in paths]
             else:
                 found.append(name)
         return list(dict.fromkeys(found))
+
+    def _glob(self, pattern: str) -> list[str]:
+        with self._explained(f"{self.place}/{pattern}"):
+            return sorted(map(str, self._fs.glob(f"{self._root}/{pattern}")))
 
     def _about(self, name: str) -> tuple[int, str]:
         with self._explained(f"{self.place}/{name}"):
