@@ -357,12 +357,6 @@ def check_writable(directory: Path, needed_bytes: int) -> None:
         )
 
 
-def free_bytes(directory: Path) -> int:
-    """Room on the disk of a directory, which need not exist yet."""
-    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    return _file_system.free_bytes(existing)
-
-
 @contextlib.contextmanager
 def _explained(path: Path, needed_bytes: int = 0) -> Iterator[None]:
     """Turn an OSError into a SaveError that names the path, the reason, and the room needed and left."""

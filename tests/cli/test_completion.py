@@ -66,7 +66,7 @@ def test_recipes_and_data_sets(scripts: Path) -> None:
     assert offered(scripts, "finetune", "w", "--recipe", "lin") == ["linear-probe"]
     assert set(NAMED_DATA) == set(NAMED_SETS)
     assert offered(scripts, "train", "digits", "--data", "cifar") == ["cifar10", "cifar100"]
-    assert offered(scripts, "data", "") == ["info", "check", "download", "pack", *NAMED_DATA]
+    assert offered(scripts, "data", "") == ["info", "check", "download", "pack", "index", "simulate", *NAMED_DATA]
 
 
 @pytest.mark.parametrize("verb", ["train", "finetune"])

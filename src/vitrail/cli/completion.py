@@ -25,7 +25,7 @@ _VALUES = {
 _NAMES = {
     "train": recipes.from_scratch(),
     "bench": recipes.names(),
-    "data": ["info", "check", "download", "pack", *NAMED_DATA],
+    "data": ["info", "check", "download", "pack", "index", "simulate", *NAMED_DATA],
 }
 """What stands by itself after a verb, beside names of files."""
 _TOP = ("--help", "--version", "--json", "--print-completion")

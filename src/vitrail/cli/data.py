@@ -1,9 +1,10 @@
-"""Look at a data set, download a named one, decode it once and for all, or index what is streamed.
+"""Look at a data set, download a named one, decode it once and for all, or index and plan what is streamed.
 
 `vitrail data info SPEC` says what is in it; `vitrail data check SPEC` reads all of it and names what is wrong, with
 --near also what only looks wrong: copies that were re-saved or cropped, leaks between splits, doubtful labels;
 `vitrail data download NAME` downloads and verifies it; `vitrail data pack SPEC DST` writes its decoded images;
-`vitrail data index SPEC -o DIR` reads the headers of tar shards, local or s3://, gs://, hf://, https://.
+`vitrail data index SPEC -o DIR` reads the headers of tar shards, local or s3://, gs://, hf://, https://;
+`vitrail data simulate SPEC` says what a cluster would see that trains on them.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitrail.cli import data_streams
+from vitrail.cli import data_simulate, data_streams
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.settings import as_flag
 from vitrail.cli.values import add_size_option
@@ -19,16 +20,21 @@ from vitrail.config import DataConfig
 from vitrail.errors import ConfigError, shell_word, shown
 from vitrail.terminal import Heading
 
-_ACTIONS = ("info", "check", "download", "pack", "index")
+_ACTIONS = ("info", "check", "download", "pack", "index", "simulate")
 _MOST_CLASSES = 40
 _IMBALANCED = 10
 _MOST_DETAILS = 40
 _FEWEST_CLASSES = 20
 _MOST_RANKED = 5
-_OF_CHECK = ("near", "model", "gallery", "write_manifest", "strict")
-"""Options of `data check`."""
 _OF_PACK = ("image_size", "channels", "resize_mode", "fast_decoding", "icc")
 """Options of `data pack`, named as the settings of a run that they are."""
+_OPTIONS: dict[str, Sequence[str]] = {
+    "pack": ("target", *_OF_PACK),
+    "check": ("near", "model", "gallery", "write_manifest", "strict"),
+    "index": data_streams.OPTIONS,
+    "simulate": tuple(data_simulate.DEFAULTS),
+}
+"""What only one action takes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,25 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", default=None, help="check: guesses of --near count as faults")
     parser.add_argument("--data-root", default="", metavar="DIR", help="where named data sets are, or will be")
     data_streams.add_arguments(parser)
+    data_simulate.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Describe or fetch a data set."""
     from vitrail import data
 
-    if args.action != "index":
-        data_streams.refuse_options(args)
-    if args.action == "pack":
-        _refuse_options_of_check(args)
-        return _pack(args)
-    given = ["DST"] * (args.target is not None) + [as_flag(n) for n in _OF_PACK if getattr(args, n) is not None]
-    if given:
-        raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data pack.")
-    if args.action == "check":
-        return _check(args)
-    _refuse_options_of_check(args)
-    if args.action == "index":
-        return data_streams.index(args)
+    _refuse_options_of_others(args)
+    if args.action in _ALONE:
+        return _ALONE[args.action](args)
     if args.action == "download":
         there = data.place_of(args.spec, args.data_root)
         if there is not None:
@@ -99,10 +96,12 @@ def _pack(args: argparse.Namespace) -> Answer:
     return Answer(lines, packed)
 
 
-def _refuse_options_of_check(args: argparse.Namespace) -> None:
-    given = [as_flag(name) for name in _OF_CHECK if getattr(args, name) is not None]
-    if given:
-        raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data check.")
+def _refuse_options_of_others(args: argparse.Namespace) -> None:
+    for action, names in _OPTIONS.items():
+        given = [name for name in names if action != args.action and getattr(args, name) is not None]
+        if given:
+            word = "DST" if given[0] == "target" else as_flag(given[0])
+            raise ConfigError(f"data {args.action} does not take {word}: it belongs to data {action}.")
 
 
 def _check(args: argparse.Namespace) -> Answer:
@@ -240,3 +239,7 @@ def _text(found: dict[str, Any]) -> list[str]:
 def _counts(counts: dict[str, int]) -> str:
     shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:5])
     return shown + (f", and {len(counts) - 5} more" if len(counts) > 5 else "")
+
+
+_ALONE = {"pack": _pack, "check": _check, "index": data_streams.index, "simulate": data_simulate.run}
+"""Actions whose functions do all the work."""

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli.answer import Answer, table
-from vitrail.cli.settings import as_flag
 from vitrail.errors import ConfigError, shell_word, shown
 
-_OF_INDEX = ("out", "chunk_mib", "digests", "labels", "classes")
+OPTIONS = ("out", "chunk_mib", "digests", "labels", "classes")
 """Options of `data index`."""
 
 
@@ -27,13 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", metavar="FILE.txt", help="index: the names of classes 0, 1, ... (default: classes.txt of SPEC)"
     )
-
-
-def refuse_options(args: argparse.Namespace) -> None:
-    """Raise ConfigError where an option of `data index` was given to another action."""
-    given = [as_flag(name) for name in _OF_INDEX if getattr(args, name) is not None]
-    if given:
-        raise ConfigError(f"data {args.action} does not take {given[0]}: it belongs to data index.")
 
 
 def index(args: argparse.Namespace) -> Answer:
@@ -55,7 +47,7 @@ def index(args: argparse.Namespace) -> Answer:
             names = class_names_in(read_regular(Path(args.classes), 16 << 20), args.classes)
         except OSError as error:
             raise ConfigError(f"{shown(args.classes)}: cannot be read.", got=error.strerror) from error
-    if not (args.out or is_remote) and any(getattr(args, name) is not None for name in _OF_INDEX):
+    if not (args.out or is_remote) and any(getattr(args, name) is not None for name in OPTIONS):
         raise ConfigError("Another index than the usual one needs a place of its own.", do="Name a new folder with -o.")
     folder, found = index_shards(
         args.spec, Path(args.out) if args.out else None, rules=rules, class_names=names, progress=True

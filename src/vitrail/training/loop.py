@@ -167,7 +167,7 @@ def name_unreadable(run: Run, state: State, reporter: Reporter, done: Done, cloc
         reporter.named.add(error.name)
         reporter.bar.line(f"counts nothing in training: {error}") if run.world.is_first else say(str(error))
         if run.world.is_first:
-            run.run_dir.log({"step": state.step, "unreadable": error.name, "error": error.reason})
+            run.run_dir.log_time({"step": state.step, "unreadable": error.name, "error": error.reason})
 
 
 def check_skipped(run: Run, state: State, reporter: Reporter, done: Done, clock: _Clock) -> None:

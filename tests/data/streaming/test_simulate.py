@@ -50,7 +50,7 @@ def test_a_fast_network_keeps_nobody_waiting() -> None:
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.1])
 def test_a_slow_network_makes_steps_wait_as_long_as_it_is_too_slow(share: float) -> None:
     """The time to the first batch is left out; from then on, the bytes of the epoch set the pace."""
-    found = simulated(bytes_per_s=share * NEEDED_BYTES_PER_S, latency_s=0.0)
+    found = simulated(bytes_per_s=share * NEEDED_BYTES_PER_S)
     assert found.total_s == pytest.approx(SIZES.sum() / 4 / (share * NEEDED_BYTES_PER_S), rel=0.05)
     assert found.waiting == pytest.approx(1 - share, abs=0.05)
     assert simulated(num=400, bytes_per_s=share * NEEDED_BYTES_PER_S).waiting_later == pytest.approx(1 - share, abs=0.1)
@@ -62,6 +62,12 @@ def test_latency_is_hidden_by_requests_side_by_side() -> None:
     many = simulated(latency_s=0.5, num_requests=16)
     assert few.total_s == pytest.approx(800 * (0.5 + CHUNK / 1e9), rel=0.1)
     assert many.waiting < 0.02
+
+
+def test_a_late_answer_does_not_hold_up_the_others() -> None:
+    """Latencies of 0.1 s on average, some of half a second, beside chunks of 0.1 s: the network is never idle."""
+    found = simulated(latency_s=0.1, bytes_per_s=0.4 * CHUNK / 0.1, num_requests=32)
+    assert found.total_s == pytest.approx(800 * 0.25, rel=0.03)
 
 
 def test_what_is_in_use_is_as_others_compute_it() -> None:

@@ -163,7 +163,8 @@ class ChunkCache:
             spare = int(_AT_ONCE * self.limit_bytes)
             for use, _, file in sorted(((next_use(f.key), f.key, f) for f in whole), key=lambda t: t[:2], reverse=True):
                 is_later = use > needed_at
-                if short <= -spare or (short <= 0 and not is_later) or not (is_later or must):
+                is_enough = short <= 0 and (not is_later or short - file.size < -spare)
+                if is_enough or not (is_later or must):
                     break
                 if self._evict(file):
                     short -= file.size

@@ -212,6 +212,7 @@ def source_of(table: Table, name: str, config: DataConfig | None = None, *, keep
             f"{shown(name)}: no example has a label.",
             got="; ".join(notes) or "no images",
             expected="for each image a .cls member with its class, or a .json with a field label",
+            do="A tar of a folder with a folder for each class has to be unpacked first; then give the folder.",
         )
     return Source(
         name=name,

@@ -156,4 +156,5 @@ def replaced(address: str, got: str) -> DataError:
 
 
 def not_readable(address: str, got: str) -> DataError:
+    """The error for what does not pass, however often it is tried."""
     return DataError(f"{printable(address)}: could not be read.", got=got, do="Check the address and your access.")

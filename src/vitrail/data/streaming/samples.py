@@ -190,6 +190,7 @@ def _label(shard: Forward, member: Member) -> Label:
             name = next((name for name in _LABEL_FIELDS if name in found), None) if isinstance(found, dict) else None
             label = None if name is None else tidy_labels([found[name]], f"{where}, {name}")[0]
     except ValueError as error:
-        raise ValueError(f"{where}: {'no text' if isinstance(error, UnicodeDecodeError) else error}") from error
+        kind = "no text" if isinstance(error, UnicodeDecodeError) else f"no JSON: {error}"
+        raise ValueError(f"{where}: {kind}") from error
     check_classes([label])
     return label

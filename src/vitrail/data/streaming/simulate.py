@@ -1,14 +1,15 @@
 """What a cluster will see when it trains on a streamed set: waiting, requests, caches; from the chunk table alone.
 
-A simulation of events in the order of the epoch, without threads and without a clock. Each machine fetches the chunks
-of its lanes in the order of their first use, so many requests at a time, as long as they find room in its cache; a
-chunk leaves when its last example was used. A request takes a latency, drawn from an exponential distribution, and then
-its bytes come one chunk after the other over the machine's network. A step begins when all machines have the chunks of
-its batch and the step before it has ended, as in data-parallel training.
+A simulation of events, without threads and without a clock. Each machine fetches the chunks of its lanes in the order
+of their first use, so many requests at a time, as long as they find room in its cache; a chunk leaves when its last
+example was used. A request takes a latency, drawn from an exponential distribution; then its bytes come over the
+machine's network, one chunk after the other. A step begins when all machines have the chunks of its batch and the step
+before it has ended, as in data-parallel training.
 """
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -169,9 +170,15 @@ class _Node:
         words = random_words(len(loads), number, span[0], _LATENCY)
         self._latencies = (-np.log((words.astype(np.float64) + 1) / 2.0**64) * cluster.latency_s).tolist()
         self.cached_bytes = 0
-        self._held, self._now = 0, 0.0
+        self._held, self._now, self._link_free_s, self._ready_s = 0, 0.0, 0.0, 0.0
+        self._num_asked = self._num_ready = 0
+        self._slots = [0.0] * cluster.num_requests
+        """When requests may be made, each of them once."""
         self._leaving: list[tuple[int, int]] = []
-        self._done: list[float] = []
+        """The last step and the size of each chunk in the cache, as a heap."""
+        self._answers: list[tuple[float, int]] = []
+        """First bytes on their way: when, and of which load; as a heap."""
+        self._done: dict[int, float] = {}
 
     def in_use_bytes(self) -> int:
         """The most bytes of chunks that one batch, or batches before and after it, take examples from."""
@@ -184,30 +191,49 @@ class _Node:
     def ready(self, step: int, ends: dict[int, float]) -> float:
         """When the chunks of a batch are here, given when the steps before it ended.
 
-        The chunks were asked for as soon as there was room, which may have been long before that step. Only the ends of
-        earlier steps make room, because what is in use fits into the cache.
+        They were asked for as soon as there was room, which may have been long before that step. Only the ends of
+        earlier steps make room for them, because what is in use fits into the cache.
         """
-        while len(self._done) < len(self.chunks) and self._first[len(self._done)] <= step:
-            self._fetch(ends)
-        return self._done[-1] if self._done else 0.0
+        while self._num_ready < len(self.chunks) and self._first[self._num_ready] <= step:
+            while self._num_ready not in self._done:
+                asks_at = self._next_request(ends)
+                if asks_at < math.inf and (not self._answers or asks_at <= self._answers[0][0]):
+                    self._ask(asks_at)
+                else:
+                    self._receive()
+            self._ready_s = max(self._ready_s, self._done.pop(self._num_ready))
+            self._num_ready += 1
+        return self._ready_s
 
-    def _fetch(self, ends: dict[int, float]) -> None:
-        at, cluster = len(self._done), self._cluster
-        if at >= cluster.num_requests:
-            self._now = max(self._now, self._done[at - cluster.num_requests])
-        limit = float("inf") if cluster.cache_bytes is None else cluster.cache_bytes
+    def _next_request(self, ends: dict[int, float]) -> float:
+        """When the next chunk can be asked for; infinity: that is not known yet."""
+        at = self._num_asked
+        if at == len(self.chunks) or not self._slots:
+            return math.inf
+        self._now = max(self._now, self._slots[0])
+        limit = math.inf if self._cluster.cache_bytes is None else self._cluster.cache_bytes
         while self._leaving and self._leaving[0][0] in ends:
             left = ends[self._leaving[0][0]]
             if left > self._now and self._held + self.sizes[at] <= limit:
                 break
             self._now = max(self._now, left)
             self._held -= heapq.heappop(self._leaving)[1]
+        return self._now if self._held + self.sizes[at] <= limit else math.inf
+
+    def _ask(self, now: float) -> None:
+        at = self._num_asked
+        heapq.heappop(self._slots)
         self._held += self.sizes[at]
-        heapq.heappush(self._leaving, (self._last[at], self.sizes[at]))
         self.cached_bytes = max(self.cached_bytes, self._held)
-        first_byte = self._now + self._latencies[at]
-        free = max(first_byte, self._done[-1] if self._done else 0.0)
-        self._done.append(free + self.sizes[at] / cluster.bytes_per_s)
+        heapq.heappush(self._leaving, (self._last[at], self.sizes[at]))
+        heapq.heappush(self._answers, (now + self._latencies[at], at))
+        self._num_asked += 1
+
+    def _receive(self) -> None:
+        first_byte, at = heapq.heappop(self._answers)
+        self._link_free_s = max(self._link_free_s, first_byte) + self.sizes[at] / self._cluster.bytes_per_s
+        self._done[at] = self._link_free_s
+        heapq.heappush(self._slots, self._link_free_s)
 
 
 def refill_bytes(order: StreamOrder, sizes: Integer[np.ndarray, "C"], position: int) -> int:
