@@ -83,4 +83,4 @@ def _streamed(config: DataConfig, chunk_starts: Int64[np.ndarray, "C1"]) -> str:
     if config.shuffle == "exact" or len(counts) <= config.lanes * config.window:
         return what
     pairs = same_chunk_pairs(counts, config.lanes, config.window)
-    return f"{what}; two images of a batch are from the same chunk once in {round(1 / pairs)} pairs (data.lanes, data.window)"
+    return f"{what}; of {round(1 / pairs)} pairs of a batch one is from the same chunk (data.lanes, data.window)"
