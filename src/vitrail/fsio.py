@@ -167,10 +167,11 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
-def free_bytes(path: Path) -> int:
-    """Room on the disk of a directory. Raises SaveError."""
-    with _explained(path):
-        return _file_system.free_bytes(path)
+def free_bytes(directory: Path) -> int:
+    """Room on the disk of a directory, which need not exist yet. Raises SaveError."""
+    with _explained(directory):
+        existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+        return _file_system.free_bytes(existing)
 
 
 def touch(path: Path) -> None:

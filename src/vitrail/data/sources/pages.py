@@ -35,6 +35,10 @@ _PREFIXED, _FIXED = 6, 3
 """Copies that the library makes, one batch and the next, of values with a common beginning, and of one width."""
 
 
+BinaryFile = io.RawIOBase
+"""A file, or what reads ranges of one that is elsewhere."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A column's part of a row group, as the file's own summary has it."""
@@ -42,9 +46,11 @@ class Chunk:
     start: int
     num_bytes: int
     encodings: frozenset[int]
+    unpacked_bytes: int = 0
+    """As the summary says; nothing relies on it being true."""
 
 
-def chunks_of(file: io.FileIO) -> list[list[Chunk]]:
+def chunks_of(file: BinaryFile) -> list[list[Chunk]]:
     """For each row group of a Parquet file where its columns' parts are, read from the summary at the end of the file.
 
     The library's object for a part ends the process when certain fields of it are damaged (statistics of sizes do so in
@@ -53,7 +59,7 @@ def chunks_of(file: io.FileIO) -> list[list[Chunk]]:
     Raises:
         ValueError: the summary is damaged, or larger than those of honest files.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 8, 0))
     length = int.from_bytes(file.read(4), "little")
     if length > MAX_FOOTER_BYTES:
@@ -76,7 +82,7 @@ def _chunk(column: dict[int, Any]) -> Chunk:
     start = dictionary if 0 < dictionary < start else start
     if min(start, num_bytes) < 0:
         raise ValueError("a column at a negative place")
-    return Chunk(start, num_bytes, frozenset(described[2][1]))
+    return Chunk(start, num_bytes, frozenset(described[2][1]), _integer(described, 6, _INT64) if 6 in described else 0)
 
 
 def _integer(fields: dict[int, Any], number: int, kind: int) -> int:
@@ -94,7 +100,7 @@ def leaves_of(metadata: Any, column: str) -> list[int]:
 
 
 def rows_at_once(
-    file: io.FileIO,
+    file: BinaryFile,
     metadata: Any,
     chunks: Sequence[Chunk],
     group: int,
@@ -134,7 +140,7 @@ def rows_at_once(
     return max(most, 1)
 
 
-def _sizes(file: io.FileIO, start: int, end: int) -> tuple[int, int, int]:
+def _sizes(file: BinaryFile, start: int, end: int) -> tuple[int, int, int]:
     """Bytes of all pages, as they are and unpacked, and of the largest value that more rows may have than hold it."""
     at = start
     packed = unpacked = widest = pages = 0
@@ -161,7 +167,7 @@ def _sizes(file: io.FileIO, start: int, end: int) -> tuple[int, int, int]:
     return packed, unpacked, widest
 
 
-def _header(file: io.FileIO, at: int) -> tuple[dict[int, Any], int]:
+def _header(file: BinaryFile, at: int) -> tuple[dict[int, Any], int]:
     """The fields of a page's header, and its length in bytes."""
     for size in _HEADERS:
         file.seek(at)

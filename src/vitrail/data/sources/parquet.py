@@ -6,9 +6,8 @@ the file, or of its folder, tells the split, as train-00000-of-00003 or pets_tes
 """
 
 import contextlib
-import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -26,7 +25,7 @@ from vitrail.data.sources.labels import (
     names_of,
     tidy_labels,
 )
-from vitrail.data.sources.pages import DICTIONARY_ENCODINGS, Chunk, chunks_of, leaves_of, rows_at_once
+from vitrail.data.sources.pages import DICTIONARY_ENCODINGS, BinaryFile, Chunk, chunks_of, leaves_of, rows_at_once
 from vitrail.data.sources.split_names import named_splits, splits_of_file
 from vitrail.errors import DataError, install_hint, shown
 from vitrail.reading import DAMAGE, open_regular
@@ -71,7 +70,7 @@ def open_parquet(files: Sequence[Path], name: str, root: Path) -> Source:
     """
     groups = _by_split(files, root)
     listing, num_bytes = listing_of_paths(files, root)
-    tables = {split: [_read_labels(path) for path in paths] for split, paths in groups.items()}
+    tables = {split: [read_labels(path) for path in paths] for split, paths in groups.items()}
     first = "train" if "train" in tables else next(iter(tables))
     classes = _class_names(tables[first])
     splits: dict[str, Split] = {}
@@ -83,7 +82,7 @@ def open_parquet(files: Sequence[Path], name: str, root: Path) -> Source:
         prefixes = [shard.path.relative_to(root).as_posix() for shard in shards]
         counts = [len(shard.codes) for shard in shards]
         names = [f"{prefix}:{row}" for prefix, count in zip(prefixes, counts, strict=True) for row in range(count)]
-        reader = _Reader([(shard.path, shard.columns, len(shard.codes)) for shard in shards])
+        reader = Reader([(shard.path, shard.columns, len(shard.codes)) for shard in shards])
         splits[split] = Split(np.concatenate(parts), names, reader)
     if not any(map(len, splits.values())):
         raise DataError(f"{shown(name)}: the table has no rows.", expected="one row per image")
@@ -93,22 +92,28 @@ def open_parquet(files: Sequence[Path], name: str, root: Path) -> Source:
 
 def row_groups(path: Path) -> tuple[Columns, list[int]]:
     """The image column of a file, and the rows of each of its row groups; labels may be missing. Raises DataError."""
-    with _opened(path) as (raw, file, _):
+    with opened(path) as (raw, file, _):
         columns = find_columns(file.schema_arrow, path, needs_label=False)
-        _check_rows(path, columns, file.metadata, os.fstat(raw.fileno()).st_size)
+        _check_rows(path, columns, file.metadata, raw.seek(0, os.SEEK_END))
         return columns, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
 def read_rows(path: Path, columns: Columns, rows: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
     """The images in some ascending rows of a file, one batch of rows in memory at a time. Raises DataError."""
-    return _Reader([(path, columns, int(rows[-1]) + 1 if len(rows) else 0)])(rows)
+    return Reader([(path, columns, int(rows[-1]) + 1 if len(rows) else 0)])(rows)
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Yields the encoded images of some rows, one batch of rows in memory at a time."""
+class Reader:
+    """Yields the encoded images of some rows, one batch of rows in memory at a time.
+
+    Args:
+        shards: files, their columns and numbers of rows.
+        opens: opens a file that is not on this machine.
+    """
 
     shards: Sequence[tuple[Path, Columns, int]]
+    opens: Callable[[Path], BinaryFile] = open_regular
 
     def __call__(self, positions: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
         start = 0
@@ -119,9 +124,9 @@ class _Reader:
             start += count
 
     def _rows_of(self, path: Path, columns: Columns, rows: Int64[np.ndarray, "M"]) -> Iterator[Encoded]:
-        with _opened(path) as (raw, file, chunks):
+        with opened(path, self.opens) as (raw, file, chunks):
             metadata, start, size = file.metadata, 0, 0
-            most = _ALWAYS_BYTES + MAX_EXPANSION * os.fstat(raw.fileno()).st_size
+            most = _ALWAYS_BYTES + MAX_EXPANSION * raw.seek(0, os.SEEK_END)
             leaves = [leaf for name in columns.image_parts for leaf in leaves_of(metadata, name)]
             for group in range(file.num_row_groups):
                 stop = start + metadata.row_group(group).num_rows
@@ -213,7 +218,9 @@ def _by_split(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[io.FileIO, Any, list[list[Chunk]]]]:
+def opened(
+    path: Path, opens: Callable[[Path], BinaryFile] = open_regular
+) -> Iterator[tuple[BinaryFile, Any, list[list[Chunk]]]]:
     """The file, a ParquetFile of it, and where its columns are. Raises DataError when pyarrow is missing, or the file
     turns out damaged in the `with` block.
     """
@@ -223,9 +230,10 @@ def _opened(path: Path) -> Iterator[tuple[io.FileIO, Any, list[list[Chunk]]]]:
     except ImportError as error:
         raise DataError(f"{path}: reading Parquet files needs pyarrow.", do=install_hint("pyarrow")) from error
     try:
-        with open_regular(path) as raw:
+        with opens(path) as raw:
             chunks = chunks_of(raw)
-            with parquet.ParquetFile(path, pre_buffer=False, thrift_container_size_limit=_MAX_COLUMNS) as file:
+            found: Any = path if opens is open_regular else raw
+            with parquet.ParquetFile(found, pre_buffer=False, thrift_container_size_limit=_MAX_COLUMNS) as file:
                 if [len(group) for group in chunks] != [file.metadata.num_columns] * file.num_row_groups:
                     raise ValueError("row groups of other columns than the file has")
                 yield raw, file, chunks
@@ -240,7 +248,7 @@ def _opened(path: Path) -> Iterator[tuple[io.FileIO, Any, list[list[Chunk]]]]:
 
 
 @dataclass(frozen=True)
-class _Labels:
+class Labels:
     """The label column of a file: `codes` say which of the distinct `values` each row has."""
 
     path: Path
@@ -254,15 +262,16 @@ class _Labels:
         return f"{shown(self.path.name)}, column {shown(self.columns.label)!r}"
 
 
-def _read_labels(path: Path) -> _Labels:
-    with _opened(path) as (raw, file, chunks):
+def read_labels(path: Path, opens: Callable[[Path], BinaryFile] = open_regular) -> Labels:
+    """The label column of a file. Raises DataError."""
+    with opened(path, opens) as (raw, file, chunks):
         columns = find_columns(file.schema_arrow, path)
-        _check_rows(path, columns, file.metadata, os.fstat(raw.fileno()).st_size)
-        table = _Labels(path, columns, [], [], np.empty(0, np.int64))
+        _check_rows(path, columns, file.metadata, raw.seek(0, os.SEEK_END))
+        table = Labels(path, columns, [], [], np.empty(0, np.int64))
         index: dict[Label, int] = {}
         codes: list[Int64[np.ndarray, "n"]] = []
         row = 0
-        for column in _label_batches(path, columns.label, raw, file, chunks):
+        for column in _label_batches(path if opens is open_regular else raw, columns.label, raw, file, chunks):
             distinct = column if hasattr(column, "dictionary") else column.dictionary_encode()
             # A row without a label, whose place is null, gets the place behind the last one.
             places = distinct.indices.cast("int64").fill_null(len(distinct.dictionary)).to_numpy(zero_copy_only=False)
@@ -282,7 +291,7 @@ def _read_labels(path: Path) -> _Labels:
 
 
 def _label_batches(
-    path: Path, label: str, raw: io.FileIO, file: Any, chunks: Sequence[Sequence[Chunk]]
+    path: Path | BinaryFile, label: str, raw: BinaryFile, file: Any, chunks: Sequence[Sequence[Chunk]]
 ) -> Iterator[Any]:
     """The label column, some rows at a time."""
     from pyarrow import parquet, types
@@ -321,7 +330,7 @@ def _check_rows(path: Path, columns: Columns, metadata: Any, num_bytes: int) -> 
         )
 
 
-def _class_names(tables: Sequence[_Labels]) -> tuple[str, ...]:
+def _class_names(tables: Sequence[Labels]) -> tuple[str, ...]:
     """The names of the metadata, in its order; without them the values themselves, sorted."""
     for table in tables:
         if table.columns.names is not None:

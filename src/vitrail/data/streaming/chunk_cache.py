@@ -7,7 +7,6 @@ its lock being free, and deleted by the next process that starts or needs room.
 """
 
 import contextlib
-import fcntl
 import io
 import os
 import re
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from vitrail import fsio
 from vitrail.errors import ConfigError
@@ -80,7 +80,7 @@ class ChunkCache:
             yield None
             return
         with file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+            _lock(file, "LOCK_SH")
             yield file if os.fstat(file.fileno()).st_size == size else None
 
     @contextmanager
@@ -106,15 +106,22 @@ class ChunkCache:
         while True:
             with ExitStack() as stack:
                 with self._locked():
-                    has_room = self._make_room(len(data), next_use(key), next_use, may_wait)
-                    file = stack.enter_context(fsio.writing(path, needed_bytes=len(data))) if has_room else None
+                    file = None
+                    if self._make_room(len(data), next_use(key), next_use, may_wait):
+                        self._note(self._noted() + len(data))
+                        file = stack.enter_context(fsio.writing(path, needed_bytes=len(data)))
                 if file is not None:
                     file.write(data)
-            if has_room:
+            if file is not None:
                 return True
             if not may_wait or time.monotonic() - began > _PATIENCE_S:
                 return False
             time.sleep(_PAUSE_S)
+
+    def has_room(self, key: str, size: int, next_use: NextUse) -> bool:
+        """Whether `add` would keep a chunk without waiting, before it is fetched. Raises SaveError."""
+        with self._locked():
+            return self._make_room(size, next_use(key), next_use, False)
 
     def remove(self, key: str, size: int) -> None:
         """Forget a chunk that turned out to be damaged."""
@@ -171,15 +178,12 @@ class ChunkCache:
             self._count()
             if short > 0:
                 return False
-        self._note(self._noted() + size)
         return True
 
     def _evict(self, file: CachedFile) -> bool:
         """Delete a file unless somebody reads it."""
         with contextlib.suppress(OSError), open_regular(file.path) as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(opened, "LOCK_EX", wait=False):
                 return False
             fsio.remove(file.path)
         return True
@@ -197,7 +201,7 @@ class ChunkCache:
     def _flocked(self, path: Path) -> Iterator[None]:
         self._touch(path)
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, "LOCK_EX")
             yield
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
@@ -208,8 +212,15 @@ class ChunkCache:
         if not path.exists():
             return True
         with open(path, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
+            return _lock(file, "LOCK_EX", wait=False)
+
+
+def _lock(file: IO[bytes] | io.FileIO, kind: str, *, wait: bool = True) -> bool:
+    """Lock an open file until it is closed; whether that was possible at once, where it is not waited for."""
+    import fcntl  # which not every system has
+
+    try:
+        fcntl.flock(file, getattr(fcntl, kind) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -16,6 +16,7 @@ from vitrail import fsio
 from vitrail.config.checks import distinct_names
 from vitrail.data.sources.index import few, nfc
 from vitrail.data.sources.labels import check_classes, label_indices, names_of
+from vitrail.data.streaming.row_groups import scan_parquet
 from vitrail.data.streaming.samples import Rules, scan
 from vitrail.data.streaming.table import FORMAT_VERSION, Shard, ShardTable, Table
 from vitrail.data.streaming.tars import Forward
@@ -44,7 +45,7 @@ def index_shards(
     parts: Path | None = None,
     progress: bool = False,
 ) -> Table:
-    """Read the headers of tars and put what they hold into one table.
+    """Read the headers of tars, or the labels of Parquet files, and put what they hold into one table.
 
     Args:
         place: that the names of shards are relative to.
@@ -60,6 +61,8 @@ def index_shards(
         SaveError: a finished shard cannot be kept.
     """
     tables: list[ShardTable | None] = [None] * len(shards)
+    own_names: list[Sequence[str] | None] = [None] * len(shards)
+    kind = "parquet" if shards[0].name.lower().endswith(".parquet") else "tar"
     bar = Bar(sum(shard.size for shard in shards), unit="bytes", title="index", enabled=progress)
 
     def one(number: int) -> int:
@@ -67,8 +70,12 @@ def index_shards(
         path = parts and parts / f"{_part_name(place, shard, rules)}.part"
         found = _read_part(path) if path else None
         if found is None:
-            found = _scanned(place, shard, fetch, rules, piece)
-            if path:
+            if kind == "parquet":
+                found, own_names[number] = scan_parquet(shard, fetch)
+            else:
+                found = _scanned(place, shard, fetch, rules, piece)
+            # The names of a Parquet file are not in a part, so these are not gone on with; there are few of them.
+            if path and kind == "tar":
                 _write_part(path, found)
         tables[number] = found
         return shard.size
@@ -81,7 +88,8 @@ def index_shards(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return _merged(place, shards, [table for table in tables if table is not None], class_names)
+    whole = [table for table in tables if table is not None]
+    return _merged(kind, place, shards, whole, [class_names or names for names in own_names])
 
 
 def _scanned(place: str, shard: Shard, fetch: Fetch, rules: Rules, piece: int) -> ShardTable:
@@ -134,17 +142,22 @@ def local_class_names(root: Path) -> tuple[str, ...] | None:
 
 
 def _merged(
-    place: str, shards: Sequence[Shard], tables: Sequence[ShardTable], class_names: Sequence[str] | None
+    kind: str,
+    place: str,
+    shards: Sequence[Shard],
+    tables: Sequence[ShardTable],
+    own_names: Sequence[Sequence[str] | None],
 ) -> Table:
+    """One table; `own_names` are those of each shard's labels that are numbers."""
     first = shards[0].split
     classes = (
-        tuple(class_names)
-        if class_names is not None
+        tuple(own_names[0])
+        if own_names[0] is not None
         else names_of(v for s, t in zip(shards, tables, strict=True) if s.split == first for v in t.values)
     )
     chunks, members, ends, key_bytes = [], [], [], 0
     for number, (shard, table) in enumerate(zip(shards, tables, strict=True)):
-        labels = label_indices(table.values, class_names, classes, shown(shard.name)).astype(np.int32)
+        labels = label_indices(table.values, own_names[number], classes, shown(shard.name)).astype(np.int32)
         mine, theirs = table.members.copy(), table.chunks.copy()
         mine["label"] = labels[table.members["label"]] if len(mine) else 0
         theirs["shard"] = number
@@ -154,12 +167,12 @@ def _merged(
         key_bytes += len(table.keys)
     if not sum(map(len, members)):
         raise DataError(
-            f"{shown(place)}: the tars hold no images.",
+            f"{shown(place)}: the shards hold no images.",
             got=f"{sum(table.num_ignored for table in tables)} other files",
             expected="images, each with its label behind it: 0001.jpg, 0001.cls",
         )
     return Table(
-        kind="tar",
+        kind=kind,
         place=place,
         shards=tuple(replace(s, num_chunks=len(t.chunks)) for s, t in zip(shards, tables, strict=True)),
         chunks=np.concatenate(chunks),

@@ -34,7 +34,7 @@ from vitrail.data.streaming.places import (
     tar_files,
     with_splits,
 )
-from vitrail.data.streaming.reader import ChunkReader, local_chunks
+from vitrail.data.streaming.reader import ChunkReader, LocalObjects, local_chunks
 from vitrail.data.streaming.remote_chunks import RemoteChunks
 from vitrail.data.streaming.samples import Rules
 from vitrail.data.streaming.stores import objects_at, remote_shards, text_at
@@ -59,7 +59,9 @@ def is_stream(spec: str) -> bool:
     path = Path(os.path.expanduser(spec))
     if path.is_dir():
         return is_table(path) or bool(tar_files(path))
-    return spec.lower().endswith((".tar", ".tar.gz", ".tgz")) and (path.is_file() or is_pattern(spec))
+    if is_pattern(spec) and not path.exists():
+        return spec.lower().endswith((".tar", ".tar.gz", ".tgz", ".parquet"))
+    return spec.lower().endswith((".tar", ".tar.gz", ".tgz")) and path.is_file()
 
 
 def open_stream(
@@ -68,7 +70,8 @@ def open_stream(
     """Open shards. Local tars without an index are indexed now, which reads their headers; the index is kept.
 
     Args:
-        spec: a folder of tars, a tar, a pattern of tars, an address, or a folder that `vitrail data index` wrote.
+        spec: a folder of tars, a tar, a pattern of tars or Parquet files, an address, or a folder that
+            `vitrail data index` wrote.
         config: settings of the cache.
         keep_unlabelled: examples without a label have the label -1; else they are left out.
         progress: show a bar on stderr while indexing.
@@ -193,7 +196,8 @@ def source_of(table: Table, name: str, config: DataConfig | None = None, *, keep
     """
     splits: dict[str, Split] = {}
     notes = list(table.notes)
-    remote = _remote_chunks(table, config or DataConfig()) if scheme_of(table.place) else None
+    is_fetched = table.kind == "parquet" or scheme_of(table.place)
+    remote = _remote_chunks(table, config or DataConfig()) if is_fetched else None
     for split in SPLITS:
         if not any(shard.split == split for shard in table.shards):
             continue
@@ -227,7 +231,8 @@ def source_of(table: Table, name: str, config: DataConfig | None = None, *, keep
 
 def _remote_chunks(table: Table, config: DataConfig) -> RemoteChunks:
     cache = ChunkCache(chunk_cache(), int(config.cache_gib * 2**30), int(table.chunks["size"].max(initial=0)))
-    return RemoteChunks(table, objects_at(table.place), cache)
+    objects = objects_at(table.place) if scheme_of(table.place) else LocalObjects(Path(table.place))
+    return RemoteChunks(table, objects, cache)
 
 
 def _split(table: Table, split: str, keep_unlabelled: bool, remote: RemoteChunks | None) -> tuple[Split, int]:

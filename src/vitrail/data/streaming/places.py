@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from vitrail.data.sources.index import few
+from vitrail.data.sources.parquet import parquet_files
 from vitrail.data.sources.split_names import named_splits, splits_of_file
 from vitrail.data.sources.walk import files_in, folders_in
 from vitrail.data.streaming.table import SPLITS, Shard, is_table
@@ -117,13 +118,13 @@ def local_shards(spec: str) -> tuple[Path, list[Shard]]:
     """The folder that a local SPEC is about, and its shards in order.
 
     Args:
-        spec: a folder of tars, a tar, or a pattern of tars.
+        spec: a folder of tars or Parquet files, one of these, or a pattern of them.
     Raises:
         DataError: there are none, one of a brace list is missing, or a split cannot be told.
     """
     path = Path(os.path.expanduser(spec))
     if path.is_dir():
-        root, files = path, tar_files(path)
+        root, files = path, tar_files(path) or parquet_files(path)
     elif is_pattern(spec) and not path.exists():
         names = expanded(os.path.expanduser(spec))
         files = [Path(found) for name in names for found in (sorted(glob.glob(name)) or [name])]
@@ -133,12 +134,12 @@ def local_shards(spec: str) -> tuple[Path, list[Shard]]:
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
         raise DataError(
-            f"{shown(spec)}: {'shards are missing' if files else 'no tar files are here'}.",
+            f"{shown(spec)}: {'shards are missing' if files else 'no tars and no Parquet files are here'}.",
             got=few(missing) if files else None,
             expected="files that are there",
         )
     files = [file for file in dict.fromkeys(files)]
-    _check_kind([file.name for file in files], spec)
+    check_kind([file.name for file in files], spec)
     root = Path(os.path.abspath(root))
     shards = [
         Shard(Path(os.path.abspath(f)).relative_to(root).as_posix(), "", (s := f.stat()).st_size, str(s.st_mtime_ns))
@@ -155,8 +156,11 @@ def fixed_part(pattern: str) -> str:
     )
 
 
-def _check_kind(names: Sequence[str], spec: str) -> None:
-    """Raise DataError for files that are no plain tars, by their names."""
+def check_kind(names: Sequence[str], spec: str) -> None:
+    """Raise DataError for files that are no plain tars and no Parquet files, or both, by their names."""
+    kinds = {name.lower().rpartition(".")[2] for name in names}
+    if kinds == {"parquet"}:
+        return
     for name in names:
         if re.search(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", name.lower()):
             raise DataError(
@@ -164,7 +168,9 @@ def _check_kind(names: Sequence[str], spec: str) -> None:
                 do=f"Unpack the compression: gunzip {shown(name)}",
             )
         if not name.lower().endswith(".tar"):
-            raise DataError(f"{printable(spec)}: not a set of shards.", got=shown(name), expected="files named .tar")
+            raise DataError(
+                f"{printable(spec)}: not a set of shards.", got=shown(name), expected="files named .tar, or .parquet"
+            )
 
 
 def with_splits(shards: Sequence[Shard], spec: str) -> list[Shard]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from vitrail.data.streaming.row_groups import image_at
 from vitrail.data.streaming.table import Shard, Table
 from vitrail.errors import DataError, shown
 from vitrail.reading import open_regular
@@ -49,6 +50,11 @@ class ChunkReader:
 
     def _read(self, number: int, rows: Int64[np.ndarray, "M"]) -> list[bytes]:
         chunk, members = self._table.chunks[number], self._table.members[rows]
+        if self._table.kind == "parquet":
+            size, count = int(chunk["size"]), int(chunk["count"])
+            first = self._first_row + int(self._ends[number - self._first_chunk]) - count
+            with self._opened(number) as read_at:
+                return [image_at(read_at, row - first, count, size) for row in rows.tolist()]
         start, stop = int(chunk["offset"]), int(chunk["offset"]) + int(chunk["size"])
         with self._opened(number) as read_at:
             records: list[bytes] = []
@@ -106,3 +112,31 @@ def _changed(path: Path, got: str) -> DataError:
         expected="the shard that was indexed",
         do="Start again; an index of your own is made again by: vitrail data index SOURCE -o DIR.",
     )
+
+
+class LocalObjects:
+    """Reads ranges of local shards, as `vitrail.data.streaming.remote.Objects` does of remote ones."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.place = root, str(root)
+
+    def about(self, name: str) -> tuple[int, str]:
+        """Size in bytes and time of last change. Raises DataError."""
+        try:
+            status = (self.root / name).stat()
+        except OSError as error:
+            raise DataError(f"{shown(self.root / name)}: cannot be read.", got=error.strerror) from error
+        return status.st_size, str(status.st_mtime_ns)
+
+    def fetch(self, shard: Shard, offset: int, length: int) -> bytes:
+        """Bytes of a shard. Raises DataError."""
+        path = self.root / shard.name
+        try:
+            with open_regular(path) as file:
+                _check_unchanged(os.fstat(file.fileno()), shard, path)
+                found = os.pread(file.fileno(), length, offset)
+        except OSError as error:
+            raise DataError(f"{shown(path)}: cannot be read.", got=error.strerror) from error
+        if len(found) < length:
+            raise _changed(path, f"{len(found)} of {length} bytes at {offset}")
+        return found

@@ -1,5 +1,6 @@
 """Chunks of remote shards: read from the cache of this machine, fetched when they are missing, and before that."""
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -12,8 +13,9 @@ import numpy as np
 from vitrail.data.streaming.chunk_cache import ChunkCache
 from vitrail.data.streaming.order import StreamOrder
 from vitrail.data.streaming.places import printable
-from vitrail.data.streaming.reader import ReadAt
+from vitrail.data.streaming.reader import LocalObjects, ReadAt
 from vitrail.data.streaming.remote import Objects, replaced
+from vitrail.data.streaming.row_groups import images_of
 from vitrail.data.streaming.table import NO_DIGEST, Table
 from vitrail.errors import DataError, SaveError, VitrailError
 
@@ -30,7 +32,7 @@ class RemoteChunks:
         cache: keeps their chunks.
     """
 
-    def __init__(self, table: Table, objects: Objects, cache: ChunkCache) -> None:
+    def __init__(self, table: Table, objects: Objects | LocalObjects, cache: ChunkCache) -> None:
         self.table, self.objects, self.cache = table, objects, cache
         self._keys = _keys_of(table)
         self._by_key = np.argsort(self._keys["high"], kind="stable")
@@ -48,7 +50,8 @@ class RemoteChunks:
     def opened(self, number: int) -> Iterator[ReadAt]:
         """A chunk, for reading. Raises DataError where it cannot be had."""
         self._uses.reach(number)
-        offset, size = (int(self.table.chunks[name][number]) for name in ("offset", "size"))
+        size = int(self.table.chunks["size"][number])
+        offset = 0 if self.table.kind == "parquet" else int(self.table.chunks["offset"][number])
         with self.cache.leased(self.key(number), size) as file:
             if file is not None and self._is_sound(number, file.fileno()):
                 yield lambda at, length: os.pread(file.fileno(), length, at - offset)
@@ -73,10 +76,12 @@ class RemoteChunks:
 
         def work() -> None:
             while (number := uses.next(self.table.chunks["size"], limit)) is not None:
-                try:
+                with contextlib.suppress(VitrailError):  # the reader comes upon it, and says so
+                    size = int(self.table.chunks["size"][number])
+                    while not self.cache.has_room(self.key(number), size, self._next_use):
+                        if not uses.wait():
+                            return
                     self._had(number, may_wait=False)
-                except VitrailError:
-                    uses.forget()  # the reader comes upon it, and says so
 
         threading.Thread(
             target=uses.look_further, args=(self.table.chunks["size"], self.cache.limit_bytes), daemon=True
@@ -111,6 +116,10 @@ class RemoteChunks:
         chunk = self.table.chunks[number]
         shard = self.table.shards[int(chunk["shard"])]
         offset, size = int(chunk["offset"]), int(chunk["size"])
+        if self.table.kind == "parquet":
+            self.num_fetched += 1
+            self._is_checked[number] = True
+            return images_of(shard, self.objects.fetch, offset, int(chunk["count"]), size)
         for _ in range(2):
             data = self.objects.fetch(shard, offset, size)
             self.num_fetched += 1
@@ -229,10 +238,11 @@ class _Uses:
             return max(int(self._first[number]), self._progress)
         return self._length + 1 + int(self._again[number]) if self._again[number] >= 0 else np.inf
 
-    def forget(self) -> None:
-        """Let those that wait look again."""
+    def wait(self) -> bool:
+        """Until the epoch has gone on, or a while; False: nothing more is to be fetched."""
         with self._changed:
-            self._changed.notify_all()
+            self._changed.wait(1.0)
+            return not self._is_stopped
 
     def stop(self) -> None:
         """Give out no more chunks."""

@@ -7,7 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vitrail.data.streaming.http_objects import HttpObjects
-from vitrail.data.streaming.places import check_address, expanded, fixed_part, is_pattern, printable, scheme_of
+from vitrail.data.streaming.places import (
+    check_address,
+    check_kind,
+    expanded,
+    fixed_part,
+    is_pattern,
+    printable,
+    scheme_of,
+)
 from vitrail.data.streaming.remote import Objects, Passing, Patience, not_readable, replaced
 from vitrail.data.streaming.table import Shard
 from vitrail.errors import ConfigError, DataError, install_hint, shown
@@ -91,15 +99,18 @@ def remote_shards(spec: str, patience: Patience | None = None) -> tuple[Objects,
     """The shards that an address stands for, without their splits.
 
     Args:
-        spec: a tar, a pattern of tars, or (but for web servers) a folder of tars.
+        spec: a tar or Parquet file, a pattern of these, or (but for web servers) a folder of them.
         patience: how long to try.
     Raises:
         DataError: there are none, or one of a list is missing.
     """
     check_address(spec)
-    pattern = spec if is_pattern(spec) or spec.lower().endswith(".tar") else f"{spec.rstrip('/')}/*.tar"
-    objects = objects_at(fixed_part(pattern), patience)
-    names = objects.names(pattern.removeprefix(f"{objects.place}/"))
+    is_one = is_pattern(spec) or spec.lower().endswith((".tar", ".parquet"))
+    patterns = [spec] if is_one else [f"{spec.rstrip('/')}/{name}" for name in ("*.tar", "**/*.parquet")]
+    objects = objects_at(fixed_part(patterns[0]), patience)
+    each = (objects.names(pattern.removeprefix(f"{objects.place}/")) for pattern in patterns)
+    names = next(filter(None, each), [])
+    check_kind(names or ["no.tar"], spec)
 
     def look(name: str) -> tuple[int, str] | None:
         try:
@@ -112,7 +123,7 @@ def remote_shards(spec: str, patience: Patience | None = None) -> tuple[Objects,
     missing = [name for name, about in zip(names, found, strict=True) if about is None]
     if missing or not names:
         raise DataError(
-            f"{printable(spec)}: {'shards are missing' if missing else 'there are no tars'}.",
+            f"{printable(spec)}: {'shards are missing' if missing else 'there are no shards'}.",
             got=", ".join(shown(name, 80) for name in missing[:5]) or None,
             expected="shards that are there",
         )

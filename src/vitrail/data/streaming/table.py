@@ -2,9 +2,10 @@
 
     DIR/
       index.json     format version, place, shards, splits, classes, SHA-256 of the other files; written last
-      chunks.npy     shard, offset, size in bytes, number of images, digest
-      members.npy    of each image: offset in its shard, size in bytes, label (-1: none)
-      keys.npy       the keys of all images, one behind the other, as bytes
+      chunks.npy     shard, offset, size in bytes, number of images, digest; of a Parquet file the number of
+                     the row group in place of the offset
+      members.npy    of each image: offset in its shard, size in bytes (of a tar), label (-1: none)
+      keys.npy       the keys of all images, one behind the other, as bytes; nothing for Parquet files
       key_ends.npy   where each of them ends
 
 Shards stand in the order of splits and names, chunks and members in the order of shards.
@@ -107,7 +108,7 @@ class Table:
 
 
 class Keys(Sequence[str]):
-    """Names of images, `SHARD:KEY`, put together when they are asked for.
+    """Names of images, `SHARD:KEY` or `SHARD:ROW`, put together when they are asked for.
 
     Args:
         table: the set.
@@ -138,9 +139,13 @@ class Keys(Sequence[str]):
         if not 0 <= at < self._length:
             raise IndexError(place)
         row = self._first + (at if self._rows is None else int(self._rows[at]))
-        start, stop = (int(self._table.key_ends[row - 1]) if row else 0), int(self._table.key_ends[row])
-        key = bytes(self._table.keys[start:stop]).decode(errors="surrogateescape")
-        return f"{self._table.shards[int(np.searchsorted(self._ends, row, 'right'))].name}:{key}"
+        number = int(np.searchsorted(self._ends, row, "right"))
+        if self._table.kind == "parquet":
+            key = str(row - (int(self._ends[number - 1]) if number else 0))
+        else:
+            start, stop = (int(self._table.key_ends[row - 1]) if row else 0), int(self._table.key_ends[row])
+            key = bytes(self._table.keys[start:stop]).decode(errors="surrogateescape")
+        return f"{self._table.shards[number].name}:{key}"
 
 
 # ---- on disk -----------------------------------------------------------------------------------------------------
@@ -239,7 +244,7 @@ def _checked(folder: Path, about: dict[str, Any]) -> Table:
         and order == sorted(order)
         and all(map(_inside, names)),
         "chunks": bool(np.all(chunks["shard"] == numbers)),
-        "places": bool(np.all(chunks["size"] <= room)),
+        "places": table.kind == "parquet" or bool(np.all(chunks["size"] <= room)),
         "counts": int(chunks["count"].sum(dtype=np.int64)) == len(members) == len(ends),
         "keys": bool(np.all(ends[1:] >= ends[:-1])) and (int(ends[-1]) if len(ends) else 0) == len(keys),
         "labels": not len(labels) or (labels.min() >= UNLABELLED and labels.max() < max(len(classes), 1)),
