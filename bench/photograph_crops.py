@@ -58,11 +58,12 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=98)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--resized-crop", type=float, default=0.35, help="smallest area of a crop")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     args = parser.parse_args()
     photographs = sorted(args.photographs.glob("n*.JPEG"))
     assert len(photographs) == 1000, f"{len(photographs)} photographs"
-    results = Results("photograph_crops")
+    results = Results(f"photograph_crops_{Path(args.weights).name.replace(':', '_')}")
     found: dict[str, list[float]] = {way: [] for way in args.ways}
     seconds: dict[str, list[float]] = {way: [] for way in args.ways}
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,8 @@ def main() -> None:
                 settings = {
                     "data.image_size": args.image_size, "data.batch_size": 32, "schedule.epochs": args.epochs,
                     "schedule.min_steps": 0, "compute.precision": "fp32", "probe.baseline": False, "seed": seed,
-                    "evaluation.patience": 0, **size, **WAYS[way],
+                    "evaluation.patience": 0, "augment.crop_padding": 0, "augment.resized_crop": args.resized_crop,
+                    **size, **WAYS[way],
                 }  # fmt: skip
                 run = Path(folder, f"{seed}-{way.replace(' ', '-')}")
                 result = vitrail.finetune(args.weights, str(manifest), run, settings=settings)
@@ -83,7 +85,7 @@ def main() -> None:
                 seconds[way].append(result.train_seconds)
                 print(f"seed {seed}, {way}: {test.accuracy:.4f} in {seconds[way][-1]:.0f} s", flush=True)
                 with results.part("accuracy") as answer:
-                    answer |= {"image_size": args.image_size, "epochs": args.epochs, "num_train": 500, "num_test": 400}
+                    answer |= {"image_size": args.image_size, "epochs": args.epochs, "resized_crop": args.resized_crop}
                     answer["test_accuracy"] = {
                         name: {
                             "seeds": values,

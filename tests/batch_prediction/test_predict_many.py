@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 import vitrail
+from tests.support.folders import write_tar
 from tests.support.images import encode, noise
 from tests.support.random_vit import random_vit
 from vitrail import fsio
@@ -65,14 +65,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, model: Path, shards: Path) -
     out = tmp_path_factory.mktemp("whole") / "out"
     assert main(["predict", str(model), str(shards), "-o", str(out), "--what", "probabilities"]) == 0
     return out
-
-
-def write_tar(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.batch_prediction.test_predict_many import write_tar
+from tests.support.folders import write_tar
 from tests.support.images import encode, noise
 from vitrail.batch_prediction import Inputs, find_units, inputs, shards
 from vitrail.batch_prediction.units import Record

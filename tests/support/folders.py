@@ -135,6 +135,15 @@ def cifar_files(name: str, per_batch: int = 20, seed: int = 0) -> dict[str, byte
     return {"meta": python2_pickle(meta)} | {member: batch(b"fine_labels", 100) for member in ("train", "test")}
 
 
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    """A tar file of these members, in their order."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
 def tar_gz(path: Path, folder: str, files: Mapping[str, bytes], *extra: tarfile.TarInfo) -> Path:
     """An archive with `folder` and its files; `extra` members are put first, without content."""
     path.parent.mkdir(parents=True, exist_ok=True)

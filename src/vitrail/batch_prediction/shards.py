@@ -136,7 +136,8 @@ def _records(tar: _Tar) -> Iterator[Record]:
                         row += 1
                     members = []
                 key = folder + slash + stem
-                members.append((member.name, ending, _content(archive, member, ending)))
+                room = Limits().max_bytes - sum(len(one) for _, _, one in members if isinstance(one, bytes))
+                members.append((member.name, ending, _content(archive, member, ending, room)))
             if members:
                 yield from _sample(key, row, members)
     except Exception as error:  # a file system behind an address has errors of its own
@@ -148,12 +149,12 @@ def _records(tar: _Tar) -> Iterator[Record]:
         ) from error
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> bytes | ImageError:
-    """The bytes of an image; of what is none only its ending counts."""
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, ending: str, room: int) -> bytes | ImageError:
+    """The bytes of an image, if there is room for them in its sample; of what is no image only its ending counts."""
     if ending and _suffix(ending) not in IMAGE_SUFFIXES:
         return b""
-    if member.size > Limits().max_bytes:
-        return ImageError(f"the file has more than {Limits().max_bytes} bytes", member.name)
+    if member.size > room:
+        return ImageError(f"the images of a sample have more than {Limits().max_bytes} bytes", member.name)
     file = archive.extractfile(member)
     return file.read() if file else b""
 

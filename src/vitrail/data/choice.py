@@ -4,10 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Int64
+
 from vitrail.config import DataConfig, Preprocessing
 from vitrail.data.decoded_cache import can_cache
 from vitrail.data.sources import NAMED_SETS, Split
 from vitrail.data.store import fitted_bytes, sizes_of, whole_bytes, whole_side
+from vitrail.data.streaming.order import same_chunk_pairs
 from vitrail.errors import ConfigError
 
 
@@ -45,7 +49,7 @@ def choose_store(config: DataConfig, split: Split, preprocessing: Preprocessing,
             raise ConfigError(
                 "Streamed data are not kept in memory.", got="data.store=memory", expected="auto or files"
             )
-        return Store("files", "the images are streamed, and decoded each time they are needed")
+        return Store("files", _streamed(config, split.chunk_starts))
     is_asked_size = config.decode_size != 0 or config.spec in NAMED_SETS
     crops = random_crops and not is_asked_size and any(size != (width, height) for size in sizes_of(split))
     if config.store == "files":
@@ -69,3 +73,14 @@ def choose_store(config: DataConfig, split: Split, preprocessing: Preprocessing,
         f"random crops are cut from the files each time: all images, decoded, would take {mib}, more than "
         f"data.ram-budget-mib allows",
     )
+
+
+def _streamed(config: DataConfig, chunk_starts: Int64[np.ndarray, "C1"]) -> str:
+    """How streamed examples are read, and how well their order is shuffled."""
+    counts = np.diff(chunk_starts)
+    counts = counts[counts > 0]
+    what = f"the images are streamed in {len(counts)} chunks and decoded each time they are needed"
+    if config.shuffle == "exact" or len(counts) <= config.lanes * config.window:
+        return what
+    pairs = same_chunk_pairs(counts, config.lanes, config.window)
+    return f"{what}; of {round(1 / pairs)} pairs of a batch one is from the same chunk (data.lanes, data.window)"

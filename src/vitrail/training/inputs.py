@@ -48,7 +48,7 @@ class Inputs:
         """The batches of an epoch from the one with number `first` on, this process's part of each."""
         order, size = self.order(epoch), self.config.data.batch_size
         if self.train_set.follow and isinstance(order, StreamOrder):
-            self.train_set.follow(order, self.order(epoch + 1), first * size)
+            self.train_set.follow(order, order.of_epoch(epoch + 1), first * size)
         crops = self._crops(epoch) if self._cuts else None
         pick = self.pick(epoch)
         return batches(self.train_set, order, size, device=device, start=first, pick=pick, crops=crops)
