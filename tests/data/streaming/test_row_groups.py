@@ -52,6 +52,10 @@ def test_an_indexed_folder_gives_the_images_of_the_folder(tmp_path: Path, capsys
     assert train.chunk_starts is not None
     assert train.chunk_starts.tolist() == [0, 7, 14, 20, 27, 29]
     assert list(train.read(np.array([3, 13, 28]))) == [png(3), png(13), png(28)]
+    assert not streamed.notes
+    small = open_source(DataConfig(spec=str(tmp_path / "i"), cache_gib=3e-6))
+    assert ["will be fetched several times" in note for note in small.notes] == [True]
+    assert list(small.splits["train"].read(np.arange(29))) == [png(seed) for seed in range(29)]
 
 
 def test_a_remote_table_is_read_through_faults(tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ def source_of(table: Table, name: str, config: DataConfig | None = None, *, keep
             )
         if len(found):
             splits[split] = found
+    if remote is not None and config is not None and "train" in splits:
+        notes += _too_small_cache(table, config)
     if not splits or (table.shards[0].split == "train" and "train" not in splits):
         raise DataError(
             f"{shown(name)}: no example has a label.",
@@ -233,6 +235,18 @@ def _remote_chunks(table: Table, config: DataConfig) -> RemoteChunks:
     cache = ChunkCache(chunk_cache(), int(config.cache_gib * 2**30), int(table.chunks["size"].max(initial=0)))
     objects = objects_at(table.place) if scheme_of(table.place) else LocalObjects(Path(table.place))
     return RemoteChunks(table, objects, cache)
+
+
+def _too_small_cache(table: Table, config: DataConfig) -> list[str]:
+    """A line where chunks will be fetched several times in an epoch, because too few of them fit into the cache."""
+    sizes = table.chunks["size"][table.chunks_of("train")]
+    in_use = min(config.lanes * config.window, len(sizes)) * float(sizes.mean()) / 2**30
+    if in_use <= config.cache_gib:
+        return []
+    return [
+        f"data.cache-gib {config.cache_gib:.3g} is less than the {in_use:.3g} GiB of chunks in use at a time "
+        f"(data.lanes x data.window): they will be fetched several times"
+    ]
 
 
 def _split(table: Table, split: str, keep_unlabelled: bool, remote: RemoteChunks | None) -> tuple[Split, int]:
