@@ -21,7 +21,7 @@ LINES = {
     "train": "train digits --run run",
     "eval": "eval run",
     "predict": "predict run images",
-    "predict many": "predict run images -o out --what embedding",
+    "predict many": "predict run images -o many --what embedding",
     "calibrate": "calibrate run --split test",
     "report": "report run",
     "compare": "compare run run",
