@@ -78,3 +78,18 @@ def test_an_unreadable_file_is_named_and_counts_nothing(config: RunConfig, tmp_p
     assert RunDir(tmp_path / "run").read_config().data.store == "files"
     kept = vitrail.evaluate(tmp_path / "run", config.data.spec, split="val")
     assert kept.num_correct == result.evaluation["num_correct"]
+
+
+@pytest.mark.parametrize("recipe", ["linear-probe", "knn"])
+def test_probes_leave_out_what_cannot_be_read(config: RunConfig, tmp_path: Path, recipe: str) -> None:
+    root = Path(config.data.spec)
+    for name in ("train/a/3.png", "val/b/4.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:80])
+    found = [
+        vitrail.finetune(
+            "builtin:cifar100", root, tmp_path / store, recipe=recipe, settings={"data.store": store, "image_size": 32}
+        )
+        for store in ("memory", "files")
+    ]
+    assert found[0].evaluation["num_correct"] == found[1].evaluation["num_correct"]
+    assert [error["path"] for error in found[1].evaluation["errors"]] == ["val/b/4.png"]

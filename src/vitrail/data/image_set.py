@@ -1,6 +1,6 @@
 """The examples of one split, ready to be trained on or measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,3 +61,10 @@ class ImageSet:
             chunk_starts=None,
             follow=None,
         )
+
+    def without(self, unreadable: Mapping[int, ImageError]) -> "ImageSet":
+        """The other examples, where some could not be read, by their places; these are in `errors` then."""
+        if not unreadable:
+            return self
+        read = np.setdiff1d(np.arange(len(self)), list(unreadable))
+        return replace(self.take(read), errors=(*self.errors, *(unreadable[at] for at in sorted(unreadable))))

@@ -174,10 +174,7 @@ def _readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: Worl
     if isinstance(image_set.images, OnDemand):
         lost = sorted(one for part in world.gather(lost) for one in part)
     read = np.setdiff1d(np.arange(count), [place for place, *_ in lost])
-    if lost:
-        errors = (*image_set.errors, *(ImageError(reason, name) for _, name, reason in lost))
-        image_set = replace(image_set.take(read), errors=errors)
-    return image_set, read, count
+    return image_set.without({place: ImageError(reason, name) for place, name, reason in lost}), read, count
 
 
 class _Counts:

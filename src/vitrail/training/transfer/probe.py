@@ -18,7 +18,7 @@ from vitrail.augment import prepare
 from vitrail.config import Preprocessing
 from vitrail.config.checks import pair
 from vitrail.data import ImageSet, batches, epoch_order
-from vitrail.errors import WeightsError
+from vitrail.errors import ImageError, WeightsError
 from vitrail.model import ViT
 from vitrail.run import Baseline
 from vitrail.training.evaluate import TOP, Evaluation
@@ -41,10 +41,15 @@ Labels = Int64[np.ndarray, "N"]
 
 @dataclass(frozen=True)
 class Features:
-    """What the trunk makes of images, and their classes."""
+    """What the trunk makes of images, and their classes.
+
+    Args:
+        examples: the images that could be read; None where nobody asks.
+    """
 
     rows: Rows
     labels: Labels
+    examples: ImageSet | None = None
 
 
 @dataclass(frozen=True)
@@ -90,18 +95,21 @@ def features(
     other_size = preprocessing.image_size != pair(model.config.image_size)
     model.eval()
     rows: list[np.ndarray] = []
-    for batch in batches(image_set, None, batch_size, device=device):
+    lost: dict[int, ImageError] = {}
+    for number, batch in enumerate(batches(image_set, None, batch_size, device=device)):
+        lost |= {number * batch_size + place: error for place, error in batch.errors.items()}
         tokens = model.forward_features(prepare(batch.images, preprocessing), interpolate_pos_encoding=other_size)
         rows.append(model.pool(tokens).float().cpu().numpy())
         if on_batch:
             on_batch(len(batch.labels))
     model.train(was_training)
-    found = np.concatenate(rows)
+    examples = image_set.without(lost)
+    found = np.delete(np.concatenate(rows), list(lost), axis=0)
     if not np.isfinite(found).all():
         raise WeightsError(
             "What the model makes of the images is not finite: its weights, or its preprocessing, are wrong."
         )
-    return Features(found, np.asarray(image_set.labels, dtype=np.int64))
+    return Features(found, np.asarray(examples.labels, dtype=np.int64), examples)
 
 
 def fit_linear(train: Features, num_labels: int, seed: int) -> LinearProbe:

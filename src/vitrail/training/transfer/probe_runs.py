@@ -121,9 +121,9 @@ def fit_probe(
         else:
             num_labels, chosen, results = len(train_set.classes), {"num_neighbors": config.probe.num_neighbors}, []
             for part in measured_sets:
-                rows = features(model, part, preprocessing, batch_size=size, on_batch=bar.advance).rows
-                votes = knn_probabilities(train, rows, num_labels, config.probe.num_neighbors)
-                results.append(evaluation_of(votes, part))
+                found = features(model, part, preprocessing, batch_size=size, on_batch=bar.advance)
+                votes = knn_probabilities(train, found.rows, num_labels, config.probe.num_neighbors)
+                results.append(evaluation_of(votes, found.examples or part))
             seconds = time.perf_counter() - started
             model.reset_head(0)
     finally:
