@@ -67,13 +67,12 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
         return open_named(spec, config.root, may_download=may_download, progress=progress)
     from vitrail.data.streaming.opening import is_stream, open_stream  # which stands on this room
 
-    if is_stream(spec):
-        return open_stream(spec, config, progress=progress)
-    if spec.startswith("hf:"):
+    if spec.startswith("hf:") and not spec.startswith("hf://"):
         return open_hub(spec)
     path = Path(os.path.expanduser(spec))
     try:
-        source = _open_path(path, spec)
+        is_streamed = is_stream(spec)
+        source = None if is_streamed else _open_path(path, spec)
         kind = "a file of another kind" if path.exists() else "neither a known name nor an existing path"
     except OSError as error:
         raise DataError(
@@ -83,12 +82,14 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
         ) from error
     except ValueError as error:  # a path with a null character
         raise DataError(f"{shown(spec)}: is not a path.", got=error) from error
+    if is_streamed:
+        return open_stream(spec, config, progress=progress)
     if source is not None:
         return source
     raise DataError(
         f"{shown(spec)!r} is not a data set.",
         got=kind,
-        expected=f"one of {', '.join(NAMED_SETS)}; a folder; a .parquet, .csv or .tsv file",
+        expected=f"one of {', '.join(NAMED_SETS)}; a folder; a .parquet, .csv, .tsv or .tar file",
         do="Unpack it, and give the folder."
         if is_archive(path)
         else _LISTS
