@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import warnings
 
 import numpy as np
 from jaxtyping import UInt8
@@ -116,13 +117,41 @@ def _quick_fit(
         or not is_inside
     ):
         return None
+    pixels = image if isinstance(image, np.ndarray) else array_of(image)
+    return vectorised(pixels, new_height, new_width, preprocessing.resize_filter, (y, x, height, width))
+
+
+def may_vectorise(preprocessing: Preprocessing) -> bool:
+    """Whether torch is there, and knows the filter."""
+    return preprocessing.resize_filter in _VECTOR_FILTERS and _has_torch()
+
+
+def vectorised(
+    pixels: UInt8[np.ndarray, "H W 3"],
+    height: int,
+    width: int,
+    resize_filter: str,
+    part: tuple[int, int, int, int] | None = None,
+) -> UInt8[np.ndarray, "3 h w"]:
+    """Resize by torch's vector code: within two levels of 255 of Pillow.
+
+    Args:
+        resize_filter: bilinear or bicubic.
+        part: top, left, height and width of what is kept of the result; None: all.
+    """
     import torch
     import torch.nn.functional as F
 
     # One image is resized by the thread that asks for it, and numpy copies by the same: no pool starts threads.
-    pixels = torch.from_numpy(image if isinstance(image, np.ndarray) else array_of(image)).permute(2, 0, 1).unsqueeze(0)
-    resized = F.interpolate(pixels, (new_height, new_width), mode=preprocessing.resize_filter, antialias=True)
-    return np.ascontiguousarray(resized[0, :, y : y + height, x : x + width].numpy())
+    # The pixels may be a part of an image that may not be written to, of which torch would warn.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        source = torch.from_numpy(pixels)
+    resized = F.interpolate(source.permute(2, 0, 1).unsqueeze(0), (height, width), mode=resize_filter, antialias=True)[
+        0
+    ].numpy()
+    top, left, rows, columns = part or (0, 0, height, width)
+    return np.ascontiguousarray(resized[:, top : top + rows, left : left + columns])
 
 
 def _resized_centre(
