@@ -66,8 +66,7 @@ def index_shards(
     kind = "parquet" if shards[0].name.lower().endswith(".parquet") else "tar"
     bar = Bar(sum(shard.size for shard in shards), unit="bytes", title="index", enabled=progress)
 
-    is_stopped = threading.Event()
-    fetch = _unless(is_stopped, fetch)
+    fetch = _unless(is_stopped := threading.Event(), fetch)
 
     def one(number: int) -> int:
         shard = shards[number]
@@ -89,8 +88,9 @@ def index_shards(
         try:
             for future in as_completed(futures):
                 bar.advance(future.result())
-        except BaseException:
-            is_stopped.set()
+        except BaseException as error:
+            if not isinstance(error, Exception):  # interrupted; else the shards that were begun are finished and kept
+                is_stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     whole = [table for table in tables if table is not None]
