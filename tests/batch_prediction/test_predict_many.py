@@ -262,6 +262,17 @@ def test_a_damaged_shard_stops_nobody_else(
     assert not (out / "_manifest.json").exists()
 
 
+def test_a_job_without_an_image_fails(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("no image")
+    out = tmp_path / "out"
+    given = ["predict", str(model), str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), "-o", str(out)]
+    for _ in range(2):
+        assert main(given) == 2
+        assert "None of the 2 images could be read" in capsys.readouterr().err
+    assert [bool(row["error"]) for row in rows_of(out)] == [True, True]
+
+
 def test_what_interrupts_leaves_whole_parts(model: Path, shards: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predictor = BatchPredictor(model, what="probabilities")

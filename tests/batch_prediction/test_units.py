@@ -11,6 +11,7 @@ from tests.support.folders import write_tar
 from tests.support.images import encode, noise
 from vitrail.batch_prediction import Inputs, find_units, inputs, shards
 from vitrail.batch_prediction.units import Record
+from vitrail.data.streaming.opening import index
 from vitrail.errors import DataError, ImageError
 
 PNG = encode(noise(4, 4), "PNG")
@@ -94,6 +95,16 @@ def test_folders_patterns_and_ranges_of_tars_are_the_same(tmp_path: Path) -> Non
         assert found(tmp_path / pattern).sha256 == folder.sha256
     with pytest.raises(DataError, match="no file is called like this"):
         found(tmp_path / "t-*.tar")
+
+
+def test_an_index_stands_for_its_shards(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        write_tar(tmp_path / "shards" / f"s-{number}.tar", {f"{number}{place}.png": PNG for place in range(3)})
+    index(str(tmp_path / "shards"), tmp_path / "index")
+    assert [(one.key, one.row, one.image) for one in records(found(tmp_path / "index"))] == [
+        (f"s-{number}.tar:{number}{place}", 3 * number + place, PNG) for number in range(2) for place in range(3)
+    ]
 
 
 def test_an_address_is_read_through_fsspec(tmp_path: Path) -> None:

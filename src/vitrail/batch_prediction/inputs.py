@@ -15,6 +15,8 @@ from vitrail.data.sources import NAMED_SETS, Split
 from vitrail.data.sources.index import few, listing_of_paths
 from vitrail.data.sources.packed import is_pack
 from vitrail.data.sources.walk import files_below, is_image
+from vitrail.data.streaming.opening import open_stream
+from vitrail.data.streaming.table import is_table
 from vitrail.errors import DataError, shown
 
 _TABLES, _SHARDS = (".csv", ".tsv"), (".tar", ".parquet")
@@ -25,7 +27,7 @@ def find_units(words: Sequence[str], out: Path, *, split: str = "all", root: str
 
     Args:
         words: image files; folders of images, .tar or .parquet files; patterns and addresses of .tar files; a manifest;
-            a named set or anything else that `open_source` knows.
+            an index of shards; a named set or anything else that `open_source` knows.
         out: where the parts go; it may not lie in a source.
         split: of a data set that has splits: train, val, test, or all of them.
         root: where named sets are; empty: the default.
@@ -40,7 +42,7 @@ def find_units(words: Sequence[str], out: Path, *, split: str = "all", root: str
         try:
             if is_remote(word):
                 units += remote_units(word)
-            elif path.is_dir() and not is_pack(path):
+            elif path.is_dir() and not is_pack(path) and not is_table(path):
                 if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path)):
                     raise DataError(
                         f"-o {shown(out)} lies in {shown(word)}: the next call would take the parts for input.",
@@ -120,7 +122,10 @@ def _listing(names: Iterable[str], folder: Path, shard: str) -> Iterator[Unit]:
 
 def _data_set(word: str, split: str, root: str, notes: list[str]) -> list[Unit]:
     """The splits of a data set, one after the other."""
-    source = open_source(DataConfig(spec=word, root=root), may_download=True, progress=True)
+    if is_table(Path(os.path.expanduser(word))):
+        source = open_stream(word, keep_unlabelled=True)
+    else:
+        source = open_source(DataConfig(spec=word, root=root), may_download=True, progress=True)
     notes += source.notes
     wanted = list(source.splits) if split == "all" else [split]
     if split not in ("all", *source.splits):

@@ -123,7 +123,7 @@ def _predicted(
 
 
 def _answer(job: "Job", everybody: list["Done"], manifest: dict[str, Any] | None) -> Answer:
-    """What was done by all processes of this call. Raises DataError: not all of the input could be read."""
+    """What was done by all processes of this call. Raises DataError: shards, or all images, could not be read."""
     written, kept, rows, errors = (
         sum(getattr(done, name) for done in everybody) for name in ("parts", "kept", "rows", "errors")
     )
@@ -133,6 +133,13 @@ def _answer(job: "Job", everybody: list["Done"], manifest: dict[str, Any] | None
             f"{len(failed)} of the input files could not be read to their end; the other parts are written.",
             got=failed[0].replace("\n", " "),
             do=f"Mend or remove them. {_GOES_ON}",
+        )
+    if manifest and manifest["rows"] and manifest["errors"] == manifest["rows"]:
+        raise DataError(
+            f"None of the {manifest['rows']} images could be read; the column error says why.",
+            got=f"{shown(job.out)}, where every row is an error",
+            expected="images",
+            do="Give the images, or shards of them.",
         )
     values: dict[str, Any] = {
         "out": str(job.out),
