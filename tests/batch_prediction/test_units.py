@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.folders import write_tar
 from tests.support.images import encode, noise
-from vitrail.batch_prediction import Inputs, find_units, inputs, shards
-from vitrail.batch_prediction.units import Record
+from vitrail.batch_prediction import Inputs, find_units, shards, units
+from vitrail.batch_prediction.units import Record, rows_a_unit
 from vitrail.data.streaming.opening import index
 from vitrail.errors import DataError, ImageError
 
@@ -31,7 +31,7 @@ def keys(given: Inputs) -> list[tuple[str, str, int]]:
 
 @pytest.fixture
 def three_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (inputs, shards):
+    for module in (units, shards):
         monkeypatch.setattr(module, "UNIT_ROWS", 3)
 
 
@@ -51,6 +51,14 @@ def test_a_folder_has_a_row_for_every_visible_file(tmp_path: Path) -> None:
     assert again.sha256 == given.sha256
     os.utime(tmp_path / "a.png", ns=(0, 0))
     assert found(tmp_path).sha256 != given.sha256
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "units"), [(100, 512, 1), (513, 512, 2), (20_000, 1000, 20), (10**6, 10_000, 100)]
+)
+def test_few_files_make_many_units(files: int, rows: int, units: int) -> None:
+    assert rows_a_unit(files) == rows
+    assert -(-files // rows) == units
 
 
 def test_files_are_taken_as_they_are_given(tmp_path: Path) -> None:
@@ -134,12 +142,10 @@ def test_parquet_needs_no_labels_and_is_cut_at_row_groups(tmp_path: Path) -> Non
         assert [one.image for one in records(given)] == [*images, b""]
 
 
-@pytest.mark.usefixtures("three_a_unit")
-def test_a_named_set_and_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "UNIT_ROWS", 500)
+def test_a_named_set_and_a_manifest(tmp_path: Path) -> None:
     test, everything = found("digits", split="test"), found("digits")
     assert [unit.count for unit in test.units] == [359]
-    assert sum(unit.count or 0 for unit in everything.units) == 1797
+    assert [unit.count for unit in everything.units] == [512, 512, 414, 359]
     assert {unit.shard for unit in everything.units} == {"train", "test"}
     assert all(isinstance(one.image, np.ndarray) for one in records(test))
     (tmp_path / "a.png").write_bytes(PNG)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.batch_prediction.shards import is_pattern, is_remote, parquet_units, remote_units, shards_of, tar_units
-from vitrail.batch_prediction.units import UNIT_ROWS, Inputs, Record, Unit, as_text, sha256_of
+from vitrail.batch_prediction.units import Inputs, Record, Unit, as_text, rows_a_unit, sha256_of
 from vitrail.config import DataConfig
 from vitrail.data import open_source
 from vitrail.data.sources import NAMED_SETS, Split
@@ -59,7 +59,7 @@ def find_units(words: Sequence[str], out: Path, *, split: str = "all", root: str
                 units += _data_set(word, split, root, notes)
         except OSError as error:
             raise DataError(f"{shown(error.filename or word)}: cannot be read.", got=error.strerror or error) from error
-    units += _listing(loose, Path(), "")
+    units += _listing(loose, len(loose), Path(), "")
     if not any(unit.count is None or unit.count for unit in units):
         raise DataError(f"{few(words)}: there are no images here.", expected="images, or shards of them")
     return Inputs(units, notes)
@@ -80,7 +80,8 @@ def _folder(folder: Path, shard: str, notes: list[str]) -> list[Unit]:
             others += 1
             has_image = has_image or is_image(path)
     if not shards:
-        return list(_listing((os.path.relpath(path, folder) for path in files_below(folder)), folder, shard))
+        names = (os.path.relpath(path, folder) for path in files_below(folder))
+        return list(_listing(names, others, folder, shard))
     if has_image:
         raise DataError(
             f"{shown(folder)}: has images and shards.",
@@ -105,10 +106,13 @@ def _shards(paths: Sequence[Path], root: Path | None, prefix: str) -> list[Unit]
     ]
 
 
-def _listing(names: Iterable[str], folder: Path, shard: str) -> Iterator[Unit]:
-    """Runs of the files of a folder. A unit keeps the names of its own as bytes: of millions, tens of MB."""
+def _listing(names: Iterable[str], count: int, folder: Path, shard: str) -> Iterator[Unit]:
+    """Runs of the files of a folder, of which there are `count`.
+
+    A unit keeps the names of its own as bytes: of millions, tens of MB.
+    """
     left, first = iter(names), 0
-    while run := list(itertools.islice(left, UNIT_ROWS)):
+    while run := list(itertools.islice(left, rows_a_unit(count))):
         identity, num_bytes = listing_of_paths([folder / name for name in run], folder)
         packed = b"\0".join(map(os.fsencode, run))
 
@@ -133,8 +137,9 @@ def _data_set(word: str, split: str, root: str, notes: list[str]) -> list[Unit]:
     units: list[Unit] = []
     for name in wanted:
         content = source.splits[name]
-        for first in range(0, len(content), UNIT_ROWS):
-            stop = min(first + UNIT_ROWS, len(content))
+        rows = rows_a_unit(len(content))
+        for first in range(0, len(content), rows):
+            stop = min(first + rows, len(content))
             units.append(_run(content, name, first, stop, source.listing, source.num_bytes))
     return units
 

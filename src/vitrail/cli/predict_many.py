@@ -107,6 +107,9 @@ def _predicted(
             say(note)
         many = f"{about['batch_size']} at a time"
         say(f"units: {len(job.parts)}; {about['engine']} {about['precision']} on {about['device']}, {many}")
+        workers = share[1] * (world.size if world else 1)
+        if workers > len(job.parts):
+            say(f"units: {len(job.parts)}, workers: {workers}; so some of them have nothing to do")
     mine = job.parts[share[0] :: share[1]]
     mine = mine[world.rank :: world.size] if world else mine
     try:
