@@ -301,6 +301,13 @@ def test_a_server_that_breaks_off_is_asked_again(
     assert found == expected
 
 
+@pytest.mark.parametrize("given", ["folder", "tar", "s3://bucket/s-{0..9}.tar"])
+def test_shards_need_o(given: str, model: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"folder": str(shards), "tar": str(shards / "shard-1.tar")}
+    assert main(["predict", str(model), words.get(given, given)]) == 2
+    assert "Add -o DIR" in capsys.readouterr().err
+
+
 def test_a_job_without_an_image_fails(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("no image")
