@@ -55,6 +55,13 @@ def find_units(words: Sequence[str], out: Path, *, split: str = "all", root: str
                 units += _shards([path], path.parent, "")
             elif (path.is_file() or path.is_symlink()) and path.suffix.lower() not in _TABLES:
                 loose.append(os.path.expanduser(word))
+            elif not path.exists() and word not in NAMED_SETS and not word.startswith("hf:"):
+                raise DataError(
+                    f"{shown(word)}: there is no such file, folder or data set.",
+                    expected="image files, or a folder of them; .tar or .parquet files; a .csv or .tsv file; or one of "
+                    f"{', '.join(NAMED_SETS)}",
+                    do="Check the spelling.",
+                )
             else:
                 units += _data_set(word, split, root, notes)
         except OSError as error:
