@@ -46,6 +46,10 @@ class Passing(Exception):
         self.after_s = after_s
 
 
+class Unreachable(DataError):
+    """Bytes could not be had, however often they were asked for; later they may."""
+
+
 class Budget:
     """A bound on bytes that are on the way, for all threads together; a larger piece than all of it goes alone."""
 
@@ -137,13 +141,13 @@ class Objects(ABC):
         return bytes(whole)
 
     def _pause(self, address: str, error: Passing, tries: int, began: float) -> None:
-        """Wait before the next attempt. Raises DataError where there is none."""
+        """Wait before the next attempt. Raises Unreachable where there is none."""
         patience = self.patience
         longest = min(patience.longest_s, patience.first_s * 2 ** (tries - 1))
         pause = max(random.uniform(0, longest), error.after_s)
         passed = time.monotonic() - began
         if tries >= patience.tries or passed + pause > patience.deadline_s:
-            raise DataError(
+            raise Unreachable(
                 f"{printable(address)}: could not be read.",
                 got=f"{error}, after {tries} tries in {passed:.0f} s",
                 do="Check the connection and try again; what was fetched is kept.",
