@@ -29,6 +29,7 @@ class Bar:
         unit: what they are.
         title: of what.
         done: of them, before this began.
+        about: the total is a guess.
         enabled: show anything at all.
         keep: leave the finished bar on the terminal.
         left: gives the seconds that are left, None where they are not known; None: by the rate so far.
@@ -41,11 +42,13 @@ class Bar:
         unit: str = "images",
         title: str = "",
         done: int = 0,
+        about: bool = False,
         enabled: bool = True,
         keep: bool = True,
         left: Callable[[], float | None] | None = None,
     ) -> None:
         self.total, self.unit, self.title, self.done, self.enabled, self.left = total, unit, title, done, enabled, left
+        self._about = about
         self._began, self._first, self._said, self._note = time.monotonic(), done, 0.0, ""
         self._bar = self._on_terminal(keep) if enabled and is_terminal(sys.stderr) else None
 
@@ -59,7 +62,7 @@ class Bar:
             leave=keep,
             dynamic_ncols=True,
             mininterval=0.5,
-            bar_format=_WITH_LEFT if self.left else None,
+            bar_format=_WITH_LEFT if self.left else _WITH_GUESS if self._about else None,
         )
         bar.left = self.left
         return bar
@@ -116,7 +119,7 @@ class Bar:
         rate = (self.done - self._first) / passed
         left = self.left() if self.left else (self.total - self.done) / rate if rate else None
         parts = [
-            f"{self.title}: {self.done} of {self.total} {self.unit}".removeprefix(": "),
+            f"{self.title}: {self.done} of {'about ' * self._about}{self.total} {self.unit}".removeprefix(": "),
             f"{rate:.0f} a second" if rate >= 10 else f"{rate:.2g} a second",
             *([self._note] if self._note else []),
             *([f"{duration(left)} left"] if left is not None else []),
@@ -125,6 +128,7 @@ class Bar:
 
 
 _WITH_LEFT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
+_WITH_GUESS = "{l_bar}{bar}| {n_fmt}/~{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class _Tqdm(tqdm):  # type: ignore[type-arg]

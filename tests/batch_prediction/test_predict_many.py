@@ -16,9 +16,11 @@ import vitrail
 from tests.support.folders import write_tar
 from tests.support.images import encode, noise
 from tests.support.random_vit import random_vit
-from vitrail import fsio
+from tests.support.range_server import RangeServer
+from vitrail import batch_prediction, fsio
 from vitrail.batch_prediction import Job, do_parts, find_units
 from vitrail.cli import main
+from vitrail.data.streaming.remote import Patience
 from vitrail.predictor import BatchPredictor
 from vitrail.selftest.fork_server import ForkServer
 
@@ -257,9 +259,64 @@ def test_a_damaged_shard_stops_nobody_else(
     content = (broken / "shard-1.tar").read_bytes()
     (broken / "shard-1.tar").write_bytes(content[:2000])
     assert main(["predict", *words(model, broken, out)]) == 2
-    assert "shard-1.tar" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "shard-1.tar: not a readable tar file (" in message
+    assert f"written: {TARS - 1} of {TARS}." in message
     assert len(parts_of(out)) == TARS - 1
     assert not (out / "_manifest.json").exists()
+
+
+def test_a_server_that_breaks_off_is_asked_again(
+    model: Path,
+    shards: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("fsspec")
+    monkeypatch.setattr(batch_prediction.shards, "_PATIENCE", Patience(tries=3, first_s=0.001, longest_s=0.002))
+    files = {f"/shard-{number}.tar": (shards / f"shard-{number}.tar").read_bytes() for number in range(TARS)}
+    out = tmp_path / "out"
+
+    is_down = True
+
+    def fault(path: str, start: int, attempt: int) -> str | None:
+        if is_down and (start or attempt):
+            return "503"
+        return "cut" if start == 0 and attempt else None  # the first request is for the size
+
+    with RangeServer(files, fault) as server:
+        given = words(model, Path("shards"), out)
+        given[1] = f"{server.url}/shard-{{0..{TARS - 1}}}.tar"
+        assert main(["predict", *given]) == 2
+        message = capsys.readouterr().err
+        assert f"fetched; parts that are written: 0 of {TARS}." in message
+        assert "shard-0.tar: could not be read (HTTP status 503, after 3 tries" in message
+        assert "The same command goes on." in message
+        is_down = False
+        assert main(["predict", *given]) == 0
+        assert len([path for path, start in server.asked if start]) == TARS
+    found, expected = ([{**row, "shard": ""} for row in rows_of(folder)] for folder in (out, whole))
+    assert found == expected
+
+
+@pytest.mark.parametrize("given", ["folder", "tar", "s3://bucket/s-{0..9}.tar"])
+def test_shards_need_o(given: str, model: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"folder": str(shards), "tar": str(shards / "shard-1.tar")}
+    assert main(["predict", str(model), words.get(given, given)]) == 2
+    assert "Add -o DIR" in capsys.readouterr().err
+
+
+def test_a_job_without_an_image_fails(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("no image")
+    out = tmp_path / "out"
+    given = ["predict", str(model), str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), "-o", str(out)]
+    for _ in range(2):
+        assert main(given) == 2
+        assert "None of the 2 images could be read" in capsys.readouterr().err
+    assert [bool(row["error"]) for row in rows_of(out)] == [True, True]
 
 
 def test_what_interrupts_leaves_whole_parts(model: Path, shards: Path, whole: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from tests.support.folders import write_tar
 from tests.support.images import encode, noise
-from vitrail.batch_prediction import Inputs, find_units, inputs, shards
-from vitrail.batch_prediction.units import Record
+from vitrail.batch_prediction import Inputs, find_units, shards, units
+from vitrail.batch_prediction.units import Record, rows_a_unit
+from vitrail.data.streaming.opening import index
 from vitrail.errors import DataError, ImageError
 
 PNG = encode(noise(4, 4), "PNG")
@@ -30,7 +31,7 @@ def keys(given: Inputs) -> list[tuple[str, str, int]]:
 
 @pytest.fixture
 def three_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (inputs, shards):
+    for module in (units, shards):
         monkeypatch.setattr(module, "UNIT_ROWS", 3)
 
 
@@ -50,6 +51,14 @@ def test_a_folder_has_a_row_for_every_visible_file(tmp_path: Path) -> None:
     assert again.sha256 == given.sha256
     os.utime(tmp_path / "a.png", ns=(0, 0))
     assert found(tmp_path).sha256 != given.sha256
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "units"), [(100, 512, 1), (513, 512, 2), (20_000, 1000, 20), (10**6, 10_000, 100)]
+)
+def test_few_files_make_many_units(files: int, rows: int, units: int) -> None:
+    assert rows_a_unit(files) == rows
+    assert -(-files // rows) == units
 
 
 def test_files_are_taken_as_they_are_given(tmp_path: Path) -> None:
@@ -96,6 +105,16 @@ def test_folders_patterns_and_ranges_of_tars_are_the_same(tmp_path: Path) -> Non
         found(tmp_path / "t-*.tar")
 
 
+def test_an_index_stands_for_its_shards(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        write_tar(tmp_path / "shards" / f"s-{number}.tar", {f"{number}{place}.png": PNG for place in range(3)})
+    index(str(tmp_path / "shards"), tmp_path / "index")
+    assert [(one.key, one.row, one.image) for one in records(found(tmp_path / "index"))] == [
+        (f"s-{number}.tar:{number}{place}", 3 * number + place, PNG) for number in range(2) for place in range(3)
+    ]
+
+
 def test_an_address_is_read_through_fsspec(tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
@@ -123,12 +142,10 @@ def test_parquet_needs_no_labels_and_is_cut_at_row_groups(tmp_path: Path) -> Non
         assert [one.image for one in records(given)] == [*images, b""]
 
 
-@pytest.mark.usefixtures("three_a_unit")
-def test_a_named_set_and_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "UNIT_ROWS", 500)
+def test_a_named_set_and_a_manifest(tmp_path: Path) -> None:
     test, everything = found("digits", split="test"), found("digits")
     assert [unit.count for unit in test.units] == [359]
-    assert sum(unit.count or 0 for unit in everything.units) == 1797
+    assert [unit.count for unit in everything.units] == [512, 512, 414, 359]
     assert {unit.shard for unit in everything.units} == {"train", "test"}
     assert all(isinstance(one.image, np.ndarray) for one in records(test))
     (tmp_path / "a.png").write_bytes(PNG)
@@ -148,5 +165,5 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images here"):
         found(tmp_path / "empty")
-    with pytest.raises(DataError, match="not a data set"):
+    with pytest.raises(DataError, match=r"no such file(.|\n)*Expected image files"):
         found(tmp_path / "nothing")

@@ -83,6 +83,9 @@ def test_forms_of_images_and_other_columns(model: Path, tmp_path: Path) -> None:
     assert "image" not in answers[2]
     with pytest.raises(InputError, match="no images"):
         predictor({"pixels": pixels[None]})
+    for batch in ({"path": "a.png"}, {"bytes": PNGS[0]}):
+        with pytest.raises(InputError, match="is no column"):
+            predictor(batch)
 
 
 def test_it_can_be_sent_before_and_after_it_was_used(model: Path) -> None:

@@ -1,7 +1,8 @@
 """Any number of images -> a folder of parts, one for each unit of the input, by any number of workers. No torch.
 
-A unit is a shard, a run of row groups, or ten thousand files; its part has a name that the job and the unit decide. So
-a killed worker loses one part, the next call does what is missing, and workers that do the same unit write equal rows.
+A unit is a shard, a run of row groups, or at most ten thousand files; its part has a name that the job and the unit
+decide. So a killed worker loses one part, the next call does what is missing, and workers that do the same unit write
+equal rows.
 """
 
 from vitrail.batch_prediction.inputs import find_units

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.batch_prediction.shards import is_pattern, is_remote, parquet_units, remote_units, shards_of, tar_units
-from vitrail.batch_prediction.units import UNIT_ROWS, Inputs, Record, Unit, as_text, sha256_of
+from vitrail.batch_prediction.units import Inputs, Record, Unit, as_text, rows_a_unit, sha256_of
 from vitrail.config import DataConfig
 from vitrail.data import open_source
 from vitrail.data.sources import NAMED_SETS, Split
 from vitrail.data.sources.index import few, listing_of_paths
 from vitrail.data.sources.packed import is_pack
 from vitrail.data.sources.walk import files_below, is_image
+from vitrail.data.streaming.opening import open_stream
+from vitrail.data.streaming.table import is_table
 from vitrail.errors import DataError, shown
 
 _TABLES, _SHARDS = (".csv", ".tsv"), (".tar", ".parquet")
@@ -25,7 +27,7 @@ def find_units(words: Sequence[str], out: Path, *, split: str = "all", root: str
 
     Args:
         words: image files; folders of images, .tar or .parquet files; patterns and addresses of .tar files; a manifest;
-            a named set or anything else that `open_source` knows.
+            an index of shards; a named set or anything else that `open_source` knows.
         out: where the parts go; it may not lie in a source.
         split: of a data set that has splits: train, val, test, or all of them.
         root: where named sets are; empty: the default.
@@ -40,7 +42,7 @@ def find_units(words: Sequence[str], out: Path, *, split: str = "all", root: str
         try:
             if is_remote(word):
                 units += remote_units(word)
-            elif path.is_dir() and not is_pack(path):
+            elif path.is_dir() and not is_pack(path) and not is_table(path):
                 if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path)):
                     raise DataError(
                         f"-o {shown(out)} lies in {shown(word)}: the next call would take the parts for input.",
@@ -53,11 +55,18 @@ def find_units(words: Sequence[str], out: Path, *, split: str = "all", root: str
                 units += _shards([path], path.parent, "")
             elif (path.is_file() or path.is_symlink()) and path.suffix.lower() not in _TABLES:
                 loose.append(os.path.expanduser(word))
+            elif not path.exists() and word not in NAMED_SETS and not word.startswith("hf:"):
+                raise DataError(
+                    f"{shown(word)}: there is no such file, folder or data set.",
+                    expected="image files, or a folder of them; .tar or .parquet files; a .csv or .tsv file; or one of "
+                    f"{', '.join(NAMED_SETS)}",
+                    do="Check the spelling.",
+                )
             else:
                 units += _data_set(word, split, root, notes)
         except OSError as error:
             raise DataError(f"{shown(error.filename or word)}: cannot be read.", got=error.strerror or error) from error
-    units += _listing(loose, Path(), "")
+    units += _listing(loose, len(loose), Path(), "")
     if not any(unit.count is None or unit.count for unit in units):
         raise DataError(f"{few(words)}: there are no images here.", expected="images, or shards of them")
     return Inputs(units, notes)
@@ -78,7 +87,8 @@ def _folder(folder: Path, shard: str, notes: list[str]) -> list[Unit]:
             others += 1
             has_image = has_image or is_image(path)
     if not shards:
-        return list(_listing((os.path.relpath(path, folder) for path in files_below(folder)), folder, shard))
+        names = (os.path.relpath(path, folder) for path in files_below(folder))
+        return list(_listing(names, others, folder, shard))
     if has_image:
         raise DataError(
             f"{shown(folder)}: has images and shards.",
@@ -103,10 +113,13 @@ def _shards(paths: Sequence[Path], root: Path | None, prefix: str) -> list[Unit]
     ]
 
 
-def _listing(names: Iterable[str], folder: Path, shard: str) -> Iterator[Unit]:
-    """Runs of the files of a folder. A unit keeps the names of its own as bytes: of millions, tens of MB."""
+def _listing(names: Iterable[str], count: int, folder: Path, shard: str) -> Iterator[Unit]:
+    """Runs of the files of a folder, of which there are `count`.
+
+    A unit keeps the names of its own as bytes: of millions, tens of MB.
+    """
     left, first = iter(names), 0
-    while run := list(itertools.islice(left, UNIT_ROWS)):
+    while run := list(itertools.islice(left, rows_a_unit(count))):
         identity, num_bytes = listing_of_paths([folder / name for name in run], folder)
         packed = b"\0".join(map(os.fsencode, run))
 
@@ -120,7 +133,10 @@ def _listing(names: Iterable[str], folder: Path, shard: str) -> Iterator[Unit]:
 
 def _data_set(word: str, split: str, root: str, notes: list[str]) -> list[Unit]:
     """The splits of a data set, one after the other."""
-    source = open_source(DataConfig(spec=word, root=root), may_download=True, progress=True)
+    if is_table(Path(os.path.expanduser(word))):
+        source = open_stream(word, keep_unlabelled=True)
+    else:
+        source = open_source(DataConfig(spec=word, root=root), may_download=True, progress=True)
     notes += source.notes
     wanted = list(source.splits) if split == "all" else [split]
     if split not in ("all", *source.splits):
@@ -128,8 +144,9 @@ def _data_set(word: str, split: str, root: str, notes: list[str]) -> list[Unit]:
     units: list[Unit] = []
     for name in wanted:
         content = source.splits[name]
-        for first in range(0, len(content), UNIT_ROWS):
-            stop = min(first + UNIT_ROWS, len(content))
+        rows = rows_a_unit(len(content))
+        for first in range(0, len(content), rows):
+            stop = min(first + rows, len(content))
             units.append(_run(content, name, first, stop, source.listing, source.num_bytes))
     return units
 

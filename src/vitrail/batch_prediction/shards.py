@@ -6,6 +6,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,17 @@ from vitrail.data import Limits
 from vitrail.data.sources.columns import Columns
 from vitrail.data.sources.parquet import read_rows, row_groups
 from vitrail.data.sources.walk import IMAGE_SUFFIXES, is_visible
+from vitrail.data.streaming.http_objects import HttpObjects
+from vitrail.data.streaming.places import scheme_of
+from vitrail.data.streaming.remote import Patience, Unreachable
+from vitrail.data.streaming.table import Shard
 from vitrail.errors import DataError, ImageError, install_hint, shown
 from vitrail.reading import open_regular
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 1_000_000
 _BLOCK_BYTES = 1 << 20
+_PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,17 @@ def tar_units(files: Iterable[tuple[str, Path]]) -> list[Unit]:
 
 
 def remote_units(address: str) -> list[Unit]:
-    """A unit for each tar file at an address, a pattern or a folder of addresses, by fsspec. Raises DataError."""
+    """A unit for each tar file at an address, a pattern or a folder of addresses. Raises DataError."""
     try:
         import fsspec
     except ImportError as error:
         raise DataError(f"{_public(address)}: needs fsspec.", do=install_hint("fsspec")) from error
     try:
         urls = [url for one in _ranges(address) for url in _listed(fsspec, one)]
-        tars = [_remote_tar(fsspec, url) for url in urls]
+        with ThreadPoolExecutor(16) as pool:
+            tars = list(pool.map(partial(_remote_tar, fsspec), urls))
+    except DataError:
+        raise
     except Exception as error:  # each file system has errors of its own
         missing = re.search(r"[Ii]nstall (\w+)", str(error)) if isinstance(error, ImportError) else None
         raise DataError(
@@ -84,6 +93,22 @@ def remote_units(address: str) -> list[Unit]:
     if not tars:
         raise DataError(f"{_public(address)}: there are no .tar files.", expected="an address or pattern of tar files")
     return [_tar_unit(tar) for tar in tars]
+
+
+class _Pieces(io.RawIOBase):
+    """A file of pieces of bytes, to be read from first to last."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._left = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or memoryview(next(self._pieces, b""))
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
 
 
 def parquet_units(files: Iterable[tuple[str, Path]]) -> list[Unit]:
@@ -140,7 +165,15 @@ def _records(tar: _Tar) -> Iterator[Record]:
                 members.append((member.name, ending, _content(archive, member, ending, room)))
             if members:
                 yield from _sample(key, row, members)
+    except DataError:
+        raise
     except Exception as error:  # a file system behind an address has errors of its own
+        if is_remote(tar.name) and not isinstance(error, (tarfile.TarError, ValueError, EOFError)):
+            raise Unreachable(
+                f"{shown(tar.name)}: could not be read.",
+                got=_public(f"{type(error).__name__}: {error}"),
+                do="Check the connection and try again.",
+            ) from error
         raise DataError(
             f"{shown(tar.name)}: not a readable tar file.",
             got=_public(str(error) or type(error).__name__),
@@ -196,6 +229,11 @@ def _listed(fsspec: Any, address: str) -> list[str]:
 
 
 def _remote_tar(fsspec: Any, url: str) -> _Tar:
+    if scheme_of(url) in ("http", "https") and not re.search(r"[?#@]", url):  # the others may be signed
+        place, _, name = url.rpartition("/")
+        server = HttpObjects(place, _PATIENCE)
+        shard = Shard(name, "", *server.about(name))
+        return _Tar(url, shard.size, shard.tag, lambda: io.BufferedReader(_Pieces(server.stream(shard)), _BLOCK_BYTES))
     system, path = fsspec.core.url_to_fs(url)
     known = system.info(path)
     versions = [str(known[name]) for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime") if known.get(name)]

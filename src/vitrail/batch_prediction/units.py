@@ -9,7 +9,8 @@ from vitrail.data.sources import Encoded
 from vitrail.errors import ImageError
 
 UNIT_ROWS = 10_000
-"""Files of a listing, examples of a data set, at least so many rows of a Parquet file: one unit."""
+"""Files of a listing, examples of a split, at most; rows of a Parquet file, at least: one unit."""
+_LEAST_ROWS, _UNITS = 512, 20
 
 
 class Record(NamedTuple):
@@ -63,6 +64,11 @@ class Inputs:
     def sha256(self) -> str:
         """Of everything that is read."""
         return sha256_of(*(unit.identity for unit in self.units))
+
+
+def rows_a_unit(count: int) -> int:
+    """How many files of a listing, or examples of a split, one unit has; of a few thousand, there are 20 units."""
+    return min(UNIT_ROWS, max(_LEAST_ROWS, -(-count // _UNITS)))
 
 
 def sha256_of(*words: object) -> str:

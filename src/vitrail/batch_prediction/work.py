@@ -12,11 +12,14 @@ from vitrail.batch_prediction.job import Job, Part
 from vitrail.batch_prediction.parts import write_part
 from vitrail.batch_prediction.units import Record, Row
 from vitrail.data.sources import Encoded
+from vitrail.data.streaming.remote import Unreachable
 from vitrail.errors import DataError, ImageError, SaveError
 from vitrail.predictor.batch import Answers, BatchPredictor, Pixels
 from vitrail.progress import Bar
 from vitrail.runtime.cores import available_cores
 
+_MOST_UNREACHABLE = 3
+"""Units that cannot be fetched, however often it is tried, after which a worker gives up."""
 _AHEAD, _LEAST_READ = 2, 8
 """Batches that are read and decoded while another one is computed; images in each of them at least."""
 _MOST_BYTES = 64 << 20
@@ -35,7 +38,8 @@ class Done:
         parts: written now.
         kept: there already.
         rows, errors: written now.
-        failed: why units could not be read to their end.
+        failed: units that are damaged, and why; a line each.
+        unreachable: units that could not be fetched, and why.
     """
 
     parts: int = 0
@@ -43,6 +47,7 @@ class Done:
     rows: int = 0
     errors: int = 0
     failed: list[str] = field(default_factory=list[str])
+    unreachable: list[str] = field(default_factory=list[str])
 
 
 def do_parts(
@@ -65,7 +70,8 @@ def do_parts(
     """
     done = Done()
     expected = _Expected(parts)
-    with _Pipeline(predictor) as pipeline, Bar(expected.total, enabled=progress) as bar:
+    is_guess = any(part.unit.count is None for part in parts)
+    with _Pipeline(predictor) as pipeline, Bar(expected.total, about=is_guess, enabled=progress) as bar:
 
         def batches(part: Part) -> Generator[tuple[list[Row], Answers]]:
             for rows, decoded in pipeline.batches(part.unit.records()):
@@ -84,13 +90,22 @@ def do_parts(
                         counts = write_part(part.path, job.form, part.unit.shard, job.footer(part), rows)
                     done.parts, done.rows = done.parts + 1, done.rows + counts.rows
                     done.errors += counts.errors
+                except Unreachable as error:
+                    done.unreachable.append(_line(error))
+                    if len(done.unreachable) == _MOST_UNREACHABLE:
+                        break
                 except DataError as error:
-                    done.failed.append(str(error))
+                    done.failed.append(_line(error))
                 except SaveError:
                     if job.counts(part) is None:  # another worker that was done first has tidied up
                         raise
             bar.expect(expected.after(part, bar.done - before))
     return done
+
+
+def _line(error: DataError) -> str:
+    """What could not be read, and why."""
+    return error.what.removesuffix(".") + (f" ({error.got})" if error.got is not None else "")
 
 
 class _Expected:

@@ -53,7 +53,10 @@ def run(args: argparse.Namespace) -> Answer:
     from vitrail.data import files_at
     from vitrail.predictor import is_exported
 
+    _check_no_shards([path for path in args.paths if _is_shard(path) and not os.path.isdir(path)])
     files = files_at(args.paths)
+    if not any(path.suffix.lower() in _IMAGES for path in files):
+        _check_no_shards([str(path) for path in files if _is_shard(str(path))])
     if is_exported(args.model):
         return _by_exported_file(args, files)
     if started_here(args):
@@ -149,6 +152,23 @@ def _table(predictions: Sequence["Prediction"]) -> list[str]:
         rest = ", ".join(f"{shown(r.label)} {r.probability:.4f}" for r in one.top[not one.is_unknown :])
         rows.append((one.path, one.label, "-" if one.is_unknown else f"{one.probability:.4f}", rest))
     return table(("file", "label", "probability", "next"), rows)
+
+
+def _is_shard(name: str) -> bool:
+    return name.partition("?")[0].lower().endswith((".tar", ".parquet"))
+
+
+def _check_no_shards(names: Sequence[str]) -> None:
+    """Raise for files that are read only with -o."""
+    from vitrail.data.streaming.places import printable
+
+    if names:
+        raise ConfigError(
+            "Files named .tar and .parquet need -o.",
+            got=", ".join(printable(name) for name in names[:3]),
+            expected="image files, or folders of them",
+            do="Add -o DIR: the folder that the predictions are written to.",
+        )
 
 
 def check_words(args: argparse.Namespace) -> None:

@@ -107,6 +107,9 @@ def _predicted(
             say(note)
         many = f"{about['batch_size']} at a time"
         say(f"units: {len(job.parts)}; {about['engine']} {about['precision']} on {about['device']}, {many}")
+        workers = share[1] * (world.size if world else 1)
+        if workers > len(job.parts):
+            say(f"units: {len(job.parts)}, workers: {workers}; so some of them have nothing to do")
     mine = job.parts[share[0] :: share[1]]
     mine = mine[world.rank :: world.size] if world else mine
     try:
@@ -123,16 +126,17 @@ def _predicted(
 
 
 def _answer(job: "Job", everybody: list["Done"], manifest: dict[str, Any] | None) -> Answer:
-    """What was done by all processes of this call. Raises DataError: not all of the input could be read."""
+    """What was done by all processes of this call. Raises DataError: shards, or all images, could not be read."""
     written, kept, rows, errors = (
         sum(getattr(done, name) for done in everybody) for name in ("parts", "kept", "rows", "errors")
     )
-    failed = [line for done in everybody for line in done.failed]
-    if failed:
+    _check_read(job, everybody)
+    if manifest and manifest["rows"] and manifest["errors"] == manifest["rows"]:
         raise DataError(
-            f"{len(failed)} of the input files could not be read to their end; the other parts are written.",
-            got=failed[0].replace("\n", " "),
-            do=f"Mend or remove them. {_GOES_ON}",
+            f"None of the {manifest['rows']} images could be read; the column error says why.",
+            got=f"{shown(job.out)}, where every row is an error",
+            expected="images",
+            do="Give the images, or shards of them.",
         )
     values: dict[str, Any] = {
         "out": str(job.out),
@@ -150,6 +154,26 @@ def _answer(job: "Job", everybody: list["Done"], manifest: dict[str, Any] | None
     else:
         lines.append("not complete: other workers have parts to do")
     return Answer(lines, values)
+
+
+def _check_read(job: "Job", everybody: list["Done"]) -> None:
+    """Raise DataError where units could not be read to their end."""
+    failed = [line for done in everybody for line in done.failed]
+    unreachable = [line for done in everybody for line in done.unreachable]
+    if not failed and not unreachable:
+        return
+    written = f"parts that are written: {sum(part.path.exists() for part in job.parts)} of {len(job.parts)}"
+    if not failed:
+        raise DataError(
+            f"Not all of the input could be fetched; {written}.",
+            listed=unreachable[:5],
+            do=f"Check the connection. {_GOES_ON}",
+        )
+    raise DataError(
+        f"{len(failed)} of the inputs could not be read to their end; {written}.",
+        listed=[*failed, *unreachable][:5],
+        do="Mend or remove them, and give a new folder with -o: the parts in this one belong to the input as it was.",
+    )
 
 
 def _share(words: str | None) -> tuple[int, int]:

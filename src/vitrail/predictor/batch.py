@@ -4,6 +4,7 @@ With an exported file it needs no torch. Rows are computed in batches of one sha
 answer does not depend on how many images came with it.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vitrail.config import Preprocessing, to_json
-from vitrail.errors import ConfigError, ImageError, InputError, WeightsError
+from vitrail.errors import ConfigError, ImageError, InputError, WeightsError, shown
 from vitrail.predictor.answers import Outputs, Prediction, ranked
 from vitrail.predictor.exported import ExportedPredictor
 from vitrail.predictor.exported_file import is_exported
@@ -114,16 +115,22 @@ class BatchPredictor:
                 each in a form of `ImageLike`, or as the Hub's struct {bytes, path}.
         Returns:
             The other columns as they were, and: `label`, `score` (and `label_2`, ... up to `top`); `probabilities`
-            [N, L]; or `embedding` [N, D]; and `error`, "" or why an image could not be read: its numbers are NaN then.
+            [N, L]; or `embedding` [N, D]; and `error`, "" or why an image could not be read: its labels are "" and its
+            numbers NaN then.
         Raises:
-            InputError: there is no such column.
+            InputError: there is no such column, or one image in place of a column.
         """
         name = next((name for name in IMAGE_COLUMNS if name in batch), None)
         if name is None:
             raise InputError(
                 "A batch has no images.", got=f"columns {', '.join(batch) or 'none'}", expected=", ".join(IMAGE_COLUMNS)
             )
-        images = [_image_of(value) for value in batch[name]]
+        column = batch[name]
+        if isinstance(column, (str, bytes, os.PathLike)) or not hasattr(column, "__len__"):
+            kind = type(column).__name__
+            got = f"{kind} {shown(column)}" if isinstance(column, (str, os.PathLike)) else kind
+            raise InputError(f"The column {name} is no column.", got=got, expected="a list or an array of images")
+        images = [_image_of(value) for value in column]
         with ThreadPoolExecutor(self.threads or available_cores()) as pool:
             decoded = list(pool.map(self.decode, images))
         others = {column: values for column, values in batch.items() if column not in ("bytes", "image")}

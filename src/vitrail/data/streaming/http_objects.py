@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import re
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -59,6 +60,30 @@ class HttpObjects(Objects):
                 yield kept
                 if start >= stop:
                     break
+
+    def stream(self, shard: Shard) -> Iterator[bytes]:
+        """The bytes of a file from first to last, in pieces; one request, until a body breaks off and is continued.
+
+        Raises:
+            DataError: as `fetch`.
+        """
+        address, at, tries, began = f"{self.place}/{shard.name}", 0, 0, time.monotonic()
+        while at < shard.size:
+            before = at
+            try:
+                for piece in self._body(shard, at, shard.size):
+                    at += len(piece)
+                    self._has_come(address)
+                    yield piece
+                if at < shard.size:
+                    raise Passing(f"the body ended after {at} of {shard.size} bytes")
+            except FileNotFoundError as error:
+                raise replaced(address, "no such object") from error
+            except Passing as error:
+                if at > before:
+                    tries, began = 0, time.monotonic()
+                tries += 1
+                self._pause(address, error, tries, began, began)
 
     @contextlib.contextmanager
     def _answer(self, name: str, start: int, stop: int, tag: str) -> Iterator[http.client.HTTPResponse]:

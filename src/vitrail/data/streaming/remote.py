@@ -56,6 +56,10 @@ class Passing(Exception):
         self.after_s = after_s
 
 
+class Unreachable(DataError):
+    """Bytes could not be had, however often they were asked for; later they may."""
+
+
 class Budget:
     """A bound on bytes that are on the way, for all threads together; a larger piece than all of it goes alone."""
 
@@ -193,10 +197,16 @@ class Objects(ABC):
             self._is_said = False
 
     def _pause(
-        self, address: str, error: Passing, tries: int, began: float, last_byte: float, answer: Future[Any]
+        self,
+        address: str,
+        error: Passing,
+        tries: int,
+        began: float,
+        last_byte: float,
+        answer: Future[Any] | None = None,
     ) -> None:
-        """Wait before the next attempt, unless the answer is there. Raises DataError where there is none."""
-        if answer.done():
+        """Wait before the next attempt, unless the answer is there. Raises Unreachable where there is none."""
+        if answer and answer.done():
             return
         patience, now = self.patience, time.monotonic()
         longest = min(patience.longest_s, patience.first_s * 2 ** min(tries - 1, 30))
@@ -205,7 +215,7 @@ class Objects(ABC):
         outage_s = now - self._failing.setdefault(address, last_byte)
         is_over = tries >= patience.tries and outage_s >= patience.outage_s
         if is_over or now - began + pause > patience.deadline_s:
-            raise DataError(
+            raise Unreachable(
                 f"{printable(address)}: could not be read.",
                 got=f"{error}, after {tries} tries in {now - began:.0f} s",
                 do="Check the connection and try again; what was fetched is kept.",
@@ -215,7 +225,7 @@ class Objects(ABC):
             until = time.strftime("%H:%M", time.localtime(time.time() + patience.outage_s - outage_s))
             say_above_bars(f"waiting for {printable(address)}: {error}; trying again until {until}")
         self.num_retries += 1
-        wait([answer], timeout=pause)
+        wait([answer or Future()], timeout=pause)
 
 
 def replaced(address: str, got: str) -> DataError:
