@@ -197,16 +197,10 @@ class Objects(ABC):
             self._is_said = False
 
     def _pause(
-        self,
-        address: str,
-        error: Passing,
-        tries: int,
-        began: float,
-        last_byte: float,
-        answer: Future[Any] | None = None,
+        self, address: str, error: Passing, tries: int, began: float, last_byte: float, answer: Future[Any]
     ) -> None:
         """Wait before the next attempt, unless the answer is there. Raises Unreachable where there is none."""
-        if answer and answer.done():
+        if answer.done():
             return
         patience, now = self.patience, time.monotonic()
         longest = min(patience.longest_s, patience.first_s * 2 ** min(tries - 1, 30))
@@ -225,7 +219,7 @@ class Objects(ABC):
             until = time.strftime("%H:%M", time.localtime(time.time() + patience.outage_s - outage_s))
             say_above_bars(f"waiting for {printable(address)}: {error}; trying again until {until}")
         self.num_retries += 1
-        wait([answer or Future()], timeout=pause)
+        wait([answer], timeout=pause)
 
 
 def replaced(address: str, got: str) -> DataError:
