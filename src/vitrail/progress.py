@@ -141,3 +141,9 @@ class _Tqdm(tqdm):  # type: ignore[type-arg]
         known = dict(super().format_dict)
         seconds = self.left() if self.left else None
         return {**known, "left": "?" if seconds is None else tqdm.format_interval(seconds)}
+
+
+def say_above_bars(text: str) -> None:
+    """A message on standard error, above the bars that are shown there."""
+    with tqdm.external_write_mode():
+        say(text)

@@ -37,7 +37,17 @@ def by_pillow(data: bytes, crop: Crop, preprocessing: Preprocessing) -> np.ndarr
 def test_every_filter(resize_filter: str, crop: Crop) -> None:
     data = encode(noise(90, 130), "JPEG")
     wanted = settings(70, resize_filter)
-    np.testing.assert_array_equal(load_crop(data, crop, wanted), by_pillow(data, crop, wanted))
+    assert _difference(load_crop(data, crop, wanted), by_pillow(data, crop, wanted)) <= _levels(resize_filter)
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> int:
+    assert ours.shape == theirs.shape
+    return int(np.abs(ours.astype(int) - theirs).max())
+
+
+def _levels(resize_filter: str) -> int:
+    """By how many levels of 255 pixels may differ: torch computes two of the filters."""
+    return 2 if resize_filter in ("bilinear", "bicubic") else 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -46,14 +56,18 @@ def test_every_orientation(kind: str, orientation: int) -> None:
     block = Image.Exif()
     block[0x0112] = orientation
     data = encode(noise(60, 100), kind, exif=block.tobytes() if kind == "TIFF" else exif(orientation))
-    np.testing.assert_array_equal(load_crop(data, CROPS[1], settings(24)), by_pillow(data, CROPS[1], settings(24)))
+    for name in ("bicubic", "hamming"):
+        wanted = settings(24, name)
+        assert _difference(load_crop(data, CROPS[1], wanted), by_pillow(data, CROPS[1], wanted)) <= _levels(name)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "1"])
 def test_every_mode(mode: str) -> None:
     image = Image.fromarray(noise(60, 100)).convert(mode)
     data = encode(image, "TIFF" if mode == "CMYK" else "PNG")
-    np.testing.assert_array_equal(load_crop(data, CROPS[1], settings(24)), by_pillow(data, CROPS[1], settings(24)))
+    for name in ("bicubic", "hamming"):
+        wanted = settings(24, name)
+        assert _difference(load_crop(data, CROPS[1], wanted), by_pillow(data, CROPS[1], wanted)) <= _levels(name)
 
 
 def test_pixels_and_grey() -> None:
@@ -82,16 +96,17 @@ def test_a_large_photograph_is_not_decoded_whole(monkeypatch: pytest.MonkeyPatch
     seen: list[tuple[int, int]] = []
     from vitrail.data import crops
 
-    def spy(image: Image.Image, *rest: object) -> Image.Image:
-        seen.append(image.size)
-        return upright(image, *rest)
+    def spy(*inputs: object, **options: object) -> object:
+        found = decoded(*inputs, **options)  # type: ignore[arg-type]
+        seen.append(found.size if isinstance(found, Image.Image) else found.shape[1::-1])
+        return found
 
-    upright = crops.upright
-    monkeypatch.setattr(crops, "upright", spy)
+    decoded = crops.decoded
+    monkeypatch.setattr(crops, "decoded", spy)
     data = encode(np.repeat(np.repeat(load_sample_image("china.jpg"), 3, 0), 3, 1), "JPEG")
     for crop in CROPS:
         load_crop(data, crop, settings(100))
-    assert seen == [(240, 161), (480, 321), (960, 641)]
+    assert seen == [(240, 161), (480, 216), (960, 641)]
 
 
 def test_boxes_lie_inside_and_have_the_area(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +132,14 @@ def test_whole_images_keep_their_shape() -> None:
 def test_damage_is_an_image_error(data: bytes) -> None:
     with pytest.raises(ImageError):
         load_crop(data, CROPS[1], settings(24), name="odd.jpg")
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_blocks": 7}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_ends_early_with_the_same_pixels(mode: str, options: dict[str, object]) -> None:
+    image = Image.fromarray(np.tile(load_sample_image("china.jpg"), (3, 3, 1))).convert(mode)
+    data = encode(image, "JPEG", quality=90, **options)
+    wanted = settings(100, "hamming")
+    for y in (0.0, 0.4, 1.0):
+        crop = Crop(0.012, 0.0, 0.5, y)  # too small to be reduced
+        np.testing.assert_array_equal(load_crop(data, crop, wanted), by_pillow(data, crop, wanted))

@@ -1,6 +1,7 @@
 """Training does not depend on whether images are kept or decoded each time; what cannot be read counts nothing."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from vitrail.config import (
     RunConfig,
     ScheduleConfig,
 )
+from vitrail.data.on_demand import DecodedBatch, OnDemand, Wanted
+from vitrail.errors import DataError
 from vitrail.run import RunDir
 from vitrail.selftest.same_run import model_content
 
@@ -93,3 +96,25 @@ def test_probes_leave_out_what_cannot_be_read(config: RunConfig, tmp_path: Path,
     ]
     assert found[0].evaluation["num_correct"] == found[1].evaluation["num_correct"]
     assert [error["path"] for error in found[1].evaluation["errors"]] == ["val/b/4.png"]
+
+
+def test_data_that_are_gone_in_the_middle_leave_a_state_to_go_on_from(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _with(config, store="files")
+    vitrail.train(config, tmp_path / "whole")
+    whole_batches = OnDemand.batches
+
+    def broken(images: OnDemand, wanted: Iterable[Wanted]) -> Iterator[DecodedBatch]:
+        for number, batch in enumerate(whole_batches(images, wanted)):
+            if number == 2:
+                raise DataError("http://host/train-0.tar: could not be read.")
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnDemand, "batches", broken)
+        with pytest.raises(DataError, match=r"(?s)after step 2 is saved.*--resume"):
+            vitrail.train(config, tmp_path / "run")
+    vitrail.train(config, tmp_path / "run", resume=True)
+    whole, resumed = (model_content(tmp_path / name / "last.safetensors") for name in ("whole", "run"))
+    assert whole[0] == resumed[0]

@@ -120,7 +120,7 @@ def trained_on(card: Card) -> DataConfig:
 
 def data_to_open(card: Card, data: str | Path | None, data_root: str | Path | None) -> tuple[DataConfig, bool]:
     """The data to measure on, and whether they are those that the model was trained on."""
-    config = trained_on(card)
+    config = replace(trained_on(card), store="auto")  # how it kept its images is no matter of who measures it
     own_data = data is None or Path(data).absolute() == Path(config.spec).absolute()
     if data is not None:
         config = replace(config, spec=str(data))

@@ -6,7 +6,9 @@ resolution where the crop has that much to spare.
 """
 
 import contextlib
+import io
 import math
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +36,8 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom edge in pixels of the upright image."""
 _REDUCTIONS = (8, 4, 2)
 """What libjpeg divides the sides of an image by as it decodes."""
+_BLOCK_ROWS, _LARGE, _WORTH = 32, 1 << 20, 0.9
+"""Rows of the largest unit of a JPEG; from how many pixels on, and up to which share of the rows, to end early."""
 _SAMPLING = ("nearest", "box")
 """Filters that take pixels as they are: of a reduced image these would be others."""
 
@@ -67,7 +71,7 @@ class Crop:
 
 def load_crop(
     record: Encoded, crop: Crop, preprocessing: Preprocessing, *, name: str | None = None, limits: Limits = DEFAULT
-) -> UInt8[np.ndarray, "C H W"]:
+) -> UInt8[np.ndarray, "C h w"]:
     """Cut a part out of an image and resize it to `image_size`.
 
     The pixels are those of cutting the part out of the whole upright image and resizing it by Pillow: within two levels
@@ -86,21 +90,18 @@ def load_crop(
     """
     height, width = preprocessing.image_size
     if isinstance(record, np.ndarray):
-        left, top, right, bottom = crop.box(record.shape[1], record.shape[0])
-        part = record[top:bottom, left:right]
-        if record.ndim == 3 and preprocessing.channels == "RGB" and may_vectorise(preprocessing):
-            return vectorised(part, height, width, preprocessing.resize_filter)
-        image = Image.fromarray(np.ascontiguousarray(part))
-        return _resized(image, (0, 0, *image.size), preprocessing)
+        return _resized(record, crop.box(record.shape[1], record.shape[0]), preprocessing)
     with contextlib.ExitStack() as held:
         image, kind, label = open_lazily(record, name, limits, held)
         whole, orientation = _upright_size(image, kind)
         box = crop.box(*whole)
         spare = min((box[2] - box[0]) / width, (box[3] - box[1]) / height)
-        rgb = decoded(image, kind, label, preprocessing, spare, held)
+        ends_early = kind == "JPEG" and orientation == 1 and end_after(image, box[3])
+        whole = image.size if ends_early else whole
+        rgb = decoded(image, kind, label, preprocessing, spare, held, ends_early=ends_early)
         if kind != "JPEG":  # what turns it, only the decoder of its pixels knows
-            return _resized(rgb, crop.box(*rgb.size), preprocessing)
-        return _resized(rgb, _scaled(box, whole, rgb.size, orientation), preprocessing)
+            return _resized(rgb, crop.box(*_size(rgb)), preprocessing)
+        return _resized(rgb, _scaled(box, whole, _size(rgb), orientation), preprocessing)
 
 
 def load_whole(
@@ -119,10 +120,11 @@ def load_whole(
         whole, orientation = _upright_size(image, kind)
         rgb = decoded(image, kind, label, preprocessing, min(image.size) / most, held)
         if kind != "JPEG":
-            whole = rgb.size
+            whole = _size(rgb)
         try:
-            box = _scaled((0, 0, *whole), whole, rgb.size, orientation)
-            return np.asarray(_shrunk(rgb, box, whole, preprocessing, most))
+            box = _scaled((0, 0, *whole), whole, _size(rgb), orientation)
+            found = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
+            return np.asarray(_shrunk(found, box, whole, preprocessing, most))
         except MemoryError as error:
             raise ImageError(TOO_MANY.format(*image.size), label) from error
 
@@ -141,12 +143,15 @@ def decoded(
     preprocessing: Preprocessing,
     spare: float,
     held: contextlib.ExitStack,
-) -> Image.Image:
+    *,
+    ends_early: bool = False,
+) -> Image.Image | UInt8[np.ndarray, "H W 3"]:
     """The upright 8-bit RGB image of an opened file, a JPEG at a reduced scale where it has pixels to spare.
 
     Args:
         spare: how many times the sides may become smaller.
         held: what gives back the memory that is taken.
+        ends_early: as `end_after` left it.
     Raises:
         ImageError: as `decode_image`.
     """
@@ -161,10 +166,37 @@ def decoded(
         if not is_small:
             take_room(held, image, kind, coefficients)
         apply_profile = preprocessing.icc == "apply"
-        pixels = by_simplejpeg(image, apply_profile) if kind == "JPEG" and preprocessing.fast_decoding else None
-        return upright(image, kind, label, apply_profile) if pixels is None else Image.fromarray(pixels)
+        # simplejpeg takes what follows the last row for damage.
+        pixels = by_simplejpeg(image, apply_profile) if kind == "JPEG" and not ends_early else None
+        return upright(image, kind, label, apply_profile) if pixels is None else pixels
     except MemoryError as error:
         raise ImageError(TOO_MANY.format(*whole), label) from error
+
+
+def end_after(image: ImageFile.ImageFile, row: int) -> bool:
+    """Let a large baseline JPEG end after the rows that are needed, by the height in its own header; whether it does.
+
+    Everything below is then neither decompressed nor kept; one more row of blocks is, since colours are interpolated
+    from the row below. Source: ITU-T T.81, B.2.2.
+    """
+    width, height = image.size
+    rows = min(height, -(-(row + 1) // _BLOCK_ROWS) * _BLOCK_ROWS + _BLOCK_ROWS)
+    if width * height < _LARGE or rows > _WORTH * height or "progressive" in image.info:
+        return False
+    assert isinstance(image.fp, io.BytesIO)
+    with image.fp.getbuffer() as data:
+        position = 2
+        while position + 9 <= len(data):
+            marker, length = struct.unpack_from(">HH", data, position)
+            if marker in (0xFFC0, 0xFFC1):
+                struct.pack_into(">H", data, position + 5, rows)
+                image._size = (width, rows)
+                image.tile = [tile._replace(extents=(0, 0, width, rows)) for tile in image.tile]
+                return True
+            if not 0xFFC2 <= marker <= 0xFFFE or marker == 0xFFDA:
+                return False
+            position += 2 + length
+    return False
 
 
 def _scaled(
@@ -184,16 +216,28 @@ def _scaled(
     return left + x, top + y, min(right + x, size[0]), min(bottom + y, size[1])
 
 
+def _size(image: Image.Image | UInt8[np.ndarray, "H W ..."]) -> tuple[int, int]:
+    """Width and height."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+
+
 def _resized(
-    image: Image.Image, box: tuple[float, float, float, float], preprocessing: Preprocessing
-) -> UInt8[np.ndarray, "C H W"]:
+    image: Image.Image | UInt8[np.ndarray, "H W ..."],
+    box: tuple[float, float, float, float],
+    preprocessing: Preprocessing,
+) -> UInt8[np.ndarray, "C h w"]:
     """Cut out and resize. Pixels outside the box have no part in it, but for those that its edge cuts through."""
     left, top, right, bottom = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
     height, width = preprocessing.image_size
-    is_whole = (left, top, right, bottom) == box
-    if is_whole and image.mode == preprocessing.channels == "RGB" and may_vectorise(preprocessing):
-        return vectorised(np.asarray(image)[top:bottom, left:right], height, width, preprocessing.resize_filter)
-    part = image.crop((left, top, right, bottom)) if (left, top, right, bottom) != (0, 0, *image.size) else image
+    is_rgb = image.mode == "RGB" if isinstance(image, Image.Image) else image.ndim == 3
+    is_whole = (left, top, right, bottom) == tuple(box)
+    if is_whole and is_rgb and preprocessing.channels == "RGB" and may_vectorise(preprocessing):
+        pixels = np.asarray(image)[top:bottom, left:right]
+        return vectorised(pixels, height, width, preprocessing.resize_filter)
+    if isinstance(image, Image.Image):
+        part = image.crop((left, top, right, bottom)) if (left, top, right, bottom) != (0, 0, *image.size) else image
+    else:
+        part = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
     if part.mode != preprocessing.channels:
         part = part.convert(preprocessing.channels)
     inside = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import warnings
 
 import numpy as np
 from jaxtyping import UInt8
@@ -143,10 +142,7 @@ def vectorised(
     import torch.nn.functional as F
 
     # One image is resized by the thread that asks for it, and numpy copies by the same: no pool starts threads.
-    # The pixels may be a part of an image that may not be written to, of which torch would warn.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        source = torch.from_numpy(pixels)
+    source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
     resized = F.interpolate(source.permute(2, 0, 1).unsqueeze(0), (height, width), mode=resize_filter, antialias=True)[
         0
     ].numpy()

@@ -8,7 +8,7 @@ import torch
 
 from vitrail import distributed, fsio
 from vitrail.config import RunConfig, ViTConfig, from_json
-from vitrail.errors import ConfigError, RunError, SaveError, shown
+from vitrail.errors import ConfigError, DataError, RunError, SaveError, shell_word, shown
 from vitrail.model import ViT
 from vitrail.run import (
     Checkpoint,
@@ -260,3 +260,12 @@ def _check_alike(
                 got=theirs,
                 expected=ours,
             )
+
+
+def with_state_saved(error: DataError, run: Run, state: State, checkpointer: Checkpointer) -> DataError:
+    """Save where the run stands, and say how it goes on when its data are there again."""
+    if run.world.size > 1 or not state.step:  # of several processes this one alone may have failed
+        return error
+    checkpointer.save(state, wait=True)
+    resume = f"vitrail train --run {shell_word(run.run_dir.path)} --resume"
+    return DataError(f"{error} The state after step {state.step} is saved.", do=f"Go on with: {resume}")

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from vitrail import data, distributed, weights
 from vitrail.data import Batch
-from vitrail.errors import Interrupted, shell_word
+from vitrail.errors import DataError, Interrupted, shell_word
 from vitrail.model import ViT
 from vitrail.run import Score
 from vitrail.terminal import say
 from vitrail.training import nonfinite, transfer
 from vitrail.training.calibration import calibrate_file, calibration_line
-from vitrail.training.checkpointing import Checkpointer
+from vitrail.training.checkpointing import Checkpointer, with_state_saved
 from vitrail.training.evaluate import Evaluation, EvaluationStopped, evaluate
 from vitrail.training.final_test import measure_best
 from vitrail.training.progress import StopRequest
@@ -42,12 +42,15 @@ def run_loop(run: Run, state: State, checkpointer: Checkpointer, reporter: Repor
         stop: what a signal asked for.
     Raises:
         Interrupted: a process was asked to stop; the state is saved.
-        RunError: the weights became worthless.
+        RunError, DataError: the weights became worthless; the data are gone.
     """
     evaluate_if_due(run, state, checkpointer, reporter, stop)
     reporter.bar.restart()
     while state.step < run.timetable.total_steps and not out_of_patience(run, state):
-        signal_number = train_until_due(run, state, reporter, stop)
+        try:
+            signal_number = train_until_due(run, state, reporter, stop)
+        except DataError as error:  # a server or a disk is gone
+            raise with_state_saved(error, run, state, checkpointer) from error
         stop_if_asked(run, state, checkpointer, signal_number)
         evaluate_if_due(run, state, checkpointer, reporter, stop)
         checkpointer.save(state)
@@ -64,11 +67,10 @@ def train_until_due(run: Run, state: State, reporter: Reporter, stop: StopReques
     Returns:
         The signal that a process was asked to stop with; 0: none.
     """
-    config, times, signal_number = run.config, run.timetable, 0
+    times, every, signal_number = run.timetable, run.config.checkpoint.every_steps, 0
     run.world.wait_for_all()  # the first one may still write
     epoch, first = divmod(state.step, times.steps_per_epoch)
-    every = config.checkpoint.every_steps
-    transfer.to_training(run.train_step.model, config.optim, state.step / times.schedule_steps)
+    transfer.to_training(run.train_step.model, run.config.optim, state.step / times.schedule_steps)
     clock = _Clock(waits := data.Timed(run.inputs.batches(epoch, first, run.device)))
     for batch in waits:
         unfreeze_if_due(run, state)
@@ -162,10 +164,10 @@ def report_step(run: Run, state: State, reporter: Reporter, done: Done, clock: _
 
 
 def name_unreadable(run: Run, state: State, reporter: Reporter, done: Done, clock: _Clock) -> None:
-    """Name the images of a batch that could not be read, each once: they counted nothing."""
+    """Name the images of a batch that could not be read, each once."""
     for error in (error for error in done.batch.errors.values() if error.name not in reporter.named):
         reporter.named.add(error.name)
-        reporter.bar.line(f"counts nothing in training: {error}") if run.world.is_first else say(str(error))
+        (reporter.bar.line if run.world.is_first else say)(f"counts nothing in training: {error}")
         if run.world.is_first:
             run.run_dir.log_time({"step": state.step, "unreadable": error.name, "error": error.reason})
 
@@ -194,11 +196,11 @@ def log_loss(run: Run, state: State, reporter: Reporter, done: Done, clock: _Clo
         return
     loss = float(done.loss) if run.world.size == 1 else float(run.world.sum(done.loss.double()))
     nonfinite.check_finite(loss, "loss", state.step)
-    lr = run.train_step.optimizers[0].param_groups[0]["lr"]
     if run.world.is_first:
+        lr = run.train_step.optimizers[0].param_groups[0]["lr"]
         run.run_dir.log({"step": state.step, "epoch": done.epoch + 1, "loss": loss, "lr": lr})
-        speed = {"images_per_second": round(clock.images / clock.total_seconds(), 1)}
-        run.run_dir.log_time({"step": state.step, **speed, "data_wait": round(clock.waits.waited, 4)})
+        speed, wait = round(clock.images / clock.total_seconds(), 1), round(clock.waits.waited, 4)
+        run.run_dir.log_time({"step": state.step, "images_per_second": speed, "data_wait": wait})
 
 
 def show_loss(run: Run, state: State, reporter: Reporter, done: Done, clock: _Clock) -> None:
@@ -226,8 +228,7 @@ def evaluate_if_due(run: Run, state: State, checkpointer: Checkpointer, reporter
     What is chosen on the val split starts with the pretrained weights themselves: worse than these is never kept.
     """
     times, evaluation = run.timetable, run.config.evaluation
-    every = evaluation.every_epochs * times.passes_per_epoch
-    epoch, rest = divmod(state.step, times.steps_per_epoch)
+    every, (epoch, rest) = evaluation.every_epochs * times.passes_per_epoch, divmod(state.step, times.steps_per_epoch)
     has_start = bool(run.environment.init) and evaluation.split == "val"
     due = state.step == times.total_steps or (every and rest == 0 and (epoch or has_start) and epoch % every == 0)
     if not due or state.evaluated_step == state.step:
@@ -251,8 +252,7 @@ def evaluate_if_due(run: Run, state: State, checkpointer: Checkpointer, reporter
             keep_models(run, state, model, found, score, better, seconds)
     reporter.estimate.evaluation_seconds = seconds
     took = f" (took {seconds:.1f} s)" if seconds >= 0.05 else ""
-    text = f"{found.split} accuracy {found.accuracy:.4f}, loss {found.loss:.4f}{took}"
-    reporter.epoch(score.epoch, text)
+    reporter.epoch(score.epoch, f"{found.split} accuracy {found.accuracy:.4f}, loss {found.loss:.4f}{took}")
 
 
 def note_score(state: State, score: Score, *, is_early: bool) -> bool:
@@ -315,8 +315,8 @@ def measure_on_test_set(
             on_batch=lambda: _heard_stop(run, state, stop),
         )  # fmt: skip
     if found:
-        text = f"accuracy {found.accuracy:.4f}  loss {found.loss:.4f}"
-        reporter.bar.line(f"the best model, once on the test split: {text}")
+        scores = f"accuracy {found.accuracy:.4f}  loss {found.loss:.4f}"
+        reporter.bar.line(f"the best model, once on the test split: {scores}")
 
 
 # ---- being stopped -----------------------------------------------------------------------------------------------

@@ -48,6 +48,18 @@ def test_a_folder_of_tars_is_a_data_set(tmp_path: Path) -> None:
     assert list(again.splits["train"].read(np.array([7]))) == [png(7)]
 
 
+@pytest.mark.parametrize("inner", ["", "train"])
+def test_tars_beside_folders_of_images_are_refused(inner: str, tmp_path: Path) -> None:
+    folder = tmp_path / inner
+    (folder / "photos" / "cat").mkdir(parents=True)
+    (folder / "photos" / "cat" / "1.png").write_bytes(png(1))
+    assert len(_open(tmp_path).splits["train"]) == 1
+    write_shards(folder, [3])
+    for call in (_open, lambda spec: local_shards(str(spec))):
+        with pytest.raises(DataError, match=r"shards and folders of images[^\n]*\n.*train-000.tar; photos/cat/1.png"):
+            call(tmp_path)
+
+
 def test_the_index_of_local_tars_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path, [3])
     first = _open(tmp_path)

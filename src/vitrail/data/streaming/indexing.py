@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
@@ -65,6 +66,8 @@ def index_shards(
     kind = "parquet" if shards[0].name.lower().endswith(".parquet") else "tar"
     bar = Bar(sum(shard.size for shard in shards), unit="bytes", title="index", enabled=progress)
 
+    fetch = _unless(is_stopped := threading.Event(), fetch)
+
     def one(number: int) -> int:
         shard = shards[number]
         path = parts and parts / f"{_part_name(place, shard, rules)}.part"
@@ -85,11 +88,24 @@ def index_shards(
         try:
             for future in as_completed(futures):
                 bar.advance(future.result())
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # interrupted; else the shards that were begun are finished and kept
+                is_stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     whole = [table for table in tables if table is not None]
     return _merged(kind, place, shards, whole, [class_names or names for names in own_names])
+
+
+def _unless(is_stopped: threading.Event, fetch: Fetch) -> Fetch:
+    """Fetches until something is set, and then ends the thread that asks, which nobody listens to any more."""
+
+    def fetch_or_end(shard: Shard, offset: int, length: int) -> bytes:
+        if is_stopped.is_set():
+            raise DataError(f"{shown(shard.name)}: indexing was stopped.")
+        return fetch(shard, offset, length)
+
+    return fetch_or_end
 
 
 def _scanned(place: str, shard: Shard, fetch: Fetch, rules: Rules, piece: int) -> ShardTable:

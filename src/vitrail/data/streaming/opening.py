@@ -35,6 +35,7 @@ from vitrail.data.streaming.places import (
     with_splits,
 )
 from vitrail.data.streaming.reader import ChunkReader, LocalObjects, local_chunks
+from vitrail.data.streaming.remote import TRAINING
 from vitrail.data.streaming.remote_chunks import RemoteChunks
 from vitrail.data.streaming.samples import Rules
 from vitrail.data.streaming.stores import objects_at, remote_shards, text_at
@@ -233,7 +234,7 @@ def source_of(table: Table, name: str, config: DataConfig | None = None, *, keep
 
 def _remote_chunks(table: Table, config: DataConfig) -> RemoteChunks:
     cache = ChunkCache(chunk_cache(), int(config.cache_gib * 2**30), int(table.chunks["size"].max(initial=0)))
-    objects = objects_at(table.place) if scheme_of(table.place) else LocalObjects(Path(table.place))
+    objects = objects_at(table.place, TRAINING) if scheme_of(table.place) else LocalObjects(Path(table.place))
     return RemoteChunks(table, objects, cache)
 
 

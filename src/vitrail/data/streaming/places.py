@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from vitrail.data.sources.index import few
 from vitrail.data.sources.parquet import parquet_files
 from vitrail.data.sources.split_names import named_splits, splits_of_file
-from vitrail.data.sources.walk import files_in, folders_in
+from vitrail.data.sources.walk import files_below, files_in, folders_in, is_image
 from vitrail.data.streaming.table import SPLITS, Shard, is_table
 from vitrail.errors import DataError, shown
 
@@ -100,18 +100,30 @@ def is_pattern(spec: str) -> bool:
 
 
 def tar_files(folder: Path) -> list[Path]:
-    """The tars of a folder that holds nothing but these, or folders named as splits that do; empty where it is none."""
+    """The tars of a folder that holds nothing but these, or folders named as splits that do; empty where it is none.
+
+    Raises:
+        DataError: there are folders with images beside the tars.
+    """
+    folders = [inner for inner in folders_in(folder) if not is_table(inner)]
+    if tars := _tars_in(folder, folders):
+        return [] if folders else tars
+    splits = [inner for inner in folders if named_splits(inner.name)[0]]
+    return [tar for inner in splits for tar in _tars_in(inner, folders_in(inner))]
+
+
+def _tars_in(folder: Path, folders: Sequence[Path]) -> list[Path]:
+    """The tars directly in a folder, which also has some folders. Raises DataError where there are images in these."""
     tars = [path for path in files_in(folder) if path.suffix.lower() == ".tar"]
-    folders = folders_in(folder)
-    if tars:
-        return [] if any(not is_table(inner) for inner in folders) else tars
-    return [
-        path
-        for inner in folders
-        if named_splits(inner.name)[0]
-        for path in files_in(inner)
-        if path.suffix.lower() == ".tar"
-    ]
+    image = next(filter(is_image, itertools.chain.from_iterable(map(files_below, folders))), None) if tars else None
+    if image is not None:
+        raise DataError(
+            f"{shown(folder)}: has shards and folders of images.",
+            got=f"{few([tar.name for tar in tars])}; {shown(image.relative_to(folder))}",
+            expected="one of the two",
+            do="Move the tars into a folder of their own, and name that one, or the one with the images.",
+        )
+    return tars
 
 
 def local_shards(spec: str) -> tuple[Path, list[Shard]]:

@@ -9,12 +9,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vitrail.data.streaming.places import check_address, printable
 from vitrail.data.streaming.table import Shard
 from vitrail.errors import DataError
+from vitrail.progress import say_above_bars
 
 T = TypeVar("T")
 
@@ -29,6 +31,8 @@ class Patience:
         longest_s: longest pause.
         timeout_s: without a byte, after which a connection is given up.
         deadline_s: of a range, all tries together.
+        outage_s: for which is tried in any case, whatever the number of tries: a server is restarted in that time.
+        said_s: without a byte, after which a line says what is waited for, where `outage_s` is not 0.
     """
 
     tries: int = 8
@@ -36,6 +40,12 @@ class Patience:
     longest_s: float = 15.0
     timeout_s: float = 30.0
     deadline_s: float = 900.0
+    outage_s: float = 0.0
+    said_s: float = 5.0
+
+
+TRAINING = Patience(outage_s=300.0)
+"""For chunks: a long run outlasts the restart of a server."""
 
 
 class Passing(Exception):
@@ -87,6 +97,10 @@ class Objects(ABC):
         self.place, self.patience = place.rstrip("/"), patience or Patience()
         self._requests, self._budget = threading.BoundedSemaphore(requests), Budget(bytes_in_flight)
         self.num_retries = 0
+        self._under_way: set[Future[Any]] = set()
+        self._failing: dict[str, float] = {}
+        """Since when no byte of an object has come, by its address."""
+        self._is_said = False
 
     @abstractmethod
     def names(self, pattern: str) -> list[str]:
@@ -106,30 +120,42 @@ class Objects(ABC):
 
     def _tried(self, address: str, attempt: Callable[[], T]) -> T:
         """What an attempt gives that does not fail. Raises DataError, and what will not pass."""
-        tries, began = 0, time.monotonic()
-        while True:
-            try:
-                with self._requests:
-                    return attempt()
-            except Passing as error:
-                tries += 1
-                self._pause(address, error, tries, began)
+
+        def work(answer: Future[T]) -> T:
+            tries, began = 0, time.monotonic()
+            while True:
+                try:
+                    with self._requests:
+                        found = attempt()
+                    self._has_come(address)
+                    return found
+                except Passing as error:
+                    tries += 1
+                    self._pause(address, error, tries, began, began, answer)
+
+        return self._in_thread(work)
 
     def fetch(self, shard: Shard, offset: int, length: int) -> bytes:
         """Bytes of an object, exactly as many as asked for.
 
         Raises:
-            DataError: it could not be had, or the object is no longer the one that was indexed.
+            DataError: it could not be had, or the object is no longer the one that was indexed; or `stop` was called.
         """
+        return self._in_thread(lambda answer: self._fetched(shard, offset, length, answer))
+
+    def _fetched(self, shard: Shard, offset: int, length: int, answer: Future[bytes]) -> bytes:
         whole, tries, began = bytearray(), 0, time.monotonic()
         address = f"{self.place}/{shard.name}"
         with self._budget.taken(length), self._requests:
-            while len(whole) < length:
+            last_byte = time.monotonic()
+            while len(whole) < length and not answer.done():
                 before = len(whole)
                 try:
                     for piece in self._body(shard, offset + before, offset + length):
                         whole += piece[: length - len(whole)]
-                        if time.monotonic() - began > self.patience.deadline_s:
+                        last_byte = time.monotonic()
+                        self._has_come(address)
+                        if last_byte - began > self.patience.deadline_s or answer.done():
                             break
                     if len(whole) < length:
                         raise Passing(f"the body ended after {len(whole)} of {length} bytes")
@@ -137,23 +163,63 @@ class Objects(ABC):
                     raise replaced(address, "no such object") from error
                 except Passing as error:
                     tries = 1 if len(whole) > before else tries + 1
-                    self._pause(address, error, tries, began)
+                    self._pause(address, error, tries, began, last_byte, answer)
         return bytes(whole)
 
-    def _pause(self, address: str, error: Passing, tries: int, began: float) -> None:
-        """Wait before the next attempt. Raises Unreachable where there is none."""
-        patience = self.patience
-        longest = min(patience.longest_s, patience.first_s * 2 ** (tries - 1))
+    def stop(self) -> None:
+        """End what is asked for now, which raises DataError, and wait for nothing; later requests are made as ever."""
+        for answer in tuple(self._under_way):
+            with contextlib.suppress(InvalidStateError):  # it has come
+                answer.set_exception(DataError(f"{printable(self.place)}: reading was stopped."))
+        self._failing.clear()
+
+    def _in_thread(self, work: Callable[[Future[T]], T]) -> T:
+        """What some work gives, done in a thread that nobody waits for once its answer was set by `stop`."""
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            with contextlib.suppress(InvalidStateError):  # it was stopped
+                try:
+                    answer.set_result(work(answer))
+                except Exception as error:
+                    answer.set_exception(error)
+
+        self._under_way.add(answer)
+        try:
+            threading.Thread(target=run, daemon=True).start()
+            return answer.result()
+        finally:
+            self._under_way.discard(answer)
+
+    def _has_come(self, address: str) -> None:
+        """Bytes of an object have come."""
+        if self._failing and self._failing.pop(address, None) is not None and not self._failing:
+            self._is_said = False
+
+    def _pause(
+        self, address: str, error: Passing, tries: int, began: float, last_byte: float, answer: Future[Any]
+    ) -> None:
+        """Wait before the next attempt, unless the answer is there. Raises Unreachable where there is none."""
+        if answer.done():
+            return
+        patience, now = self.patience, time.monotonic()
+        longest = min(patience.longest_s, patience.first_s * 2 ** min(tries - 1, 30))
         pause = max(random.uniform(0, longest), error.after_s)
-        passed = time.monotonic() - began
-        if tries >= patience.tries or passed + pause > patience.deadline_s:
+        # Whoever asks for another chunk of a shard that was given up does not wait as long once more.
+        outage_s = now - self._failing.setdefault(address, last_byte)
+        is_over = tries >= patience.tries and outage_s >= patience.outage_s
+        if is_over or now - began + pause > patience.deadline_s:
             raise Unreachable(
                 f"{printable(address)}: could not be read.",
-                got=f"{error}, after {tries} tries in {passed:.0f} s",
+                got=f"{error}, after {tries} tries in {now - began:.0f} s",
                 do="Check the connection and try again; what was fetched is kept.",
             ) from error
+        if patience.outage_s and outage_s >= patience.said_s and not self._is_said:
+            self._is_said = True
+            until = time.strftime("%H:%M", time.localtime(time.time() + patience.outage_s - outage_s))
+            say_above_bars(f"waiting for {printable(address)}: {error}; trying again until {until}")
         self.num_retries += 1
-        time.sleep(pause)
+        wait([answer], timeout=pause)
 
 
 def replaced(address: str, got: str) -> DataError:

@@ -1,9 +1,12 @@
 """Chunks of remote shards: read from the cache of this machine, fetched when they are missing, and before that."""
 
+import atexit
 import contextlib
 import hashlib
+import importlib
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +43,7 @@ class RemoteChunks:
         self._is_checked = np.zeros(len(self._keys), dtype=bool)
         self._uses = _Uses(len(self._keys))
         self.num_fetched = 0
+        _IN_USE.add(self)
 
     def key(self, number: int) -> str:
         """What the file of a chunk is called by: its digest, or where it is from."""
@@ -90,8 +94,10 @@ class RemoteChunks:
             threading.Thread(target=work, daemon=True).start()
 
     def stop(self) -> None:
-        """Fetch nothing more ahead."""
+        """Fetch nothing more ahead, and end what is being fetched; whoever waits for it gets a DataError."""
         self._uses.stop()
+        if isinstance(self.objects, Objects):
+            self.objects.stop()
 
     # ---- one chunk -----------------------------------------------------------------------------------------------
 
@@ -151,6 +157,21 @@ class RemoteChunks:
         at = int(np.searchsorted(self._sorted, high))
         is_ours = at < len(self._sorted) and self._sorted[at] == high
         return self._uses.next_use(int(self._by_key[at])) if is_ours else np.inf
+
+
+_IN_USE: "weakref.WeakSet[RemoteChunks]" = weakref.WeakSet()
+
+
+def stop_all() -> None:
+    """End everything that is being fetched in this process, as when it is interrupted or ends."""
+    for chunks in tuple(_IN_USE):
+        chunks.stop()
+
+
+# At its exit, Python waits for the threads of executors before it calls `atexit`; these may wait for a chunk. The
+# functions registered here are called earlier, the last one first; so the executors' own comes before.
+importlib.import_module("concurrent.futures.thread")
+getattr(threading, "_register_atexit", atexit.register)(stop_all)
 
 
 def _is_whole(data: bytes, chunk: np.void) -> bool:
