@@ -1,6 +1,7 @@
 """`vitrail data simulate` on an index of chunks that nobody has."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def test_what_people_read(index: str, capsys: pytest.CaptureFixture[str]) -> Non
     told = capsys.readouterr().out
     for words in ("25,600 images in 640 chunks", "100 batches on 2 x 8 processes", "1.000 times each byte", "restart"):
         assert words in told
+    assert "two images of a batch from one chunk" in told
+    assert "one pair in 640" in told
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [("", "only these are indexed, streamed and simulated"), ("http://127.0.0.1:9/a-{0..3}.tar", "data index 'http")],
+)
+def test_what_has_no_chunks_is_told_how_to_get_them(
+    spec: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cat").mkdir()
+    assert main(["data", "simulate", spec or str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,18 @@ def run(args: argparse.Namespace) -> Answer:
 
 
 def _chunks(spec: str) -> "tuple[np.ndarray, np.ndarray]":
-    """Images and bytes of each chunk of the training set; an address or tars are indexed first."""
+    """Images and bytes of each chunk of the training set. Local shards are indexed now; an address has to be."""
     import numpy as np
 
-    from vitrail.data.streaming.opening import index
+    from vitrail.data.streaming.opening import index, remote_table
+    from vitrail.data.streaming.places import scheme_of
     from vitrail.data.streaming.table import SPLITS, is_table, read_table
 
     path = Path(spec).expanduser()
-    found = read_table(path) if is_table(path) else index(spec)[1]
+    if scheme_of(spec) is not None:
+        found = remote_table(spec)
+    else:
+        found = read_table(path) if is_table(path) else index(spec, progress=True)[1]
     chunks = found.chunks[found.chunks_of(min((shard.split for shard in found.shards), key=SPLITS.index))]
     return chunks["count"].astype(np.int64), chunks["size"].astype(np.int64)
 
@@ -153,7 +157,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         ("time to the first batch", f"{found['first_batch_s']:.2f} s"),
         (
             "then waiting for data",
-            f"{found['waiting']:.1%} of the time; {found['waiting_later']:.1%} in the second half",
+            f"{found['waiting']:.1%} of the time; {found['waiting_later']:.1%} in the second half of the batches",
         ),
         ("images per second", f"{num_images / trained:,.0f}" if trained else "none"),
         ("requests", f"{found['num_gets']:,}"),
@@ -162,7 +166,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
         ("in its cache, at most", f"{found['cached_bytes'] / _GIB:.2f} GiB"),
         (f"a restart at batch {restart['batch']:,}", f"first batch after {restart['first_batch_s']:.2f} s"),
         ("what it fetches again", f"{restart['refill_bytes'] / _GIB:.2f} GiB on all machines"),
-        ("pairs of a batch from one chunk", f"{pairs['measured']:.4%}; {pairs['perfect_shuffle']:.4%} if perfect"),
+        (
+            "two images of a batch from one chunk",
+            f"{_pairs(pairs['measured'])}; if all images were shuffled together, {_pairs(pairs['perfect_shuffle'])}",
+        ),
     ]
     return [
         f"{found['num_examples']:,} images in {found['num_chunks']:,} chunks, {found['num_bytes'] / _GIB:,.2f} GiB; "
@@ -171,3 +178,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "",
         *table(("", "simulated"), rows),
     ]
+
+
+def _pairs(share: float) -> str:
+    return f"one pair in {1 / share:,.0f}" if share else "no pair"

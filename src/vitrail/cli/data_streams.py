@@ -34,6 +34,7 @@ def index(args: argparse.Namespace) -> Answer:
     from vitrail.data.streaming.opening import index as index_shards
     from vitrail.data.streaming.places import printable, scheme_of
     from vitrail.data.streaming.samples import Rules
+    from vitrail.data.streaming.table import Keys
     from vitrail.reading import read_regular
 
     mib = 4.0 if args.chunk_mib is None else args.chunk_mib
@@ -68,7 +69,9 @@ def index(args: argparse.Namespace) -> Answer:
     ]
     lines = table(("split", "shards", "chunks", "images", "MiB"), rows)
     lines += ["", f"{len(found.classes)} classes", *found.notes]
-    lines += [f"images without a label, which training leaves out: {unlabelled}"][: bool(unlabelled)]
+    if unlabelled:
+        first = Keys(found, slice(0, len(found.chunks)))[int((found.members["label"] < 0).argmax())]
+        lines.append(f"images without a label, which training leaves out: {unlabelled}, first {shown(first)}")
     use = str(folder) if args.out else args.spec
     lines.append(f"{shown(folder)}: use it as --data {shell_word(use)}")
     values = {

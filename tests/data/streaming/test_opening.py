@@ -117,13 +117,21 @@ def test_images_without_a_label_are_left_out(tmp_path: Path) -> None:
     index(str(tmp_path / "a.tar"), tmp_path / "i", rules=Rules(chunk_bytes=3000))
     source = _open(tmp_path / "i")
     split = source.splits["train"]
-    assert "train: 3 of 9 examples have no label and are left out" in source.notes
+    assert "train: 3 of 9 examples have no label and are left out, first a.tar:00000" in source.notes
     assert list(split.names) == [f"a.tar:0000{n}" for n in (1, 2, 3, 5, 6, 7)]
     assert list(split.read(np.arange(6))) == [png(n) for n in (1, 2, 3, 5, 6, 7)]
     assert split.chunk_starts is not None
     assert split.chunk_starts[[0, -1]].tolist() == [0, 6]
     everything = open_stream(str(tmp_path / "i"), keep_unlabelled=True).splits["train"]
     assert everything.labels.tolist() == [-1, 1, 0, 1, -1, 1, 0, 1, -1]
+
+
+def test_labels_that_are_not_found_are_asked_for(tmp_path: Path) -> None:
+    texts = [(name.replace(".cls", ".txt"), content) for name, content in samples(range(4))]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(texts))
+    with pytest.raises(DataError, match=r"none of its 4 examples has a label;[\s\S]*--labels txt") as caught:
+        _open(tmp_path)
+    assert "no such split" not in str(caught.value)
 
 
 def test_names_of_numbers_stand_beside_the_tars(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 from vitrail.data.streaming.places import expanded, printable
@@ -82,7 +83,7 @@ class HttpObjects(Objects):
                 if at > before:
                     tries, began = 0, time.monotonic()
                 tries += 1
-                self._pause(address, error, tries, began)
+                self._pause(address, error, tries, began, began, Future[None]())
 
     @contextlib.contextmanager
     def _answer(self, name: str, start: int, stop: int, tag: str) -> Iterator[http.client.HTTPResponse]:

@@ -81,7 +81,7 @@ def open_stream(
     """
     path = Path(os.path.expanduser(spec))
     if scheme_of(spec) is not None:
-        table = _remote_table(spec)
+        table = remote_table(spec)
     else:
         table = read_table(path) if is_table(path) else _local_table(spec, progress=progress)
     return source_of(table, spec, config, keep_unlabelled=keep_unlabelled)
@@ -150,8 +150,8 @@ def _described(place: str, shards: Sequence[Shard], names: Sequence[str] | None,
     return json.dumps([FORMAT_VERSION, place, names, asdict(rules), [(s.name, s.size, s.tag) for s in shards]])
 
 
-def _remote_table(spec: str) -> Table:
-    """The index of an address that `index` has made."""
+def remote_table(spec: str) -> Table:
+    """The index of an address that `index` has made. Raises DataError where it has not."""
     check_address(spec)
     folder = _kept_at(spec)
     if is_table(folder):
@@ -202,13 +202,12 @@ def source_of(table: Table, name: str, config: DataConfig | None = None, *, keep
     for split in SPLITS:
         if not any(shard.split == split for shard in table.shards):
             continue
-        found, missing = _split(table, split, keep_unlabelled, remote)
+        found, missing, first = _split(table, split, keep_unlabelled, remote)
         if missing and not keep_unlabelled:
-            all_of_them = not len(found)
             notes.append(
-                f"{split}: none of its {missing} examples has a label; there is no such split"
-                if all_of_them
-                else f"{split}: {missing} of {missing + len(found)} examples have no label and are left out"
+                f"{split}: {missing} of {missing + len(found)} examples have no label and are left out, first {first}"
+                if len(found)
+                else f"{split}: none of its {missing} examples has a label"
             )
         if len(found):
             splits[split] = found
@@ -219,7 +218,8 @@ def source_of(table: Table, name: str, config: DataConfig | None = None, *, keep
             f"{shown(name)}: no example has a label.",
             got="; ".join(notes) or "no images",
             expected="for each image a .cls member with its class, or a .json with a field label",
-            do="A tar of a folder with a folder for each class has to be unpacked first; then give the folder.",
+            do=f"Where the class is in .txt: vitrail data index {shell_word(name)} --labels txt -o DIR. A tar of a "
+            "folder with a folder for each class has to be unpacked first; then give the folder.",
         )
     return Source(
         name=name,
@@ -250,14 +250,15 @@ def _too_small_cache(table: Table, config: DataConfig) -> list[str]:
     ]
 
 
-def _split(table: Table, split: str, keep_unlabelled: bool, remote: RemoteChunks | None) -> tuple[Split, int]:
-    """A split, and how many of its examples have no label."""
+def _split(table: Table, split: str, keep_unlabelled: bool, remote: RemoteChunks | None) -> tuple[Split, int, str]:
+    """A split, how many of its examples have no label, and the first of these."""
     chunks = table.chunks_of(split)
     counts = table.chunks["count"].astype(np.int64)
     first = int(counts[: chunks.start].sum())
     labels = table.members["label"][first : first + int(counts[chunks].sum())].astype(np.int64)
     is_labelled = labels != UNLABELLED
     missing = int(np.count_nonzero(~is_labelled))
+    unlabelled = shown(Keys(table, chunks)[int(is_labelled.argmin())]) if missing else ""
     rows = None
     starts = np.concatenate([[0], np.cumsum(counts[chunks])])
     if missing and not keep_unlabelled:
@@ -266,4 +267,4 @@ def _split(table: Table, split: str, keep_unlabelled: bool, remote: RemoteChunks
     reader = ChunkReader(table, chunks, rows, remote.opened if remote else local_chunks(table))
     follow = remote and partial(remote.follow, chunks.start)
     names = Keys(table, chunks, rows)
-    return Split(labels, names, reader, chunk_starts=starts.astype(np.int64), follow=follow), missing
+    return Split(labels, names, reader, chunk_starts=starts.astype(np.int64), follow=follow), missing, unlabelled

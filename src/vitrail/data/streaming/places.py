@@ -148,7 +148,8 @@ def local_shards(spec: str) -> tuple[Path, list[Shard]]:
         raise DataError(
             f"{shown(spec)}: {'shards are missing' if files else 'no tars and no Parquet files are here'}.",
             got=few(missing) if files else None,
-            expected="files that are there",
+            expected="files that are there" if files else "shards: only these are indexed, streamed and simulated",
+            do=None if files else "docs/data.md, Shards, says how a folder of images is written as tars.",
         )
     files = [file for file in dict.fromkeys(files)]
     check_kind([file.name for file in files], spec)
