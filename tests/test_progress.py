@@ -38,6 +38,7 @@ def test_without_a_terminal_a_line_every_few_seconds(
     assert not any("\r" in line or "%|" in line for line in hour)
     assert _lines(monkeypatch, capsys, 5) == ""
     assert _lines(monkeypatch, capsys, 60, enabled=False) == ""
+    assert _lines(monkeypatch, capsys, 60, about=True).startswith("train: 10 of about 60 images")
 
 
 def test_what_is_known_about_the_time_left_is_shown(
