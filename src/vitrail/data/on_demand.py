@@ -95,8 +95,9 @@ class OnDemand:
             while waiting:
                 yield waiting.popleft()[0].result().finished()
         finally:
-            reader.shutdown(wait=True, cancel_futures=True)
-            workers.shutdown(wait=True, cancel_futures=True)
+            # Nobody waits for what is under way when the rest is not wanted: a server may be slow, or gone.
+            reader.shutdown(wait=False, cancel_futures=True)
+            workers.shutdown(wait=False, cancel_futures=True)
 
     def _num_bytes(self, batch: Wanted) -> int:
         height, width = self._size(batch)
