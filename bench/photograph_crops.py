@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--image-size", type=int, default=98)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--resized-crop", type=float, default=0.35, help="smallest area of a crop")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
@@ -67,7 +68,7 @@ def main() -> None:
     found: dict[str, list[float]] = {way: [] for way in args.ways}
     seconds: dict[str, list[float]] = {way: [] for way in args.ways}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(args.seeds):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
             manifest = Path(folder, f"{seed}.csv")
             write_manifest(manifest, photographs, seed)
             for way in args.ways:
