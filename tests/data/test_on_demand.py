@@ -79,6 +79,22 @@ def test_an_unreadable_image_keeps_its_place(photographs: DataConfig) -> None:
     assert batch.images[0].any()
 
 
+@pytest.mark.parametrize("mixing", [{}, {"mixup": 1.0}])
+def test_an_unreadable_image_has_no_target(photographs: DataConfig, mixing: dict[str, float]) -> None:
+    for path in (Path(photographs.spec) / "train" / "b b").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    config = RunConfig(data=replace(photographs, store="files", batch_size=24), augment=AugmentConfig(**mixing))
+    train_set = data.load(config.data, ("train",))["train"]
+    inputs = Inputs(config, data.preprocessing_for(config.data), train_set, World())
+    batch = next(iter(inputs.batches(0, 0, CPU)))
+    _, targets, _ = inputs(batch, 0, 0, len(train_set), 1.0)
+    lost = batch.labels == UNREADABLE
+    assert 0 < int(lost.sum()) < len(lost)
+    assert not targets[:, 1].any()
+    if not mixing:
+        assert targets.sum(1).tolist() == (~lost).float().tolist()
+
+
 @pytest.mark.parametrize("store", ["memory", "files"])
 def test_crops_are_cut_out_of_whole_images(photographs: DataConfig, store: str) -> None:
     """Images of up to 90 pixels are kept at most 32 wide or high: the memory store magnifies, the files do not."""
