@@ -47,7 +47,10 @@ def choose_store(config: DataConfig, split: Split, preprocessing: Preprocessing,
     if split.chunk_starts is not None:
         if config.store == "memory":
             raise ConfigError(
-                "Streamed data are not kept in memory.", got="data.store=memory", expected="auto or files"
+                "Streamed data are not kept in memory.",
+                got="data.store=memory",
+                expected="auto or files",
+                do="Use --data.store auto.",
             )
         return Store("files", _streamed(config, split.chunk_starts))
     is_asked_size = config.decode_size != 0 or config.spec in NAMED_SETS

@@ -181,14 +181,14 @@ def end_after(image: ImageFile.ImageFile, row: int) -> bool:
     """
     width, height = image.size
     rows = min(height, -(-(row + 1) // _BLOCK_ROWS) * _BLOCK_ROWS + _BLOCK_ROWS)
-    if width * height < _LARGE or rows > _WORTH * height or "progressive" in image.info:
+    if width * height < _LARGE or rows > _WORTH * height:
         return False
     assert isinstance(image.fp, io.BytesIO)
     with image.fp.getbuffer() as data:
         position = 2
         while position + 9 <= len(data):
             marker, length = struct.unpack_from(">HH", data, position)
-            if marker in (0xFFC0, 0xFFC1):
+            if marker in (0xFFC0, 0xFFC1):  # not progressive, whose scans follow each other
                 struct.pack_into(">H", data, position + 5, rows)
                 image._size = (width, rows)
                 image.tile = [tile._replace(extents=(0, 0, width, rows)) for tile in image.tile]
