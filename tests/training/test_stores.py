@@ -115,6 +115,7 @@ def test_data_that_are_gone_in_the_middle_leave_a_state_to_go_on_from(
         patch.setattr(OnDemand, "batches", broken)
         with pytest.raises(DataError, match=r"(?s)after step 2 is saved.*--resume"):
             vitrail.train(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] != []
     vitrail.train(config, tmp_path / "run", resume=True)
     whole, resumed = (model_content(tmp_path / name / "last.safetensors") for name in ("whole", "run"))
     assert whole[0] == resumed[0]
