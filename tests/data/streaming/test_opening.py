@@ -48,6 +48,15 @@ def test_a_folder_of_tars_is_a_data_set(tmp_path: Path) -> None:
     assert list(again.splits["train"].read(np.array([7]))) == [png(7)]
 
 
+def test_indices_of_other_programs_are_left_alone(tmp_path: Path) -> None:
+    write_shards(tmp_path, [5, 3])
+    alone = _open(tmp_path).listing
+    for path in list(tmp_path.glob("*.tar")):
+        path.with_suffix(".tar.idx").write_bytes((0).to_bytes(8, "little") + path.stat().st_size.to_bytes(8, "little"))
+        path.with_suffix(".idx").write_text("v1.2 1\npng 512 70 00000.png\n")
+    assert _open(tmp_path).listing == alone
+
+
 @pytest.mark.parametrize("inner", ["", "train"])
 def test_tars_beside_folders_of_images_are_refused(inner: str, tmp_path: Path) -> None:
     folder = tmp_path / inner
