@@ -1,7 +1,7 @@
 """Does a model learn as much from class-sorted shards, in the streamed order, as from images in memory in any order?
 
     python bench/make_tars.py cifar10 TARS --per-class
-    python bench/streamed_learning.py --tars TARS [--recipe cifar10-cpu] [--epochs 3] [--seeds 3]
+    python bench/streamed_learning.py --tars TARS [--recipe cifar10-cpu] [--epochs 3] [--seeds 0 1 2] [--ways 3]
 
 CIFAR-10 as ten shards a split, each of one class: the worst case for an order that reads chunks. The same recipe and
 seeds, three ways: from memory; streamed with the default lanes and window, which hold all of so small a set; streamed
@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--tars", type=Path, required=True)
     parser.add_argument("--recipe", default="cifar10-cpu")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ways", type=int, choices=(2, 3), default=3, help="2: without the third, the slowest")
     args = parser.parse_args()
     ways: dict[str, dict[str, object]] = {
         "memory": {"data.spec": "cifar10"},
@@ -36,8 +37,8 @@ def main() -> None:
     results = Results("streamed_learning")
     found: dict[str, list[float]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(args.seeds):
-            for way, settings in ways.items():
+        for seed in args.seeds:
+            for way, settings in list(ways.items())[: args.ways]:
                 run = Path(folder, f"{seed}-{way.replace(' ', '-')}")
                 every = {"schedule.epochs": args.epochs, "evaluation.every_epochs": args.epochs, "seed": seed}
                 result = vitrail.train(args.recipe, run, settings=every | settings)

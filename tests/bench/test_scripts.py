@@ -32,6 +32,7 @@ LITTLE = {
     "input.py": "--rounds 1 --seconds 0 --cases small --out OUT",
     "inference.py": "--rounds 1 --seconds 0 --skip accuracy memory --out OUT",
     "recipe_seeds.py": "digits --seeds 0 --runs OUT/runs",
+    "screen.py": "digits --epochs 1 --factors model.qk-norm=no,yes --runs OUT/runs",
     "crops.py": "--photographs PHOTOGRAPHS --rounds 1 --images 8 --large 2 --steps 0",
 }
 SLOW = ("startup.py", "input.py")
@@ -40,10 +41,10 @@ SLOW = ("startup.py", "input.py")
 LAUNCH = """
 import pathlib, runpy, sys
 script, out = map(pathlib.Path, sys.argv[1:3])
-sys.path[:0] = [str(script.parent)]
-import results_file
+sys.path[:0] = [str(script.parent), str(script.parent.parent)]
+import bench.results_file, results_file
 from vitrail.config import ViTConfig
-results_file.RESULTS = out
+results_file.RESULTS = bench.results_file.RESULTS = out
 named = ViTConfig.named
 ViTConfig.named = lambda name, **changes: named(name, **changes, num_hidden_layers=1)
 sys.argv = [str(script), *sys.argv[3:]]
