@@ -52,7 +52,7 @@ class WrittenOut(nn.Module):
         super().__init__()
         self.layer, self.weights = layer, torch.empty(0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: object = None) -> Tensor:
         q, k, v = self.layer.split(x)
         scale = q.shape[-1] ** -0.5 if self.layer.scale is None else self.layer.scale
         self.weights = (q @ k.transpose(-2, -1) * scale).softmax(-1)

@@ -53,6 +53,7 @@ CASES: dict[str, Case] = {
     "use_distillation_token": case(True, False),
     "num_registers": case(0, 3),
     "position": case("learned", "sincos"),
+    "relative_positions": case(False, True, size=OTHER_SIZE, num_registers=1),
     "prefix_positions": case(True, False, num_registers=2, use_distillation_token=True),
     "position_resampling": case(
         "bicubic",
@@ -131,7 +132,7 @@ def test_every_setting_gives_the_models_logits(field: str) -> None:
     for value in values:
         model = a_model(**{**beside, field: value})
         pixels = size or pair(model.config.image_size)
-        for merge in (0, 2):
+        for merge in (0, 0 if model.config.relative_positions else 2):
             runtime = start("onnx", onnx_bytes(model, pixels, merge=merge))
             plain = torch_runtime(model, pixels, merge)
             for batch in (3, 1):

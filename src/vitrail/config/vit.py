@@ -93,6 +93,9 @@ class ArchitectureConfig:
     """Position embedding: learned one per token, or fixed two-dimensional sine and cosine."""
     prefix_positions: bool = True
     """Position embeddings for the class and distillation tokens too, not only for the patches."""
+    relative_positions: bool = False
+    """Besides, a learned bias of the attention scores for each head and each offset from patch to patch, a table in
+    every layer (arXiv:2103.14030, section 3.2)."""
     position_resampling: PositionResampling = "bicubic"
     """How learned positions are resampled to another grid; each library has its own rule (vitrail.model.position)."""
     embedding_dropout: float = 0.0

@@ -12,6 +12,7 @@ from torch import Tensor
 from vitrail import statistics
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
+from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, WeightsError, nearest, shown
 from vitrail.explanation.explanations import BEST, Explanation, Explanations, Options, Removal
 from vitrail.explanation.faithfulness import Faithfulness, faithfulness, random_srg, with_mean_colour, without_tokens
@@ -19,6 +20,9 @@ from vitrail.explanation.methods import METHODS
 from vitrail.explanation.trace import TOKENS_AT_ONCE, Target, embed, grid_of, trace
 from vitrail.model import ViT
 from vitrail.predictor import Predictor, Ranked
+from vitrail.weights.audit import Audit
+from vitrail.weights.modelfile import build_model
+from vitrail.weights.new_geometry import resize_image
 
 _IMAGES_OF_BEST = 16
 _RANDOM_ORDERS, _MAPS_OF_RANDOM = 5, 4
@@ -70,6 +74,8 @@ def explain_images(
         model = predictor.model
         if model.patch_embed.proj.weight.dtype != torch.float32:
             model = copy.deepcopy(model).float()
+        if model.config.relative_positions:
+            model = _of_size(model, predictor.preprocessing.image_size)
 
         def batches(count: int) -> Iterator[_Batch]:
             return _batches(predictor, model, pixels[:count], wanted, against, right)
@@ -92,6 +98,15 @@ def explain_images(
             items += _explained(predictor, model, batch, method, measured, names)
             on_images(len(predicted) - num_before)
     return _summed_up(items, method, spread, compared, _disagreements(predictor, pixels, predicted))
+
+
+def _of_size(model: ViT, image_size: tuple[int, int]) -> ViT:
+    """The model, or one for images of another size, whose tokens then lie on its own grid."""
+    if pair(model.config.image_size) == image_size:
+        return model
+    tensors = dict(model.state_dict())
+    geometry = resize_image(tensors, model.config, image_size, Audit(mapped={}))
+    return build_model(geometry, tensors, next(model.parameters()).device)
 
 
 def _class_number(predictor: Predictor, name: str) -> int:

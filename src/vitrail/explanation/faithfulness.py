@@ -44,7 +44,11 @@ def steps(num_patches: int) -> list[int]:
 
 def without_tokens(model: ViT, tokens: Float[Tensor, "B N D"]) -> Answers:
     """What the model says when patches are not there."""
-    return lambda patches, images: logits_of(model, kept(tokens[images], patches, model.config.num_prefix_tokens))
+
+    def answers(patches: Tensor, images: Tensor) -> Tensor:
+        return logits_of(model, kept(tokens[images], patches, model.config.num_prefix_tokens), patches)
+
+    return answers
 
 
 def with_mean_colour(model: ViT, images: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Answers:

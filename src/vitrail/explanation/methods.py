@@ -133,8 +133,8 @@ def occlusion(model: ViT, tokens: Float[Tensor, "B N D"], target: Target) -> Map
     at_once = max(1, 4 * TOKENS_AT_ONCE // tokens.shape[1] // len(tokens))
     falls: list[Tensor] = []
     for part in others.split(at_once):
-        several = tokens.repeat_interleave(len(part), 0)
-        logits = logits_of(model, kept(several, part.repeat(len(tokens), 1), num_prefix))
+        several, stay = tokens.repeat_interleave(len(part), 0), part.repeat(len(tokens), 1)
+        logits = logits_of(model, kept(several, stay, num_prefix), stay)
         left = target.repeated(len(part)).probability(logits).unflatten(0, (len(tokens), -1))
         falls.append(whole[:, None] - left)
     return torch.cat(falls, dim=1)

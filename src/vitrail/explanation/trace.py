@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vitrail.config.vit import token_stride
 from vitrail.model import Attended, ViT, tap_attention
+from vitrail.model.relative import Places
 
 TOKENS_AT_ONCE = 2048
 """Tokens in one pass with its gradient, about; four times as many without."""
@@ -93,10 +94,13 @@ def trace(model: ViT, tokens: Float[Tensor, "B N D"]) -> Trace:
 
 
 @torch.no_grad()
-def logits_of(model: ViT, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B L"]:
-    """The model's answer to tokens."""
+def logits_of(
+    model: ViT, tokens: Float[Tensor, "B N D"], patches: Int64[Tensor, "B M"] | None = None
+) -> Float[Tensor, "B L"]:
+    """The model's answer to tokens: of all patches, or of those that `kept` has kept."""
+    places = Places(model.config.grid, patches)
     for block in model.blocks:
-        tokens = block(tokens)
+        tokens = block(tokens, places)
     return model.classify(model.norm(tokens))
 
 

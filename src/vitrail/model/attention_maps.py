@@ -9,12 +9,14 @@ kernel to the last bit, and one layer's weights are in memory at a time.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vitrail.model.pooling import AttentionPooling
+from vitrail.model.relative import Places
 from vitrail.model.vit import Attention, ViT
 
 
@@ -24,18 +26,20 @@ class Attended:
 
     Args:
         module: whose attention it is.
-        inputs: what entered it.
+        inputs: the tokens that entered it.
         mixed: z, the weighted values, heads side by side, as they go into the projection.
+        places: where the tokens lie, as it was told.
     """
 
     module: Attention | AttentionPooling
     inputs: Float[Tensor, "B N D"]
     mixed: Float[Tensor, "B M D"]
+    places: Places | None = None
 
     def weights(self) -> Float[Tensor, "B A M N"]:
         """A = softmax(q k^T * scale), without dropout: rows sum to 1. Source: arXiv:1706.03762, equation (1)."""
         q, k, _ = self.module.split(self.inputs)
-        return _softmax(self.module, q, k)
+        return self._softmax(q, k)
 
     def weights_and_gradient(
         self, mixed_gradient: Float[Tensor, "B M D"]
@@ -43,7 +47,14 @@ class Attended:
         """A, and the gradient of something with respect to A, from the gradient of the same with respect to `mixed`."""
         q, k, v = self.module.split(self.inputs)
         gradient = mixed_gradient.unflatten(-1, (self.module.num_heads, -1)).transpose(1, 2)
-        return _softmax(self.module, q, k), gradient @ v.transpose(-2, -1)
+        return self._softmax(q, k), gradient @ v.transpose(-2, -1)
+
+    def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
+        scale = q.shape[-1] ** -0.5 if self.module.scale is None else self.module.scale
+        scores = q @ k.transpose(-2, -1) * scale
+        if isinstance(self.module, Attention) and self.module.relative:
+            scores = scores + self.module.relative(self.places)
+        return scores.softmax(dim=-1)
 
 
 @contextmanager
@@ -82,18 +93,14 @@ def record_attention(model: ViT) -> Iterator[list[Float[Tensor, "B A M N"]]]:
 def _hooked(
     module: Attention | AttentionPooling, on_attended: Callable[[Attended], object]
 ) -> Iterator[RemovableHandle]:
-    entered: list[Tensor] = []
+    entered: list[tuple[Any, ...]] = []
 
-    def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered[:] = inputs[:1]
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        entered[:] = [inputs]
 
     def leave(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        on_attended(Attended(module, entered.pop(), inputs[0]))
+        tokens, *places = entered.pop()
+        on_attended(Attended(module, tokens, inputs[0], *places))
 
     yield module.register_forward_pre_hook(enter)
     yield module.proj.register_forward_pre_hook(leave)
-
-
-def _softmax(module: Attention | AttentionPooling, q: Tensor, k: Tensor) -> Tensor:
-    scale = q.shape[-1] ** -0.5 if module.scale is None else module.scale
-    return (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)

@@ -22,6 +22,7 @@ from vitrail.model.init import initialise_layers, mimetic_attention, scale_by_in
 from vitrail.model.mlp import ACTIVATIONS, SwiGLU
 from vitrail.model.pooling import AttentionPooling, pool_tokens
 from vitrail.model.position import resample_positions, sincos_positions
+from vitrail.model.relative import Places, RelativePositions
 from vitrail.model.stem import ConvStem
 
 
@@ -41,15 +42,18 @@ def attention_written_out(
     k: Float[Tensor, "*batch N K"],
     v: Float[Tensor, "*batch N K"],
     scale: float | None = None,
+    bias: Float[Tensor, "*#batch N N"] | None = None,
 ) -> Float[Tensor, "*batch N K"]:
-    """Attend by the formula, softmax(q k^T * scale) v: the readable twin of the fused kernel that the model runs.
+    """Attend by the formula, softmax(q k^T * scale + bias) v: the readable twin of the fused kernel in the model.
 
     Args:
         scale: factor of the scores; None: 1 / sqrt(K).
-    Source: arXiv:1706.03762, equation (1); arXiv:2010.11929, appendix A.
+        bias: of the scores; None: none.
+    Source: arXiv:1706.03762, equation (1); arXiv:2010.11929, appendix A; the bias arXiv:2103.14030, equation (4).
     """
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
-    return (q @ k.transpose(-2, -1) * factor).softmax(dim=-1) @ v
+    scores = q @ k.transpose(-2, -1) * factor
+    return (scores if bias is None else scores + bias).softmax(dim=-1) @ v
 
 
 class Attention(nn.Module):
@@ -63,6 +67,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
         self.q_norm = nn.LayerNorm(head_width, eps=config.layer_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(head_width, eps=config.layer_norm_eps) if config.qk_norm else nn.Identity()
+        grid, num_prefix = config.grid, config.num_prefix_tokens
+        self.relative = RelativePositions(self.num_heads, grid, num_prefix) if config.relative_positions else None
         self.proj = nn.Linear(width, width)
         self.proj_dropout = _dropout(config.projection_dropout)
 
@@ -71,11 +77,16 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.q_norm(q), self.k_norm(k), v
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "B N D"], places: Places | None = None) -> Float[Tensor, "B N D"]:
         q, k, v = self.split(x)
+        bias = self.relative(places) if self.relative else None
         dropout = self.dropout if self.training else 0.0
-        # The same as attention_written_out, with dropout of the weights after the softmax.
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        if bias is not None and bias.requires_grad and bias.device.type == "cpu" and not dropout:
+            # The CPU's fused kernel has no gradient for the bias; torch's own way around it takes half as long again.
+            x = attention_written_out(q, k, v, self.scale, bias)
+        else:
+            # The same, with dropout of the weights after the softmax.
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
         return self.proj_dropout(self.proj(x.transpose(1, 2).flatten(2)))
 
 
@@ -135,8 +146,8 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
         self.drop_path = StochasticDepth(drop_rate) if drop_rate else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))  # equation (2)
+    def forward(self, x: Float[Tensor, "B N D"], places: Places | None = None) -> Float[Tensor, "B N D"]:
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), places)))  # equation (2)
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # equation (3)
 
 
@@ -217,6 +228,8 @@ class ViT(nn.Module):
             for scale in (block.ls1, block.ls2):
                 if isinstance(scale, LayerScale):
                     scale.gamma.fill_(config.layer_scale)
+            if block.attn.relative:
+                block.attn.relative.table.zero_()
 
     def reset_head(self, num_labels: int) -> None:
         """Replace the classifier by a new, initialised one for `num_labels` classes; 0: features, no classifier.
@@ -235,7 +248,7 @@ class ViT(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the tokens and positions, which weight decay would pull towards no image at all."""
         names = {"cls_token", "dist_token", "reg_token", "mask_token", "pos_embed", "attn_pool.latent"}
-        return {name for name, _ in self.named_parameters() if name in names}
+        return {name for name, _ in self.named_parameters() if name in names or name.endswith("relative.table")}
 
     def forward(
         self,
@@ -273,8 +286,13 @@ class ViT(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         """Encode images as normed tokens: class, distillation, registers, patches. Arguments as of forward."""
         x = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding)
+        stride_y, stride_x = token_stride(self.config)
+        places = Places((pixel_values.shape[2] // stride_y, pixel_values.shape[3] // stride_x))
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.checkpoint_activations and self.training else block(x)
+            if self.checkpoint_activations and self.training:
+                x = checkpoint(block, x, places, use_reentrant=False)
+            else:
+                x = block(x, places)
         return self.norm(x)
 
     def pool(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B features"]:

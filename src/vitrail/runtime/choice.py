@@ -18,6 +18,7 @@ from vitrail.run.environment import versions_of
 from vitrail.runtime.engines import Arithmetic, Runtime, check_installed, missing, start, tf32, torch_runtime
 from vitrail.runtime.integers import exact_settings
 from vitrail.runtime.measure import WORTH_MEASURING_S, machine, rates_of, seconds_each
+from vitrail.runtime.merging import check_mergeable
 from vitrail.runtime.translated import Translated, probe_images
 
 EngineChoice = Literal["auto", "torch", "onnx", "openvino"]
@@ -105,6 +106,8 @@ def choose(
     Raises:
         ConfigError: what was asked for is not installed, or not for this device.
     """
+    if options.merge:
+        check_mergeable(model)
     device = next(model.parameters()).device
     plain = Chosen(
         runtime=torch_runtime(model, image_size, options.merge, _arithmetic(options.precision, device)),

@@ -17,8 +17,19 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitrail.errors import ConfigError
 from vitrail.model import ViT
 from vitrail.model.vit import Attention, Block
+
+
+def check_mergeable(model: ViT) -> None:
+    """Raise ConfigError for a model whose tokens must know where they lie."""
+    if model.config.relative_positions:
+        raise ConfigError(
+            "Tokens of a model with relative positions cannot be merged: a merged token lies at several places.",
+            got="--merge",
+            do="Leave --merge out.",
+        )
 
 
 def merged_logits(
@@ -32,6 +43,7 @@ def merged_logits(
         count: r of the paper; at most half of the patches that are left are merged.
         interpolate: as interpolate_pos_encoding of the model.
     """
+    check_mergeable(model)
     x = model._embed(images, None, interpolate)
     num_prefix = model.config.num_prefix_tokens
     sizes = x.new_ones(x.shape[:2])  # patches that a token stands for

@@ -66,6 +66,7 @@ def infer_geometry(
         "use_distillation_token": "dist_token" in tokens,
         "use_mask_token": "mask_token" in canonical,
         "num_registers": registers,
+        "relative_positions": "attn.relative.table" in ends,
         "prefix_positions": prefix,
         "position": "learned",
         "layer_scale": 1.0 if ends & {"ls1.gamma", "ls2.gamma"} else 0.0,

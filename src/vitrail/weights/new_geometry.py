@@ -18,6 +18,7 @@ from vitrail.config.vit import check_divisible
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.model.init import truncated_normal
 from vitrail.model.position import resample_positions
+from vitrail.model.relative import resample_table
 from vitrail.weights.audit import Audit
 
 Head = Literal["match", "keep", "reset"]
@@ -41,6 +42,10 @@ def resize_image(
         tensors["pos_embed"] = torch.cat((positions[:, :first], patches), dim=1)
         (old_y, old_x), (new_y, new_x) = geometry.grid, resized.grid
         audit.adapt("pos_embed", f"resampled from {old_y}x{old_x} to {new_y}x{new_x}, {geometry.position_resampling}")
+    if geometry.relative_positions and geometry.grid != resized.grid:
+        for name in [name for name in tensors if name.endswith("attn.relative.table")]:
+            tensors[name] = resample_table(tensors[name], resized.grid)
+            audit.adapt(name, "resampled for another grid, bicubic")
     return resized
 
 

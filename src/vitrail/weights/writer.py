@@ -162,6 +162,7 @@ def _huggingface_kind(g: ViTConfig) -> str:
             "no class token": not g.use_class_token,
             f"pooling {g.pooling}": g.pooling not in ("cls", "cls_dist", "cls_mean"),
             "query and key norms": g.qk_norm,
+            "relative positions": g.relative_positions,
             "a scale of its own for the attention scores": g.attention_scale is not None,
             "a distillation token together with registers or SwiGLU": g.use_distillation_token
             and (bool(g.num_registers) or g.activation == "swiglu" or g.pooling == "cls_mean"),
@@ -228,6 +229,7 @@ def _write_timm(target: Path, model: ViT, card: Card) -> Written:
         {
             "convolutions before the patches (a ViT + conv)": bool(g.stem_channels),
             "pooling cls_mean": g.pooling == "cls_mean",
+            "relative positions": g.relative_positions,
             "a distillation token together with registers": g.use_distillation_token and bool(g.num_registers),
             "a scale of its own for the attention scores": g.attention_scale is not None,
         },

@@ -19,9 +19,11 @@ from vitrail.errors import ConfigError
 from vitrail.model import ViT
 from vitrail.model.mlp import SwiGLU, gelu_tanh, quick_gelu
 from vitrail.model.pooling import AttentionPooling
+from vitrail.model.relative import Places
 from vitrail.model.vit import MLP, Attention, Block, LayerScale
 from vitrail.runtime.graph.merging import Merging
 from vitrail.runtime.graph.nodes import Graph
+from vitrail.runtime.merging import check_mergeable
 
 _BYTES_EACH = {"fp32": 4, "fp16": 2, "int8": 1}
 _MAX_BYTES = 2_000_000_000
@@ -70,11 +72,13 @@ def add_vit(graph: Graph, model: ViT, image_size: tuple[int, int], images: str, 
 
 def _vit(graph: Graph, model: ViT, image_size: tuple[int, int], images: str, merge: int) -> str:
     x = _embed(graph, model, image_size, images)
+    if merge:
+        check_mergeable(model)
     height, width = _grid(model, image_size)
     merging = Merging(graph, merge, model.config.num_prefix_tokens, height * width)
     for block in model.blocks:
         assert isinstance(block, Block)
-        x = _block(graph, block, x, merging)
+        x = _block(graph, block, x, merging, Places((height, width)))
     tokens = graph.norm(x, model.norm)
     logits = _classify(graph, _pool(graph, model, tokens, merging), model.head)
     if model.head_dist is None:
@@ -137,9 +141,9 @@ def _convolution(graph: Graph, x: str, layer: nn.Conv2d) -> str:
     return graph.node("Conv", x, *weights, kernel_shape=layer.kernel_size, strides=layer.stride, pads=pads)
 
 
-def _block(graph: Graph, block: Block, x: str, merging: Merging) -> str:
+def _block(graph: Graph, block: Block, x: str, merging: Merging, places: Places) -> str:
     """Equations (2) and (3); where tokens are merged, between the two."""
-    attended, keys = _attention(graph, block.attn, graph.norm(x, block.norm1), merging)
+    attended, keys = _attention(graph, block.attn, graph.norm(x, block.norm1), merging, places)
     x = graph.node("Add", x, _scaled(graph, block.ls1, attended))
     if keys:
         x = merging.merge(x, keys)
@@ -151,8 +155,8 @@ def _scaled(graph: Graph, scale: nn.Module, x: str) -> str:
     return graph.node("Mul", x, graph.constant(scale.gamma)) if isinstance(scale, LayerScale) else x
 
 
-def _attention(graph: Graph, layer: Attention, x: str, merging: Merging) -> tuple[str, str]:
-    """Queries, keys and values from one matrix, softmax(q k^T * scale) v, projection.
+def _attention(graph: Graph, layer: Attention, x: str, merging: Merging, places: Places) -> tuple[str, str]:
+    """Queries, keys and values from one matrix, softmax(q k^T * scale + bias) v, projection.
 
     Returns:
         What is added to x, and where tokens are to be merged the keys [B, N, K], averaged over the heads, else "".
@@ -161,12 +165,13 @@ def _attention(graph: Graph, layer: Attention, x: str, merging: Merging) -> tupl
     scale = (width // heads) ** -0.5 if layer.scale is None else layer.scale
     x = graph.linear(x, layer.qkv)
     keys = ""
+    relative = graph.constant(layer.relative(places)[None]) if layer.relative else ""
     if graph.precision == "int8" and isinstance(layer.q_norm, nn.Identity):
         q, k, v = (graph.slice(x, i * width, (i + 1) * width, 2) for i in range(3))
         if merging.num_due:
             split = graph.node("Reshape", k, graph.constant([0, 0, heads, width // heads]))
             keys = graph.reduce("ReduceMean", split, 2)
-        x = graph.fused_attention(q, k, v, heads, scale, merging.score_bias())
+        x = graph.fused_attention(q, k, v, heads, scale, relative or merging.score_bias())
         return graph.linear(x, layer.proj), keys
     x = graph.node("Reshape", x, graph.constant([0, 0, 3 * heads, width // heads]))
     x = graph.node("Transpose", x, perm=[0, 2, 1, 3])  # [B, 3A, N, K]
@@ -174,7 +179,7 @@ def _attention(graph: Graph, layer: Attention, x: str, merging: Merging) -> tupl
     q, k = graph.norm(q, layer.q_norm), graph.norm(k, layer.k_norm)
     if merging.num_due:
         keys = graph.reduce("ReduceMean", k, 1)
-    x = _attend(graph, q, k, v, scale, merging.log_sizes())
+    x = _attend(graph, q, k, v, scale, relative or merging.log_sizes())
     return graph.linear(graph.node("Reshape", x, graph.constant([0, 0, width])), layer.proj), keys
 
 
