@@ -170,6 +170,16 @@ def test_evaluate_repeats_the_figure_of_the_run(run: vitrail.RunResult) -> None:
     assert again.num_correct == found.num_correct
 
 
+def test_evaluate_and_predict_take_views(run: vitrail.RunResult) -> None:
+    predictor, digits = vitrail.Predictor(run.run), vitrail.load_data("digits", ("test",))["test"]
+    found = vitrail.evaluate(predictor, views="mirror")
+    assert found.with_mirror
+    assert vitrail.evaluate(predictor).with_mirror is None
+    answers = vitrail.predict(predictor, list(digits.images[:, 0]), views="mirror")
+    right = sum(one.label == digits.classes[label] for one, label in zip(answers, digits.labels, strict=True))
+    assert right == found.with_mirror.num_correct != found.num_correct
+
+
 def test_evaluate_on_what_the_run_held_out(tuned: vitrail.RunResult, photos: Path) -> None:
     held_out = vitrail.evaluate(tuned.run)
     assert (held_out.split, held_out.num_examples) == ("val", 9)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vitrail.augment import cpu
-from vitrail.augment.random import Draw, _constants, philox, uniform
+from vitrail.augment.random import Draw, _constants, alternating, philox, uniform
 
 # Random123 1.14, kat_vectors, philox4x32 10: counter, key (low word first), output.
 KNOWN_ANSWERS = [
@@ -42,6 +42,20 @@ def test_golden_values() -> None:
     numbers = uniform(7, 3, ids, [Draw.FLIP, Draw.HUE, Draw.POLICY])
     words = (numbers * 2**24).long().tolist()
     assert words == GOLDEN
+
+
+def test_alternating_numbers_are_on_both_sides_of_a_half() -> None:
+    """In two epochs in a row; the first is that of `uniform`, and the pair is never drawn anew."""
+    ids = torch.arange(NUM_EXAMPLES)
+    first, second, third, last = (alternating(7, epoch, ids, Draw.FLIP) for epoch in (0, 1, 2, 2**31 + 1))
+    assert torch.equal(first, uniform(7, 0, ids, [Draw.FLIP])[0])
+    assert torch.equal(first < 0.5, second >= 0.5)
+    assert torch.equal(first, third)
+    assert torch.equal(second, last)
+    assert second.min() >= 0
+    assert second.max() < 1
+    assert torch.equal((first + second).double(), torch.full((NUM_EXAMPLES,), 1 - 2.0**-24, dtype=torch.float64))
+    assert (alternating(8, 0, ids, Draw.FLIP) != first).float().mean() > 0.99
 
 
 def test_numbers_depend_on_seed_epoch_id_and_draw() -> None:

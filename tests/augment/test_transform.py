@@ -23,6 +23,7 @@ EXACT_POLICIES = {
     "reflected": AugmentConfig(flip=0.5, crop_padding=4, fill="reflect"),
     "mean": AugmentConfig(crop_padding=2, fill="mean"),
     "flip": AugmentConfig(flip=0.5),
+    "alternating": AugmentConfig(flip=0.5, flip_kind="alternating", crop_padding=4),
 }
 SAMPLED_POLICIES = {
     "reference": REFERENCE,
@@ -119,6 +120,38 @@ def test_switching_one_option_on_keeps_the_draws_of_the_others() -> None:
     kept = erased != 0
     assert torch.equal(erased[kept], plain[kept])
     assert not kept.all()
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
+    """Whichever batch an image is in: the picture in one epoch of a pair, its mirror image in the other."""
+    images, ids = photo(40), torch.arange(40) * 77
+    augment = Augment(AugmentConfig(flip=0.5, flip_kind="alternating"), preprocessing(), seed=2)
+    plain, mirrored = prepare(images, preprocessing()), prepare(images.flip(3), preprocessing())
+    for epoch in (0, 2, 6):
+        first = augment(images, ids, epoch)
+        second = torch.cat([augment(images[part], ids[part], epoch + 1) for part in torch.arange(40).split(7)])
+        is_plain = torch.tensor([torch.equal(a, b) for a, b in zip(first, plain, strict=True)])
+        assert 10 < is_plain.sum() < 30
+        assert torch.equal(first, torch.where(is_plain[:, None, None, None], plain, mirrored))
+        assert torch.equal(second, torch.where(is_plain[:, None, None, None], mirrored, plain))
+
+
+@pytest.mark.parametrize("config", [POLICIES["crop and flip"], *SAMPLED_POLICIES.values()])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_alternating_flips_leave_the_other_draws_alone(config: AugmentConfig, epoch: int) -> None:
+    """Each image is one of the two that flips drawn anew would make of it in that epoch; in epoch 0 the very one."""
+    images, ids = photo(32), torch.arange(32)
+    config = replace(config, flip=0.5)
+
+    def drawn(changed: AugmentConfig) -> Tensor:
+        return Augment(changed, preprocessing(), seed=0)(images, ids, epoch)
+
+    ours, random = drawn(replace(config, flip_kind="alternating")), drawn(config)
+    never, always = drawn(replace(config, flip=0.0)), drawn(replace(config, flip=1.0))
+    flips = (uniform(0, 0, ids, [Draw.FLIP])[0] < 0.5) ^ bool(epoch % 2)
+    expected = torch.where(flips[:, None, None, None], always, never)
+    torch.testing.assert_close(ours, expected, atol=BATCH_TOLERANCE, rtol=0)
+    assert torch.equal(ours, random) == (epoch == 0)
 
 
 def test_crop_and_flip_are_torchvisions_with_the_same_parameters() -> None:

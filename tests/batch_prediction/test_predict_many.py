@@ -106,6 +106,7 @@ def test_the_manifest_and_the_footers_say_what_made_them(whole: Path, model: Pat
 
     manifest = json.loads((whole / "_manifest.json").read_text())
     assert (manifest["rows"], manifest["errors"]) == (TARS * EACH, 1)
+    assert "views" not in manifest["job"]
     assert [part["rows"] for part in manifest["parts"]] == [EACH] * TARS
     assert [part["errors"] for part in manifest["parts"]] == [1, 0, 0]
     footer = json.loads(parquet.read_metadata(whole / manifest["parts"][1]["name"]).metadata[b"vitrail"])
@@ -335,6 +336,22 @@ def test_what_interrupts_leaves_whole_parts(model: Path, shards: Path, whole: Pa
     first = job.parts[0].path
     assert [path.name for path in out.iterdir() if path.name != "_job.json"] == [first.name]
     assert first.read_bytes() == (whole / first.name).read_bytes()
+
+
+def test_the_mean_over_mirror_images(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encode(noise(16, 16, seed=number), "PNG"))
+    given = ["predict", str(model), str(folder), "-o", str(out)]
+    assert main([*given, "--views", "mirror", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["views"] == "mirror"
+    assert json.loads((out / "_job.json").read_text())["views"] == "mirror"
+    expected = vitrail.Predictor(model)(sorted(folder.iterdir()), views="mirror")
+    for row, answer in zip(rows_of(out), expected, strict=True):
+        assert (row["label"], row["score"]) == (answer.label, pytest.approx(answer.probability, abs=1e-5))
+    assert main(given) == 2
+    assert "another --views" in capsys.readouterr().err
 
 
 def test_embeddings_are_those_of_features(model: Path, tmp_path: Path) -> None:

@@ -91,6 +91,42 @@ def test_eval_repeats_the_figure_of_the_run(capsys: pytest.CaptureFixture[str], 
     assert {"num_examples", "precision", "recall", "f1"} == result["per_class"]["3"].keys()
 
 
+def test_eval_measures_mirror_images_in_a_row_of_their_own(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    files = [tmp_path / "plain.safetensors", tmp_path / "both.safetensors"]
+    plain = vitrail_json(capsys, "eval", str(run), "--predictions", str(files[0]))
+    both = vitrail_json(capsys, "eval", str(run), "--views", "mirror", "--predictions", str(files[1]))
+    mirrored = both.pop("with_mirror")
+    assert both == plain
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert mirrored["accuracy"] == mirrored["num_correct"] / plain["num_examples"] != plain["accuracy"]
+    *_, before, last = map(json.loads, (run / "evaluations.jsonl").read_text().splitlines())
+    assert last == {**before, "accuracy_with_mirror": mirrored["accuracy"]}
+    assert main(["eval", str(run), "--views", "mirror"]) == 0
+    first, _, line, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"accuracy {plain['accuracy']:.4f}")
+    assert line.startswith(f"mean over each image and its mirror image: accuracy {mirrored['accuracy']:.4f}")
+
+
+def test_predict_says_that_mirror_images_count(
+    capsys: pytest.CaptureFixture[str], run: Path, images: Path, tmp_path: Path
+) -> None:
+    """A picture and its mirror image then have the same answer."""
+    with Image.open(images / "a.png") as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "turned.png")
+    words = ["predict", str(run), str(images / "a.png"), str(tmp_path / "turned.png")]
+    plain, both = vitrail_json(capsys, *words), vitrail_json(capsys, *words, "--views", "mirror")
+    assert both.keys() - plain.keys() == {"views"}
+    assert both["views"] == "mirror"
+    first, second = (one["probability"] for one in both["predictions"])
+    assert first == pytest.approx(second, abs=1e-6)
+    alone, turned = (one["probability"] for one in plain["predictions"])
+    assert alone != pytest.approx(turned, abs=1e-3)
+    assert main([*words, "--views", "mirror"]) == 0
+    assert "the mean over an image and its mirror image" in capsys.readouterr().out
+
+
 def test_eval_on_the_hold_out_of_another_spec(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     digits = data.load(tiny_run().data, ("test",))["test"]
     for i in range(40):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from vitrail.config import Preprocessing, RunConfig, ScheduleConfig
+from vitrail.config import AugmentConfig, DataConfig, Preprocessing, RunConfig, ScheduleConfig
 from vitrail.errors import ConfigError
 
 
@@ -18,6 +18,8 @@ from vitrail.errors import ConfigError
         ("data", {"seed": -1}, "data.seed"),
         ("data", {"image_size": 100}, "data.image-size must be a positive multiple"),
         ("augment", {"flip": 1.5}, "augment.flip"),
+        ("augment", {"flip_kind": "alternating"}, "augment.flip-kind"),
+        ("augment", {"flip": 0.4, "flip_kind": "alternating"}, "augment.flip-kind"),
         ("augment", {"hue": 0.6}, "augment.hue"),
         ("augment", {"resized_crop": 0.0}, "augment.resized-crop"),
         ("augment", {"scale": (2.0, 1.0)}, "augment.scale"),
@@ -53,6 +55,13 @@ def test_a_seed_is_what_generators_take(seed: int) -> None:
 def test_progressive_scales_need_rising_ends(scales: tuple[float, ...], ends: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="schedule.progressive"):
         ScheduleConfig(progressive_scales=scales, progressive_until=ends)
+
+
+def test_alternating_flips_need_every_image_once_in_each_epoch() -> None:
+    flips = AugmentConfig(flip=0.5, flip_kind="alternating")
+    assert RunConfig(augment=flips).augment == flips
+    with pytest.raises(ConfigError, match=r"augment\.flip-kind(.|\n)*data\.balance=sampling"):
+        RunConfig(augment=flips, data=DataConfig(balance="sampling"))
 
 
 def test_preprocessing_wants_a_mean_for_each_channel() -> None:

@@ -203,7 +203,7 @@ def test_real_processes_count_as_one_does(server: ForkServer, tmp_path: Path, si
     assert ended.statuses == [0] * size, (tmp_path / "log").read_text()
     for number, ((count, _), found) in enumerate(zip(cases, json.loads(out.read_text()), strict=True)):
         model, image_set, steps = tiny_evaluation(count)
-        expected = evaluate(model, image_set, steps, batch_size=64)
+        expected = evaluate(model, image_set, steps, batch_size=64, with_mirror=True)
         rows, alone = read_predictions(tmp_path / f"{number}.safetensors"), expected.predictions
         assert alone is not None
         assert list(rows.names) == list(alone.names)
@@ -213,6 +213,8 @@ def test_real_processes_count_as_one_does(server: ForkServer, tmp_path: Path, si
         np.testing.assert_allclose(rows.logits, alone.logits, atol=1e-6)
         assert found["confusion"] == [list(row) for row in expected.confusion]
         assert found["num_examples"] == count
+        assert expected.with_mirror
+        assert found["with_mirror"]["num_correct"] == expected.with_mirror.num_correct
 
 
 def test_of_equal_logits_the_rows_and_the_counts_take_the_same_class() -> None:

@@ -105,6 +105,8 @@ def test_wrong_options_are_refused(model: Path, tmp_path: Path) -> None:
         BatchPredictor(tmp_path / "model.onnx", what="embedding")
     with pytest.raises(ConfigError, match="--merge"):
         BatchPredictor(tmp_path / "model.onnx", merge=2)
+    with pytest.raises(ConfigError, match="--views mirror with --what embedding"):
+        BatchPredictor(model, what="embedding", views="mirror")
 
 
 def test_datasets_map(model: Path) -> None:

@@ -66,7 +66,7 @@ def evaluate_shards(cases: list[tuple[int, int]], out: str) -> None:
         found: list[dict[str, Any]] = []
         for number, (count, batch_size) in enumerate(cases):
             model, image_set, steps = tiny_evaluation(count)
-            result = evaluate(model, image_set, steps, batch_size=batch_size, world=world)
+            result = evaluate(model, image_set, steps, batch_size=batch_size, world=world, with_mirror=True)
             found.append(result.to_json())
             if result.predictions:
                 result.predictions.save(Path(out).with_name(f"{number}.safetensors"))

@@ -57,6 +57,36 @@ def test_against_the_definitions() -> None:
     assert sum(map(sum, result.confusion)) == 53
 
 
+def test_mirror_images_are_measured_beside_the_images() -> None:
+    model, images = _model(), _set(errors=(ImageError("truncated", "x.jpg"),))
+    plain = evaluate(model, images, PREPROCESSING, batch_size=10)
+    both = evaluate(model, images, PREPROCESSING, batch_size=10, with_mirror=True)
+    mirrored = both.with_mirror
+    assert mirrored
+    assert dataclasses.replace(both, with_mirror=None) == plain
+    told = both.to_json()
+    assert told.pop("with_mirror").keys() == {"num_correct", "accuracy", "top5_accuracy", "loss"}
+    assert told == plain.to_json()
+    pixels = torch.from_numpy(images.images)
+    with torch.no_grad():
+        views = [model(prepare(one, PREPROCESSING))["logits"] for one in (pixels, pixels.flip(3))]
+    logits, labels = sum(views) / 2, torch.from_numpy(images.labels)
+    assert mirrored.num_correct == int((logits.argmax(1) == labels).sum())
+    assert mirrored.accuracy == mirrored.num_correct / 54
+    assert mirrored.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+    assert mirrored.num_top5_correct == int((ranks < 5).sum()) != plain.num_top5_correct
+    assert both.predictions
+    assert plain.predictions
+    assert mirrored.predictions
+    assert np.array_equal(both.predictions.logits, plain.predictions.logits)  # type: ignore[arg-type]
+    np.testing.assert_allclose(mirrored.predictions.logits, logits.numpy(), atol=1e-6)  # type: ignore[arg-type]
+    turned = _set(images=images.images[..., ::-1].copy())
+    assert evaluate(model, turned, PREPROCESSING, batch_size=9, with_mirror=True).with_mirror == dataclasses.replace(
+        mirrored, errors=()
+    )
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 52, 53, 1000])
 def test_the_batch_size_changes_nothing(batch_size: int) -> None:
     whole = evaluate(_model(), _set(), PREPROCESSING, batch_size=53)

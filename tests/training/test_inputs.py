@@ -23,15 +23,15 @@ class _OneOf(World):
         self.rank, self.size = rank, size
 
 
-def _epoch(config: RunConfig, world: World) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What one process trains on in epoch 1."""
+def _epoch(config: RunConfig, world: World, epoch: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What one process trains on in an epoch."""
     train_set = data.load(config.data, ("train",))["train"]
     preprocessing = data.preprocessing_for(config.data)
     inputs, size = Inputs(config, preprocessing, train_set, world), config.data.batch_size
-    count = len(inputs.order(1))
+    count = len(inputs.order(epoch))
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for number, batch in enumerate(inputs.batches(1, 0, torch.device("cpu"))):
-        images, targets, own = inputs(batch, 1, number, min(size, count - number * size), 1.0)
+    for number, batch in enumerate(inputs.batches(epoch, 0, torch.device("cpu"))):
+        images, targets, own = inputs(batch, epoch, number, min(size, count - number * size), 1.0)
         found.append((images[:own], targets[:own]))
     return found
 
@@ -48,6 +48,22 @@ def test_balanced_batches_do_not_depend_on_the_number_of_processes(tmp_path: Pat
     for number, (images, targets) in enumerate(alone):
         assert torch.equal(torch.cat([share[number][0] for share in shares]), images)
         assert torch.equal(torch.cat([share[number][1] for share in shares]), targets)
+
+
+def test_two_processes_show_both_sides_of_every_image_in_two_epochs(tmp_path: Path) -> None:
+    spec = str(image_folder(tmp_path, COUNTS, side=8))
+    config = RunConfig(
+        data=DataConfig(spec=spec, image_size=16, batch_size=4),
+        augment=AugmentConfig(flip=0.5, flip_kind="alternating"),
+    )
+    first, second = (
+        torch.cat([images for rank in range(2) for images, _ in _epoch(config, _OneOf(rank, 2), epoch)])
+        for epoch in (4, 5)
+    )
+    assert len(first) == 15
+    distances = torch.cdist(first.flip(3).flatten(1), second.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    assert sorted(distances.argmin(1).tolist()) == list(range(15))
+    assert distances.amin(1).max() < 1e-4  # the images are enlarged, which mirrors to the last bits
 
 
 def test_an_image_that_comes_again_is_augmented_anew(tmp_path: Path) -> None:

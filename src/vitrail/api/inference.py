@@ -27,6 +27,7 @@ from vitrail.predictor import (
     listed,
     preprocessing_at,
 )
+from vitrail.predictor.views import Views, check_views
 from vitrail.runtime import EngineOptions
 from vitrail.training import Evaluation, pick_device
 from vitrail.training.transfer.probe import features as features_of
@@ -44,6 +45,7 @@ def evaluate(
     *,
     split: Split | None = None,
     data_root: str | Path | None = None,
+    views: Views = "single",
     image_size: int | tuple[int, int] | None = None,
     batch_size: int = 0,
     device: str = "auto",
@@ -61,6 +63,7 @@ def evaluate(
         data: the images, with the model's classes; None: those that it was trained on.
         split: None: test; or val, as held out in training, where the training data have no test split.
         data_root: where named data sets are.
+        views: mirror: measure the mean over each image and its mirror image as well, as `.with_mirror`.
         image_size: another input side in pixels, or (height, width); None: the model's own. Not with a `Predictor`.
         batch_size: images at a time; 0: measured where there is much to do, else 500.
         device: auto, cpu, cuda, ... Not with a `Predictor`.
@@ -70,13 +73,14 @@ def evaluate(
         world: the processes that share the work; None: this one.
     Returns:
         Counts and figures: `.accuracy` in [0, 1], `.loss` in nats, `.per_class`, `.confusion` [true][predicted], and
-        `.predictions`, a row an image.
+        `.predictions`, a row an image; all of the images as they are. `.with_mirror` has the same of the mean.
     Raises:
         WeightsError: the model cannot be read.
         DataError: there is no such data set or split, or its classes are not the model's.
         InputError: the model's classes have no names, or it does not choose one class an image.
         ConfigError: there is no such device or engine, or nobody says which data.
     """
+    check_views(views)
     predictor = _predictor(model, image_size, device, options, on_note)
     world = world or World()
     image_set, was_trained_on = image_set_of(predictor, data, split, data_root, progress=progress)
@@ -87,7 +91,8 @@ def evaluate(
         on_note(note)
     found = training.evaluate(
         predictor.model, image_set, predictor.preprocessing, batch_size=chosen.batch_size, runtime=predictor.logits,
-        progress=progress, on_batch=lambda: world.report_progress("evaluate", 0), world=world,
+        with_mirror=views == "mirror", progress=progress, on_batch=lambda: world.report_progress("evaluate", 0),
+        world=world,
     )  # fmt: skip
     answers = found.predictions
     return replace(found, predictions=answers and replace(answers, engine=chosen.name))
@@ -168,6 +173,7 @@ def predict(
     images: ImageLike | Sequence[ImageLike],
     *,
     top: int = 5,
+    views: Views = "single",
     image_size: int | tuple[int, int] | None = None,
     device: str = "auto",
     options: EngineOptions | None = None,
@@ -183,6 +189,7 @@ def predict(
             [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], a tensor [H, W], [1, H, W], [3, H, W] or [4, H, W]; uint8, or
             floating-point in [0, 1]. Four axes are a batch. Of a folder every file is taken, those in it sorted.
         top: how many classes to rank, at most all.
+        views: mirror: the mean over each image and its mirror image, for twice the time.
         image_size: another input side in pixels, or (height, width); None: the model's own. Not with a `Predictor`.
         device: auto, cpu, cuda, ... Not with a `Predictor`.
         options: which engine runs the model, and how; None: the fastest exact one. Not with a `Predictor`.
@@ -199,8 +206,8 @@ def predict(
         if image_size is not None or device not in ("auto", "cpu") or options is not None:
             raise InputError("An exported file has its image size and precision already, and runs on the CPU.")
         ready = model if isinstance(model, ExportedPredictor) else ExportedPredictor(cast(str | Path, model))
-        return ready(several, top=top)
-    return _predictor(model, image_size, device, options)(several, top=top)
+        return ready(several, top=top, views=views)
+    return _predictor(model, image_size, device, options)(several, top=top, views=views)
 
 
 def features(

@@ -97,3 +97,17 @@ def uniform(seed: int, epoch: int, ids: Int64[Tensor, "B"], draws: Sequence[int]
     words = cpu.philox(counter, *_constants(seed, counter.device)) if on_cpu else philox(counter, seed)
     rows = torch.stack([words[int(draw) % 4, :, block_of[int(draw) // 4]] for draw in draws])
     return (rows >> 8).to(torch.float32).mul_(2.0**-24)
+
+
+def alternating(seed: int, epoch: int, ids: Int64[Tensor, "B"], draw: int) -> Float[Tensor, "B"]:
+    """The number of epoch 0 in even epochs, 1 - 2**-24 less that number in odd ones; each in [0, 1).
+
+    So of two epochs in a row exactly one is below a half, and over the examples each epoch is uniform.
+
+    Args:
+        seed, ids, draw: as of `uniform`.
+        epoch: counted from 0; whether it is odd counts.
+    Source: arXiv:2404.00498, section 3.6; KellerJordan/cifar10-airbench:airbench94_muon.py, `CifarLoader`.
+    """
+    first = uniform(seed, 0, ids, [draw])[0]
+    return (1 - 2.0**-24) - first if epoch % 2 else first

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitrail.augment import geometry, mixing, policies
 from vitrail.augment.colour import ColourMatrix, normalise
-from vitrail.augment.random import Draw, uniform
+from vitrail.augment.random import Draw, alternating, uniform
 from vitrail.config import AugmentConfig, Preprocessing
 from vitrail.errors import ConfigError, InputError
 
@@ -59,9 +59,10 @@ def _statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[Ten
 class Augment:
     """Random changes of a batch, each image with its own parameters.
 
-    An image's parameters depend on (seed, epoch, its id) alone. With a config that changes nothing, the result is that
-    of `prepare`, bit for bit. Where the geometry is flips and crops out of the padded image only, pixels are moved
-    exactly, and resized as by `prepare`; everything else is composed into one resampling.
+    An image's parameters depend on (seed, epoch, its id) alone; with alternating flips, two epochs in a row show both
+    sides of it. With a config that changes nothing, the result is that of `prepare`, bit for bit. Where the geometry is
+    flips and crops out of the padded image only, pixels are moved exactly, and resized as by `prepare`; everything else
+    is composed into one resampling.
 
     Steps, in this order: flip; rotation, scale, translation and shear about the centre; the policy's geometry; crop
     out of the padded image; random resized crop; resize. The padding is in pixels of the output.
@@ -140,8 +141,7 @@ class Augment:
         mixing.check_one_each("id", ids, len(images))
         if not self._draws:
             return prepare(images, self.preprocessing)
-        numbers = uniform(self.seed, epoch, ids, self._draws)
-        draws = dict(zip(self._draws, numbers.unbind(0), strict=True))
+        draws = self._drawn(ids, epoch)
         if self._is_resampled:
             slots = self._slots(draws, (images.shape[2], images.shape[3]))
             pixels = self._resample(self._recolour(images, draws, slots), draws, slots)
@@ -166,6 +166,14 @@ class Augment:
         low, high = _LOG_CROP_ASPECT
         area = self.smallest_crop + (1 - self.smallest_crop) * area
         return torch.stack((area, low + (high - low) * aspect, x, y), 1)
+
+    def _drawn(self, ids: Tensor, epoch: int) -> dict[int, Tensor]:
+        """The numbers in [0, 1) that the steps use, one an image."""
+        numbers = uniform(self.seed, epoch, ids, self._draws)
+        draws = dict(zip(self._draws, numbers.unbind(0), strict=True))
+        if self.config.flip_kind == "alternating":
+            draws[Draw.FLIP] = alternating(self.seed, epoch, ids, Draw.FLIP)
+        return draws
 
     def _slots(self, draws: dict[int, Tensor], size: tuple[int, int]) -> list[policies.Slot]:
         policy = self.config.policy

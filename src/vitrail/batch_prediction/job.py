@@ -29,6 +29,7 @@ _WORDS = {
     "form": "--to",
     "what": "--what",
     "top": "--top",
+    "views": "--views",
     "batch_size": "--batch-size",
 }
 
@@ -139,6 +140,8 @@ class Job:
 
 
 def _short(name: str, value: object) -> str:
+    if value is None:
+        return "nothing"
     return f"SHA-256 {shown(value)[:12]}" if name.endswith("sha256") else shown(value, 80)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.values import add_size_option
+from vitrail.cli.values import add_size_option, add_views_option
 from vitrail.errors import RunError, SaveError
 from vitrail.terminal import say
 
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--predictions", metavar="FILE", help="write the answer for each image (safetensors); of a run "
                         "directory, on its own data, they are kept in it")  # fmt: skip
+    add_views_option(parser, "measure the mean over each image and its mirror image as well, in a line of its own")
     add_engine_options(parser, "500")
     add_size_option(parser, "another size of the input")
     add_process_options(parser)
@@ -76,6 +77,7 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
         args.data,
         split=args.split,
         data_root=args.data_root,
+        views=args.views,
         batch_size=args.batch_size,
         progress=world.is_first,
         on_note=on_note,
@@ -86,15 +88,25 @@ def _evaluated(args: argparse.Namespace, world: "World") -> Answer:
     spec = args.data or own.spec
     if found.predictions:
         known = replace(found.predictions, data=spec, step=predictor.card.metrics.get("step", -1))
-        _keep(args, known, chosen, is_own=args.data in (None, own.spec))
+        mirrored = found.with_mirror and found.with_mirror.accuracy
+        _keep(args, known, chosen, is_own=args.data in (None, own.spec), accuracy_with_mirror=mirrored)
     return Answer(_text(result), {"model": args.model, "data": spec, **result, "engine": chosen.to_json()})
 
 
-def _keep(args: argparse.Namespace, found: "Predictions", chosen: "Chosen", *, is_own: bool) -> None:
+def _keep(
+    args: argparse.Namespace,
+    found: "Predictions",
+    chosen: "Chosen",
+    *,
+    is_own: bool,
+    accuracy_with_mirror: float | None,
+) -> None:
     """Write the answers where they were asked for; and into the run whose best model gave them, where they are exact.
 
     Args:
+        found: for the images as they are.
         is_own: measured on the data of that run.
+        accuracy_with_mirror: None: not measured.
     """
     from vitrail.run import RunDir
 
@@ -106,10 +118,12 @@ def _keep(args: argparse.Namespace, found: "Predictions", chosen: "Chosen", *, i
         return
     accuracy = int(found.correct.sum()) / found.num_examples
     record = {"step": max(0, found.step), "split": found.split, "num_examples": found.num_examples}
+    mirrored = {} if accuracy_with_mirror is None else {"accuracy_with_mirror": accuracy_with_mirror}
     try:
         if not _is_there(run_dir.predictions_path(found.split), found):
             found.save(run_dir.predictions_path(found.split))
-        run_dir.evaluations.append({**record, "accuracy": accuracy, "data": found.data, "engine": found.engine})
+        about = {"data": found.data, "engine": found.engine}
+        run_dir.evaluations.append({**record, "accuracy": accuracy, **mirrored, **about})
     except SaveError as error:
         say(f"the answers are not kept in the run: {error}")
 
@@ -128,6 +142,7 @@ def _is_there(path: Path, found: "Predictions") -> bool:
 def _text(result: dict[str, Any]) -> list[str]:
     per_class: dict[str, dict[str, float]] = result["per_class"]
     errors: list[dict[str, str]] = result["errors"]
+    mirrored: dict[str, Any] | None = result.get("with_mirror")
     rows = [
         (name, int(c["num_examples"]), round(c["precision"], 4), round(c["recall"], 4), round(c["f1"], 4))
         for name, c in per_class.items()
@@ -136,9 +151,10 @@ def _text(result: dict[str, Any]) -> list[str]:
         rows.sort(key=lambda row: row[-1])
     where = "of all splits" if result["split"] == "all" else f"of the {result['split']} split"
     lines = [
-        f"accuracy {result['accuracy']:.4f}   top-5 {result['top5_accuracy']:.4f}   loss {result['loss']:.4f}",
+        _figures(result),
         f"{result['num_correct']} of {result['num_examples']} images {where} are right"
         + (f"; {len(errors)} could not be read and count as wrong" if errors else ""),
+        *([f"mean over each image and its mirror image: {_figures(mirrored)}"] if mirrored else []),
         "",
         *table(("class", "images", "precision", "recall", "f1"), rows[:_MOST_CLASSES]),
     ]
@@ -146,3 +162,7 @@ def _text(result: dict[str, Any]) -> list[str]:
         lines.append(f"... the {_MOST_CLASSES} hardest of {len(rows)} classes; all of them with --json")
     lines += [f"unreadable: {error['path']}: {error['error']}" for error in errors]
     return lines
+
+
+def _figures(found: dict[str, Any]) -> str:
+    return f"accuracy {found['accuracy']:.4f}   top-5 {found['top5_accuracy']:.4f}   loss {found['loss']:.4f}"

@@ -18,7 +18,7 @@ from vitrail.cli import predict_many
 from vitrail.cli.answer import Answer, table
 from vitrail.cli.engines import add_engine_options, check_engine_options, engine_options
 from vitrail.cli.processes import add_process_options, launched, started_here
-from vitrail.cli.values import ONE_WORD, add_size_option, is_number
+from vitrail.cli.values import MEAN_OVER_MIRROR, ONE_WORD, add_size_option, add_views_option, is_number
 from vitrail.errors import ConfigError, DataError, ImageError, shown
 from vitrail.progress import Bar
 from vitrail.terminal import say
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a run directory, a model file, or other weights")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files or folders")
     parser.add_argument("--top", type=int, metavar="K", help="classes to rank (default: 5; with -o 1)")
+    add_views_option(parser, "the mean over each image and its mirror image, for twice the time")
     predict_many.add_arguments(parser)
     add_engine_options(parser, "64")
     add_size_option(parser, "another size of the input")
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> Answer:
         chosen = predictor.chosen(len(mine), batch_size=args.batch_size, alone=world.size == 1)
         if world.is_first:
             say(chosen.line)
-        stream = predictor.stream(mine, top=args.top, batch_size=chosen.batch_size)
+        stream = predictor.stream(mine, top=args.top, batch_size=chosen.batch_size, views=args.views)
         found: list[Prediction | tuple[str, str]] = []
         with Bar(len(mine), unit="files", keep=False, enabled=world.is_first) as bar:
             for result in stream:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> Answer:
                 bar.advance(1)
         results = [result for part in world.gather(found) for result in part]
     answers = [ImageError(*result) if isinstance(result, tuple) else result for result in results]
-    return _answer(answers, chosen.to_json())
+    return _answer(answers, chosen.to_json(), args.views)
 
 
 def _by_exported_file(args: argparse.Namespace, files: Sequence[Path]) -> Answer:
@@ -113,15 +114,15 @@ def _by_exported_file(args: argparse.Namespace, files: Sequence[Path]) -> Answer
         say(f"careful: {predictor.note}")
     batch_size, answers = args.batch_size or predictor.batch_size, list[Prediction | ImageError]()
     with Bar(len(files), unit="files", keep=False) as bar:
-        for result in predictor.stream(files, top=args.top, batch_size=batch_size):
+        for result in predictor.stream(files, top=args.top, batch_size=batch_size, views=args.views):
             answers.append(result)
             bar.advance(1)
     told = predictor.description
     engine = {"engine": "onnx", "precision": told.precision, "merge": told.merge, "batch_size": batch_size}
-    return _answer(answers, {**engine, "reason": "an exported file"})
+    return _answer(answers, {**engine, "reason": "an exported file"}, args.views)
 
 
-def _answer(results: Sequence["Prediction | ImageError"], engine: dict[str, Any]) -> Answer:
+def _answer(results: Sequence["Prediction | ImageError"], engine: dict[str, Any], views: str) -> Answer:
     """What is said of every file. Raises DataError where none is an image."""
     errors = [result for result in results if isinstance(result, ImageError)]
     predictions = [result for result in results if not isinstance(result, ImageError)]
@@ -143,6 +144,9 @@ def _answer(results: Sequence["Prediction | ImageError"], engine: dict[str, Any]
         "engine": engine,
     }
     lines = _table(predictions)
+    if views == "mirror":
+        values["views"] = views
+        lines.append(MEAN_OVER_MIRROR)
     return Answer([*lines, *(f"unreadable: {error}" for error in errors)], values)
 
 

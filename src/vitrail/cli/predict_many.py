@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail import __version__
 from vitrail.cli.answer import Answer
 from vitrail.cli.processes import launched, started_here
+from vitrail.cli.values import MEAN_OVER_MIRROR
 from vitrail.errors import ConfigError, DataError, Interrupted, shown
 from vitrail.terminal import say
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> Answer:
         args.model,
         what=args.what or "labels",
         top=args.top or 1,
+        views=args.views,
         engine=args.engine,
         precision=args.precision or "fp32",
         merge=args.merge,
@@ -145,8 +147,11 @@ def _answer(job: "Job", everybody: list["Done"], manifest: dict[str, Any] | None
         "written": {"rows": rows, "errors": errors},
         "total": manifest and {"rows": manifest["rows"], "errors": manifest["errors"]},
         "engine": {name: job.about[name] for name in ("engine", "precision", "merge", "device", "batch_size")},
+        **({"views": job.about["views"]} if "views" in job.about else {}),
     }
     lines = [f"{shown(job.out)}: parts written: {written}, rows in them: {rows}; parts that were there: {kept}"]
+    if "views" in job.about:
+        lines.append(MEAN_OVER_MIRROR)
     if errors:
         lines.append(f"images that could not be read: {errors}; the column error says why")
     if manifest:

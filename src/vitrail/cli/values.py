@@ -15,6 +15,7 @@ OFF = "--no-"
 _SWITCH = ("true", "false")
 """What may stand after a switch, in place of --x and --no-x."""
 ONE_WORD = "Height and width are one word: --image-size 288x512."
+MEAN_OVER_MIRROR = "each answer is the mean over an image and its mirror image (--views mirror)"
 _NONE = "none"
 _MANY = 1000
 SIZE = int | tuple[int, int]
@@ -24,6 +25,13 @@ def add_size_option(parser: argparse.ArgumentParser, meaning: str) -> None:
     """Declare --image-size, as an option of a verb."""
     parser.add_argument(
         "--image-size", type=_size, metavar="SIZE", help=f"{meaning}, as 384 or 288x512 (height x width)"
+    )
+
+
+def add_views_option(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Declare --views, as an option of a verb."""
+    parser.add_argument(
+        "--views", choices=("single", "mirror"), default="single", help=f"mirror: {meaning} (default: single)"
     )
 
 

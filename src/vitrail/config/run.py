@@ -116,6 +116,9 @@ class AugmentConfig:
 
     flip: float = 0.0
     """Probability of a horizontal flip."""
+    flip_kind: Literal["random", "alternating"] = "random"
+    """random: drawn in each epoch. alternating, with flip=0.5: drawn once, for even epochs, and the other way round in
+    odd ones, so that two epochs in a row show both sides of every image (arXiv:2404.00498)."""
     crop_padding: int = 0
     """Random crop of the input size out of the image padded by this many pixels (of the input) on each side."""
     rotation: float = 0.0
@@ -159,6 +162,13 @@ class AugmentConfig:
         require_bounded("augment", self)
         for name in ("flip", "erasing", "mix_probability"):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "a probability in [0, 1]")
+        require(
+            self.flip_kind == "random" or self.flip == 0.5,
+            "augment.flip_kind",
+            self.flip_kind,
+            f"random with augment.flip={self.flip}: alternating shows both sides equally often",
+            do="Use --augment.flip 0.5 with it.",
+        )
         for name in ("crop_padding", "rotation", "translate", "shear", "mixup", "cutmix"):
             require_not_negative(f"augment.{name}", getattr(self, name))
         for name in ("brightness", "contrast", "saturation"):
@@ -385,4 +395,10 @@ class RunConfig:
             "optim.class-weights",
             self.optim.class_weights,
             f"none with data.balance={self.data.balance}: each balances the classes on its own",
+        )
+        require(
+            self.data.balance == "none" or self.augment.flip_kind == "random",
+            "augment.flip_kind",
+            self.augment.flip_kind,
+            f"random with data.balance={self.data.balance}: an image does not come once in each epoch",
         )

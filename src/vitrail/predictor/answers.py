@@ -52,15 +52,19 @@ class Outputs(NamedTuple):
     """Before the temperature."""
     distances: Float32[np.ndarray, " B"] | None
     """From the classes, in standard deviations of their features; None where the model cannot answer "unknown"."""
+    confidence: Float32[np.ndarray, " B"] | None = None
+    """Probability by which "unknown" is decided; None: that of the most probable class."""
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """The outputs of several batches of one model, one after the other."""
     distances = [part.distances for part in parts if part.distances is not None]
+    confidence = [part.confidence for part in parts if part.confidence is not None]
     return Outputs(
         np.concatenate([part.probabilities for part in parts]),
         np.concatenate([part.logits for part in parts]),
         np.concatenate(distances) if distances else None,
+        np.concatenate(confidence) if confidence else None,
     )
 
 
@@ -90,9 +94,10 @@ def ranked(outputs: Outputs, labels: Sequence[str], top: int, unknown: Unknown |
     if unknown is None or distances is None:
         return [Answer(found, None, False) for found in tops]
     least, most = unknown.min_probability, unknown.max_distance
+    sure = [found[0].probability for found in tops] if outputs.confidence is None else outputs.confidence.tolist()
     return [
-        Answer(found, distance, found[0].probability < least or distance > most)
-        for found, distance in zip(tops, distances.tolist(), strict=True)
+        Answer(found, distance, confidence < least or distance > most)
+        for found, confidence, distance in zip(tops, sure, distances.tolist(), strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from vitrail.predictor.answers import Outputs, Prediction, ranked
 from vitrail.predictor.exported import ExportedPredictor
 from vitrail.predictor.exported_file import is_exported
 from vitrail.predictor.image_like import ImageLike, decode
+from vitrail.predictor.views import Views, check_views
 from vitrail.runtime.cores import available_cores
 from vitrail.weights.calibration import Unknown
 
@@ -59,6 +60,7 @@ class BatchPredictor:
         model: a run directory, a model file, other weights that `vitrail.load` reads, or a file that `export` wrote.
         what: labels: class and probability; probabilities: those of all classes, too; embedding: float16 features.
         top: how many classes to rank.
+        views: mirror: the mean over each image and its mirror image, for twice the time; not of embeddings.
         engine: auto: torch on a GPU, ONNX Runtime on a CPU, so that every worker takes the same one.
         precision: fp32; tf32, bf16, fp16, int8: faster, not exact.
         merge: tokens fewer after each layer.
@@ -77,6 +79,7 @@ class BatchPredictor:
         *,
         what: What = "labels",
         top: int = 1,
+        views: Views = "single",
         engine: str = "auto",
         precision: str = "fp32",
         merge: int = 0,
@@ -91,7 +94,14 @@ class BatchPredictor:
         if top < 1 or batch_size < 0:
             got = f"top {top}, batch size {batch_size}"
             raise ConfigError("A number makes no sense.", got=got, expected="top >= 1, batch size >= 0")
+        check_views(views)
+        if what == "embedding" and views != "single":
+            got = f"--views {views} with --what embedding"
+            raise ConfigError(
+                "Views are averaged for answers, not for embeddings.", got=got, do="Leave one of them out."
+            )
         self.model, self.what, self.top, self.engine, self.precision = str(model), what, top, engine, precision
+        self.views: Views = views
         self.merge, self.image_size, self.device = merge, image_size, device
         self.batch_size, self.threads, self._on_wait = batch_size, threads, on_wait
         if is_exported(model):
@@ -208,7 +218,7 @@ def _exported(asked: BatchPredictor) -> _Ready:
     return _Ready(
         predictor.preprocessing,
         False,
-        lambda pixels: _columns(predictor.outputs(pixels), predictor.labels, asked, told.unknown),
+        lambda pixels: _columns(predictor.outputs(pixels, asked.views), predictor.labels, asked, told.unknown),
         size,
         about,
     )
@@ -235,7 +245,7 @@ def _live(asked: BatchPredictor) -> _Ready:
     return _Ready(
         predictor.preprocessing,
         True,
-        lambda pixels: _columns(predictor.outputs(pixels), predictor.labels, asked, predictor.unknown),
+        lambda pixels: _columns(predictor.outputs(pixels, asked.views), predictor.labels, asked, predictor.unknown),
         size,
         about,
     )
@@ -307,6 +317,7 @@ def _common(
         "top": asked.top,
         "classes": list(labels),
         "unknown": unknown and asdict(unknown),
+        **({} if asked.views == "single" else {"views": asked.views}),  # jobs that were begun without it go on
     }
 
 

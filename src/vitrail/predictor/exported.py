@@ -12,6 +12,7 @@ from vitrail.predictor.answers import Answer, Outputs, Prediction, ranked
 from vitrail.predictor.exported_file import ExportedFile, read_exported
 from vitrail.predictor.image_like import ImageLike, decode, listed
 from vitrail.predictor.stream import all_of, answer_stream
+from vitrail.predictor.views import Views, check_views, mean_over_mirror
 from vitrail.runtime.cores import available_cores
 from vitrail.runtime.integers import session
 from vitrail.runtime.pixels import normalised
@@ -53,22 +54,25 @@ class ExportedPredictor:
             return "this file was never compared with the model it was made of"
         return None if parity.get("passed") else "this file differs from the model it was made of: it was forced"
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5) -> list[Prediction]:
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike], *, top: int = 5, views: Views = "single"
+    ) -> list[Prediction]:
         """Classify images.
 
         Args:
             images: one image or several, each in a form of `ImageLike`; an array or tensor of four axes is a batch.
             top: how many classes to rank.
+            views: mirror: the mean over each image and its mirror image, for twice the time.
         Returns:
             One prediction for each image, also where there is one.
         Raises:
             ImageError: one of them cannot be read.
             InputError: one of them is nothing of this kind.
         """
-        return all_of(self.stream(listed(images), top=top))
+        return all_of(self.stream(listed(images), top=top, views=views))
 
     def stream(
-        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 0
+        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 0, views: Views = "single"
     ) -> Iterator[Prediction | ImageError]:
         """Classify many images one after the other, in their order; an unreadable one yields its error.
 
@@ -76,11 +80,13 @@ class ExportedPredictor:
             images: each in a form of `ImageLike`.
             top: how many classes to rank, at most all.
             batch_size: images in one forward pass; 0: `batch_size`.
+            views: as of a call.
         """
+        check_views(views)
         return answer_stream(
             images,
             self.decode,
-            lambda pixels: self.ranked(self.outputs(pixels), top),
+            lambda pixels: self.ranked(self.outputs(pixels, views), top),
             batch_size or self.batch_size,
             overlaps=False,
         )
@@ -94,14 +100,18 @@ class ExportedPredictor:
         """
         return decode(image, self.preprocessing, with_torch=False)
 
-    def outputs(self, pixels: UInt8[np.ndarray, "B C h w"]) -> Outputs:
+    def outputs(self, pixels: UInt8[np.ndarray, "B C h w"], views: Views = "single") -> Outputs:
         """What the graph gives for images as they are decoded.
 
         Args:
             pixels: at the decode size of the preprocessing.
+            views: mirror: the mean over each image and its mirror image.
         Raises:
             WeightsError: the outputs are not finite.
         """
+        if views == "mirror":
+            told = self.description
+            return mean_over_mirror(self.outputs, pixels, temperature=told.temperature, is_yes_or_no=told.is_yes_or_no)
         if self.description.form == "image":
             batch = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
         else:

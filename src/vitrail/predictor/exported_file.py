@@ -98,6 +98,11 @@ class ExportedFile:
             raise ConfigError("There are thresholds of unknown, and no distances.", got=", ".join(self.outputs))
 
     @property
+    def is_yes_or_no(self) -> bool:
+        """Whether the graph has a sigmoid for each class, not one softmax; as of a `Card`."""
+        return self.problem_type == "multi_label_classification" or self.num_labels == 1
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes; "class 0" and so on where they have none."""
         return self.classes or tuple(f"class {i}" for i in range(self.num_labels))

@@ -18,6 +18,7 @@ from vitrail.model import ViT
 from vitrail.predictor.answers import Outputs, Prediction, ranked
 from vitrail.predictor.image_like import ImageLike, decode, listed
 from vitrail.predictor.stream import all_of, answer_stream
+from vitrail.predictor.views import Views, check_views, mean_over_mirror
 from vitrail.runtime import Chosen, EngineOptions, choose, find_batch_size
 from vitrail.runtime.device import pick_device
 from vitrail.weights.mahalanobis import with_features
@@ -88,22 +89,25 @@ class Predictor:
             self._chosen = replace(found, batch_size=batch_size)
         return self._chosen
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5) -> list[Prediction]:
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike], *, top: int = 5, views: Views = "single"
+    ) -> list[Prediction]:
         """Classify images.
 
         Args:
             images: one image or several, each in a form of `ImageLike`; an array or tensor of four axes is a batch.
             top: how many classes to rank.
+            views: mirror: the mean over each image and its mirror image, for twice the time.
         Returns:
             One prediction for each image, also where there is one.
         Raises:
             ImageError: one of them cannot be read.
             InputError: one of them is nothing of this kind.
         """
-        return all_of(self.stream(listed(images), top=top))
+        return all_of(self.stream(listed(images), top=top, views=views))
 
     def stream(
-        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 0
+        self, images: Sequence[ImageLike], *, top: int = 5, batch_size: int = 0, views: Views = "single"
     ) -> Iterator[Prediction | ImageError]:
         """Classify many images one after the other, in their order; an unreadable one yields its error.
 
@@ -111,14 +115,16 @@ class Predictor:
             images: each in a form of `ImageLike`.
             top: how many classes to rank, at most all.
             batch_size: images in one forward pass; 0: measured where there is much to do, else 64.
+            views: as of a call.
         """
+        check_views(views)
         if not images:
             return iter(())
         batch_size = batch_size or self.chosen(len(images)).batch_size
         return answer_stream(
             images,
             lambda image: decode(image, self.preprocessing),
-            lambda pixels: ranked(self.outputs(pixels), self.labels, top, self.unknown),
+            lambda pixels: ranked(self.outputs(pixels, views), self.labels, top, self.unknown),
             batch_size,
             overlaps=self.device.type != "cpu",  # the cores of a CPU have enough to do with either
         )
@@ -129,12 +135,16 @@ class Predictor:
         return self.chosen(len(images)).runtime(images)[:, : len(self.labels)]
 
     @torch.inference_mode()
-    def outputs(self, pixels: UInt8[np.ndarray, "B C h w"]) -> Outputs:
+    def outputs(self, pixels: UInt8[np.ndarray, "B C h w"], views: Views = "single") -> Outputs:
         """What the chosen engine gives for images as they are decoded.
 
         Raises:
             WeightsError: the outputs are not finite.
         """
+        if views == "mirror":
+            return mean_over_mirror(
+                self.outputs, pixels, temperature=self.temperature, is_yes_or_no=self.card.is_yes_or_no
+            )
         images = prepare(torch.from_numpy(pixels).to(self.device), self.preprocessing)
         found = self.chosen(len(pixels)).runtime(images)
         if not bool(found.isfinite().all()):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
-from vitrail.config.checks import pair
 from vitrail.data import ImageSet, OnDemand, batches
 from vitrail.distributed import World
 from vitrail.errors import DataError, ImageError
 from vitrail.model import ViT
 from vitrail.progress import Bar
 from vitrail.run.predictions import TOP, Predictions, keeps_logits, ordered_by_id
+from vitrail.runtime import Runtime, torch_runtime
 
 MOST_CONFUSION = 100
 """Classes up to which the JSON of an evaluation has the whole confusion matrix; beyond it, the pairs most confused."""
@@ -41,6 +41,7 @@ class Evaluation:
         confusion: [L][L] counts, row = true class, column = predicted class.
         loss: mean cross-entropy over the readable examples, in nats.
         predictions: the answer for each image; on the first of several processes alone.
+        with_mirror: the same of the mean over each image and its mirror image; None: not measured.
     """
 
     split: str
@@ -50,6 +51,7 @@ class Evaluation:
     loss: float
     errors: tuple[ImageError, ...]
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
+    with_mirror: "Evaluation | None" = None
 
     @property
     def num_examples(self) -> int:
@@ -84,14 +86,20 @@ class Evaluation:
         return {
             "split": self.split,
             "num_examples": self.num_examples,
-            "num_correct": self.num_correct,
-            "accuracy": self.accuracy,
-            "top5_accuracy": self.num_top5_correct / self.num_examples,
-            "loss": self.loss,
+            **self._figures(),
             "per_class": self.per_class,
             "classes": list(self.classes),
             **self._confusion_json(),
             "errors": [{"path": error.name, "error": error.reason} for error in self.errors],
+            **({"with_mirror": self.with_mirror._figures()} if self.with_mirror else {}),
+        }
+
+    def _figures(self) -> dict[str, float]:
+        return {
+            "num_correct": self.num_correct,
+            "accuracy": self.accuracy,
+            "top5_accuracy": self.num_top5_correct / self.num_examples,
+            "loss": self.loss,
         }
 
     def _confusion_json(self) -> dict[str, Any]:
@@ -113,7 +121,8 @@ def evaluate(
     progress: bool = False,
     on_batch: Callable[[], object] | None = None,
     world: World | None = None,
-    runtime: Callable[[Tensor], Tensor] | None = None,
+    runtime: Runtime | None = None,
+    with_mirror: bool = False,
 ) -> Evaluation:
     """Measure a model on a split, in fp32, in evaluation mode.
 
@@ -128,7 +137,8 @@ def evaluate(
         progress: show a bar on standard error.
         on_batch: called after each batch; a true answer stops all processes.
         world: the processes that share the work; None: this one.
-        runtime: images [B, C, H, W] to fp32 logits [B, L], in place of the model (vitrail.runtime); None: the model.
+        runtime: what runs the model; None: torch.
+        with_mirror: measure the mean of the logits of each image and its mirror image as well.
     Raises:
         DataError: there is nothing to evaluate.
         EvaluationStopped: on_batch asked for it, here or in another process.
@@ -137,31 +147,30 @@ def evaluate(
     device = next(model.parameters()).device
     if len(image_set.labels) == 0:
         raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
-    counts = _Counts(len(image_set.classes), device)
+    alone, both = _Answers(image_set, device), _Answers(image_set, device) if with_mirror else None
     mine = np.arange(world.rank, len(image_set), world.size)
-    other_size = preprocessing.image_size != pair(model.config.image_size)
+    logits_of = runtime or torch_runtime(model, preprocessing.image_size)
     was_training = model.training
     model.eval()
-    rows = _Rows(keeps_logits(len(image_set), len(image_set.classes)))
-    lost: list[tuple[int, str, str]] = []
-    done = 0
+    lost, done = list[tuple[int, str, str]](), 0
     with Bar(len(mine), title=image_set.split, keep=False, enabled=progress) as bar:
         for batch in batches(image_set, mine, batch_size, device=device):
             images = prepare(batch.images, preprocessing)
-            logits = runtime(images) if runtime else model(images, interpolate_pos_encoding=other_size)["logits"]
-            logits, row = logits.float(), rows.add(logits.float(), batch.labels.clamp(min=0))
+            logits = logits_of(images)
             lost += [(int(mine[done + place]), error.name, error.reason) for place, error in batch.errors.items()]
             done += len(batch.labels)
             read = batch.labels >= 0 if batch.errors else slice(None)  # what is black gets no answer
-            counts.add(logits[read], batch.labels[read], {name: values[read] for name, values in row.items()})
+            alone.add(logits, batch.labels, read)
+            if both:
+                both.add((logits + logits_of(images.flip(3))) / 2, batch.labels, read)
             bar.advance(len(batch.labels))
             if on_batch and on_batch():
-                counts.stopped = True
+                alone.counts.stopped = True
                 break
     model.train(was_training)
     image_set, read, count = _readable(image_set, lost, world)
-    found = counts.summed(world, image_set)
-    return replace(found, predictions=rows.gathered(world, image_set, read, count))
+    found = alone.gathered(world, image_set, read, count)
+    return replace(found, with_mirror=both.gathered(world, image_set, read, count)) if both else found
 
 
 def _readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: World) -> tuple[ImageSet, np.ndarray, int]:
@@ -175,6 +184,24 @@ def _readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: Worl
         lost = sorted(one for part in world.gather(lost) for one in part)
     read = np.setdiff1d(np.arange(count), [place for place, *_ in lost])
     return image_set.without({place: ImageError(reason, name) for place, name, reason in lost}), read, count
+
+
+class _Answers:
+    """What is counted and kept of the answers of this process."""
+
+    def __init__(self, image_set: ImageSet, device: torch.device) -> None:
+        self.counts = _Counts(len(image_set.classes), device)
+        self.rows = _Rows(keeps_logits(len(image_set), len(image_set.classes)))
+
+    def add(self, logits: Tensor, labels: Tensor, read: Tensor | slice) -> None:
+        """Take some examples: float logits [B, L], true classes [B], and which of them were read."""
+        row = self.rows.add(logits, labels.clamp(min=0))
+        self.counts.add(logits[read], labels[read], {name: values[read] for name, values in row.items()})
+
+    def gathered(self, world: World, image_set: ImageSet, read: np.ndarray, count: int) -> Evaluation:
+        """Those of all processes. All must call it; arguments and errors as of `_Rows.gathered`, `_Counts.summed`."""
+        found = self.counts.summed(world, image_set)
+        return replace(found, predictions=self.rows.gathered(world, image_set, read, count))
 
 
 class _Counts:
