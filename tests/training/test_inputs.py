@@ -31,8 +31,8 @@ def _epoch(config: RunConfig, world: World) -> list[tuple[torch.Tensor, torch.Te
     count = len(inputs.order(1))
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     for number, batch in enumerate(inputs.batches(1, 0, torch.device("cpu"))):
-        images, targets, own = inputs(batch, 1, number, min(size, count - number * size), 1.0)
-        found.append((images[:own], targets[:own]))
+        given = inputs(batch, 1, number, min(size, count - number * size), 1.0)
+        found.append((given.images[: given.num_own], given.targets[: given.num_own]))
     return found
 
 
