@@ -184,7 +184,7 @@ def ours(config: RunConfig) -> Work:
     def work() -> int:
         epoch, count = next(epochs), 0
         for number, batch in enumerate(inputs.batches(epoch, 0, CPU)):
-            count += len(inputs(batch, epoch, number, len(batch.labels), 1.0)[0])
+            count += len(inputs(batch, epoch, number, len(batch.labels), 1.0).images)
         return count
 
     return work
@@ -216,8 +216,8 @@ def waiting_beside_a_step(config: RunConfig, steps: int) -> float:
     for number, batch in enumerate(waits):
         if number == 2:
             waits.waited_s, waits._start = 0.0, time.perf_counter()  # the first batches start the threads
-        images, targets, _ = inputs(batch, 0, number, len(batch.labels), 1.0)
-        torch.nn.functional.cross_entropy(vit(images)["logits"], targets).backward()
+        given = inputs(batch, 0, number, len(batch.labels), 1.0)
+        torch.nn.functional.cross_entropy(vit(given.images)["logits"], given.targets).backward()
         optimizer.step()
         optimizer.zero_grad()
         if number == steps + 1:

@@ -40,6 +40,11 @@ def chunk_cache() -> Path:
     return _cache_home("XDG_CACHE_HOME") / "chunks"
 
 
+def teacher_cache() -> Path:
+    """Where a teacher's answers are kept."""
+    return _cache_home() / "teachers"
+
+
 def engine_cache() -> Path:
     """Where models are kept that were translated for another engine."""
     return _cache_home() / "engines"

@@ -87,7 +87,7 @@ def test_an_unreadable_image_has_no_target(photographs: DataConfig, mixing: dict
     train_set = data.load(config.data, ("train",))["train"]
     inputs = Inputs(config, data.preprocessing_for(config.data), train_set, World())
     batch = next(iter(inputs.batches(0, 0, CPU)))
-    _, targets, _ = inputs(batch, 0, 0, len(train_set), 1.0)
+    targets = inputs(batch, 0, 0, len(train_set), 1.0).targets
     lost = batch.labels == UNREADABLE
     assert 0 < int(lost.sum()) < len(lost)
     assert not targets[:, 1].any()
@@ -132,8 +132,8 @@ def test_the_number_of_processes_does_not_matter(photographs: DataConfig, mixing
         inputs = Inputs(config, preprocessing, train_set, world)
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for number, batch in enumerate(inputs.batches(1, 0, CPU)):
-            images, targets, own = inputs(batch, 1, number, min(size, len(train_set) - number * size), 1.0)
-            found.append((images[:own], targets[:own]))
+            given = inputs(batch, 1, number, min(size, len(train_set) - number * size), 1.0)
+            found.append((given.images[: given.num_own], given.targets[: given.num_own]))
         return found
 
     alone, shares = epoch(World()), [epoch(OneOf(rank, 2)) for rank in range(2)]

@@ -31,8 +31,8 @@ def _epoch(config: RunConfig, world: World, epoch: int = 1) -> list[tuple[torch.
     count = len(inputs.order(epoch))
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     for number, batch in enumerate(inputs.batches(epoch, 0, torch.device("cpu"))):
-        images, targets, own = inputs(batch, epoch, number, min(size, count - number * size), 1.0)
-        found.append((images[:own], targets[:own]))
+        given = inputs(batch, epoch, number, min(size, count - number * size), 1.0)
+        found.append((given.images[: given.num_own], given.targets[: given.num_own]))
     return found
 
 

@@ -113,6 +113,8 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> list[str]:
         ("classes", classes),
         ("images", f"{steps.channels} {steps.image_size}; {resize}; mean {steps.mean}, std {steps.std}"),
     ]
+    if card.teacher:
+        rows.append(("teacher", card.teacher))
     if card.metrics:
         rows.append(("measured", ", ".join(f"{k} {v}" for k, v in card.metrics.items())))
     if found := card.calibration:

@@ -84,6 +84,8 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     lines = [f"accuracy   {_accuracy(evaluation, chosen)}"]
     if "test" in evaluation:
         lines.append(f"test       {_accuracy(evaluation['test'], ', which chose nothing')}")
+    if result.teacher:
+        lines.append(f"teacher    {result.teacher['label']}")
     lines += verdict(result)
     if result.epochs:
         where = (

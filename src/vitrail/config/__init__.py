@@ -5,6 +5,7 @@ from vitrail.config.preprocessing import Preprocessing
 from vitrail.config.run import (
     AugmentConfig,
     DataConfig,
+    DistillConfig,
     EvaluationConfig,
     InitConfig,
     OptimConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointConfig",
     "ComputeConfig",
     "DataConfig",
+    "DistillConfig",
     "EvaluationConfig",
     "InitConfig",
     "OptimConfig",

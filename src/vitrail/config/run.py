@@ -65,8 +65,8 @@ class DataConfig:
     """Decoded images beyond this many MiB are kept in a memory-mapped file in the cache folder instead, or decoded each
     time they are needed (data.store)."""
     cache_gib: float = 100.0
-    """Most GiB that the cache folder may take for decoded images, and for the parts of data sets that are fetched from
-    elsewhere; what was not used for longest is deleted first."""
+    """Most GiB that the cache folder may take for decoded images, for the parts of data sets that are fetched from
+    elsewhere, and for a teacher's answers; what was not used for longest is deleted first."""
     ahead_mib: int = 256
     """MiB of images that are decoded before they are needed, where they are decoded each time."""
     shuffle: Literal["auto", "exact"] = "auto"
@@ -258,6 +258,27 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Learning from a teacher: a trained model that answers for every augmented image. Default: none."""
+
+    teacher: str = ""
+    """A vitrail file, a run directory, builtin:NAME, weights of another library, or a hub id, with the classes of the
+    data; empty: no teacher."""
+    weight: float = 0.5
+    """What the teacher's answers count in the loss, in (0, 1]; the labels count the rest."""
+    temperature: float = 2.0
+    """Divides the logits of teacher and student; the loss is multiplied by its square (arXiv:1503.02531)."""
+    cache: bool = True
+    """Keep the teacher's answers in the cache folder, for later runs with the same teacher, seed, data and
+    augmentation; one process only."""
+
+    def __post_init__(self) -> None:
+        require_bounded("distill", self)
+        require(0 < self.weight <= 1, "distill.weight", self.weight, "a fraction in (0, 1]")
+        require_positive("distill.temperature", self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """How long, and how the learning rate goes up and down."""
 
@@ -373,6 +394,7 @@ class RunConfig:
     model: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
@@ -401,4 +423,10 @@ class RunConfig:
             "augment.flip_kind",
             self.augment.flip_kind,
             f"random with data.balance={self.data.balance}: an image does not come once in each epoch",
+        )
+        require(
+            not self.distill.teacher or self.probe.method == "none",
+            "distill.teacher",
+            repr(self.distill.teacher),
+            f"none with probe.method={self.probe.method}: a probe is fitted to the labels",
         )

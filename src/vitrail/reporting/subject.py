@@ -84,7 +84,7 @@ def of_run(run: RunDir, recipe: RunConfig | None, private: Private) -> Subject:
     return Subject(
         title=private.path(str(run.path)),
         state=_state(run, config, curves),
-        model=_model(geometry, config.data.image_size),
+        model=_model(geometry, config.data.image_size, environment.get("teacher", {}).get("label", "")),
         parameters=stored_parameters(run.best_path) if card else 0,
         classes=card.classes if card else (),
         recipe=config.recipe,
@@ -120,7 +120,7 @@ def of_model(name: str, card: Card, path: Path | None, private: Private) -> Subj
     return Subject(
         title=private.path(name),
         state="model",
-        model=_model(card.geometry, card.geometry.image_size),
+        model=_model(card.geometry, card.geometry.image_size, card.teacher),
         parameters=stored_parameters(path) if path else 0,
         classes=card.classes,
         recipe=recipe,
@@ -140,10 +140,11 @@ def of_model(name: str, card: Card, path: Path | None, private: Private) -> Subj
     )
 
 
-def _model(geometry: Any, image_size: Any) -> str:
+def _model(geometry: Any, image_size: Any, teacher: str) -> str:
     return (
         f"{geometry.kind}, {geometry.num_hidden_layers} layers of width {geometry.hidden_size}, patches of "
         f"{_sizes(token_stride(geometry))} pixels, images of {_sizes(image_size)}"
+        f"{f', {teacher}' if teacher else ''}"
     )
 
 

@@ -21,6 +21,7 @@ def describe_environment(
     *,
     data: dict[str, dict[str, Any]] | None = None,
     init: Origin | None = None,
+    teacher: dict[str, Any] | None = None,
     linear: dict[str, Any] | None = None,
     processes: int = 1,
     local_batch_norm: bool = False,
@@ -42,6 +43,7 @@ def describe_environment(
         linear=linear,
         data=data or {},
         init=init,
+        teacher=teacher,
     )
 
 

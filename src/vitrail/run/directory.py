@@ -46,6 +46,8 @@ _CHANGEABLE = (
     "data.ram_budget_mib",
     "data.cache_gib",
     "data.ahead_mib",
+    "distill.teacher",  # where it lies; that it is the same one: vitrail.training.resuming
+    "distill.cache",
     "checkpoint.",
     "parallel.",
 )
@@ -78,6 +80,7 @@ _BASELINE: Schema = {"split": TEXT, "num_examples": _COUNT, "linear": _FRACTION,
 _ENVIRONMENT: Schema = {
     "data": by_name(record(fingerprint=TEXT)),
     "init": {"audit_lines": many(TEXT)},
+    "teacher": {"label": TEXT, "sha256": TEXT},
     "resumed": many(by_name(ANYTHING)),
 }
 

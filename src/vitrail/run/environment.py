@@ -73,6 +73,7 @@ class Environment:
         linear: whose matrix products train the linear layers, and why; None for a probe.
         data: fingerprint, count and unreadable files of each split.
         init: None: new weights.
+        teacher: whose answers the run learns from, as model files tell it; None: it has none.
     """
 
     versions: dict[str, str | None]
@@ -86,12 +87,14 @@ class Environment:
     linear: dict[str, Any] | None
     data: dict[str, dict[str, Any]]
     init: Origin | None
+    teacher: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object of environment.json."""
         values = {**vars(self), "deterministic": vars(self.deterministic)}
-        if self.linear is None:
-            del values["linear"]
+        for name in ("linear", "teacher"):
+            if values[name] is None:
+                del values[name]
         return {**values, "init": self.init.to_json() if self.init else {}}
 
 

@@ -58,6 +58,7 @@ class RunResult:
         evaluation: of the best model, as `vitrail eval --json`.
         deterministic: what repeats exactly, and why the rest may not; as in environment.json.
         baseline: accuracies of the probes on the pretrained features; None where they were not measured.
+        teacher: whose answers the run learnt from, as model files tell it; None: there was none.
     """
 
     run: Path
@@ -72,9 +73,17 @@ class RunResult:
     evaluation: dict[str, Any]
     baseline: Baseline | None
     deterministic: Determinism
+    teacher: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object of `vitrail train --json`."""
         parts = {name: vars(getattr(self, name)) for name in ("final", "best", "deterministic")}
         baseline = vars(self.baseline) if self.baseline else {}
-        return {**vars(self), "run": str(self.run), "model": str(self.model), **parts, "baseline": baseline}
+        return {
+            **vars(self),
+            "run": str(self.run),
+            "model": str(self.model),
+            **parts,
+            "baseline": baseline,
+            "teacher": self.teacher or {},
+        }

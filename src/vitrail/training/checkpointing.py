@@ -232,6 +232,7 @@ def run_result(run: Run, state: State) -> RunResult:
         evaluation=run.run_dir.read_evaluation(),
         baseline=run.run_dir.read_baseline(),
         deterministic=run.environment.deterministic,
+        teacher=run.environment.teacher,
     )
 
 

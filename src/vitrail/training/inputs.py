@@ -1,6 +1,7 @@
 """From the images of a batch to the model's input: augmented, mixed, and this process's share of them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,30 @@ from vitrail.data import Batch, Crop, ImageSet, OnDemand, Order, balanced_order,
 from vitrail.data.streaming.order import ExactOrder, StreamOrder
 from vitrail.distributed import World
 from vitrail.training.schedule import scaled_size
+from vitrail.training.teacher_answers import Answers
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What a step is taken on: this process's share of a batch.
+
+    Args:
+        images: float [B, C, H, W], normalised.
+        targets: int64 [B], or float [B, L].
+        num_own: how many of the images count here.
+        teacher_logits: float16 [B, L], less the largest one of each image; None: there is no teacher.
+    """
+
+    images: Tensor
+    targets: Tensor
+    num_own: int
+    teacher_logits: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+        """Images, targets and, where there is a teacher, its logits."""
+        given = self.images, self.targets
+        return given if self.teacher_logits is None else (*given, self.teacher_logits)
 
 
 class Inputs:
@@ -25,9 +50,18 @@ class Inputs:
         preprocessing: of the model.
         train_set: the examples.
         world: the processes that share a batch.
+        answers: of a teacher; None: there is none.
     """
 
-    def __init__(self, config: RunConfig, preprocessing: Preprocessing, train_set: ImageSet, world: World) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        preprocessing: Preprocessing,
+        train_set: ImageSet,
+        world: World,
+        answers: Answers | None = None,
+    ) -> None:
+        self.answers = answers
         self.config, self.preprocessing, self.train_set, self.world = config, preprocessing, train_set, world
         self._cuts = isinstance(train_set.images, OnDemand) and config.augment.resized_crop < 1
         self.augment = Augment(config.augment, preprocessing, seed=config.seed, crops_come_first=self._cuts)
@@ -89,18 +123,14 @@ class Inputs:
             places = np.concatenate((places, (places - mixing.shift) % size))
         return places
 
-    def __call__(
-        self, batch: Batch, epoch: int, batch_number: int, size: int, scale: float
-    ) -> tuple[Tensor, Tensor, int]:
-        """Augment, mix and scale.
+    def __call__(self, batch: Batch, epoch: int, batch_number: int, size: int, scale: float) -> StepInput:
+        """Augment and mix, let the teacher answer for what it sees at full size, and scale.
 
         Args:
             batch: what `pick` chose, on the device.
             epoch, batch_number: what the random numbers depend on.
             size: images of the batch over all processes.
             scale: of the input's sides, in (0, 1].
-        Returns:
-            Float images [B, C, H, W]; targets int64 [B] or float [B, L]; how many of the images count here.
         """
         ids = self._ids(batch.ids, epoch, batch_number, size)
         images, targets = self.augment(batch.images, ids, epoch), batch.labels
@@ -113,7 +143,8 @@ class Inputs:
                 images, targets = self.mix.apply(mixing, images[:half], targets[:half], images[half:], targets[half:])
         elif batch.errors:
             targets = targets_of(targets, len(self.train_set.classes)).float()
+        teacher_logits = self.answers(images, epoch, batch_number) if self.answers else None
         if scale < 1:
             side = scaled_size(self.preprocessing.image_size, scale, token_stride(self.config.model))
             images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
-        return images, targets, min(len(images), own.stop - own.start)
+        return StepInput(images, targets, min(len(images), own.stop - own.start), teacher_logits)

@@ -24,6 +24,7 @@ from vitrail.training.calibration import calibrate_file, calibration_line
 from vitrail.training.checkpointing import Checkpointer, with_state_saved
 from vitrail.training.evaluate import Evaluation, EvaluationStopped, evaluate
 from vitrail.training.final_test import measure_best
+from vitrail.training.inputs import StepInput
 from vitrail.training.progress import StopRequest
 from vitrail.training.reporting import Reporter
 from vitrail.training.run import Run, State
@@ -99,18 +100,15 @@ class Done:
     """A step that was taken.
 
     Args:
-        batch: what it was taken on; epoch: of it, from 0.
-        images, targets: the input that became of it.
-        size: images of the batch over all processes.
-        scale: of the input's sides.
+        batch: what it was taken on; epoch: of it, from 0; given: the input that became of it.
+        size: images of the batch over all processes; scale: of the input's sides.
         loss: this process's addend of the mean loss, on the device.
         skipped: why it changed nothing, as `TrainStep` says; empty: it did.
     """
 
     batch: Batch
     epoch: int
-    images: Tensor
-    targets: Tensor
+    given: StepInput
     size: int
     scale: float
     loss: Tensor
@@ -138,12 +136,14 @@ def take_step(run: Run, state: State, batch: Batch) -> Done:
     """Make the input of a batch and take a step."""
     times, schedule = run.timetable, run.config.schedule
     epoch, batch_number = divmod(state.step, times.steps_per_epoch)
-    size = times.size_of(state.step)
-    scale = input_scale(state.step, times.schedule_steps, schedule)
-    images, targets, num_own = run.inputs(batch, epoch, batch_number, size, scale)
+    size, scale = times.size_of(state.step), input_scale(state.step, times.schedule_steps, schedule)
+    given = run.inputs(batch, epoch, batch_number, size, scale)
     factor = lr_factor(state.step, times.schedule_steps, times.warmup_steps, schedule)
-    loss = run.train_step(images, targets, state.step, factor, batch_size=size, num_own=num_own)
-    return Done(batch, epoch, images, targets, size, scale, loss, run.train_step.skipped)
+    loss = run.train_step(
+        given.images, given.targets, state.step, factor, batch_size=size, num_own=given.num_own,
+        teacher_logits=given.teacher_logits,
+    )  # fmt: skip
+    return Done(batch, epoch, given, size, scale, loss, run.train_step.skipped)
 
 
 def unfreeze_if_due(run: Run, state: State) -> None:
@@ -178,8 +178,8 @@ def check_skipped(run: Run, state: State, reporter: Reporter, done: Done, clock:
         state.skipped_in_a_row = 0 if not done.skipped else state.skipped_in_a_row
         return
     state.skipped_in_a_row += 1
-    where = run.train_step.where_not_finite(done.images, done.targets, state.step - 1)
-    ids = done.batch.ids[: len(done.images)].tolist()
+    where = run.train_step.where_not_finite(*done.given.tensors, step=state.step - 1)
+    ids = done.batch.ids[: len(done.given.images)].tolist()
     found, text = nonfinite.gather_reports(run.world, where, ids)
     reporter.bar.line(f"step {state.step} skipped, its gradient is not finite: {text}")
     if run.world.is_first:

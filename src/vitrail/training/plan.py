@@ -13,6 +13,7 @@ from vitrail.model import ViT
 from vitrail.training.precision import autocast_dtype
 from vitrail.training.reporting import sizes_line, stages
 from vitrail.training.run import Run, Sets
+from vitrail.training.teacher import teacher_lines
 
 # Largest class over smallest, from which on the plan speaks of it.
 _IMBALANCE = 10
@@ -27,6 +28,7 @@ def plan(run: Run) -> list[str]:
     )
     if run.world.size > 1:
         lines.insert(1, processes_line(config, run.world))
+    lines += teacher_lines(config, run.environment.teacher)
     if times.passes_per_epoch > 1:
         lines.append(
             f"epochs         {times.epochs} instead of {config.schedule.epochs}: so few images are repeated until "

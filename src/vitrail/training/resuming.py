@@ -1,9 +1,10 @@
 """Going on with a run: from its newest whole checkpoint, with the same data, as it was or longer."""
 
 from dataclasses import replace
+from typing import Any
 
 from vitrail.config import ScheduleConfig
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, RunError
 from vitrail.run import Origin
 from vitrail.training.checkpointing import Checkpointer
 from vitrail.training.loop import out_of_patience
@@ -17,11 +18,12 @@ def take_up(run: Run, checkpointer: Checkpointer) -> tuple[Run, State, list[str]
     Returns:
         The run, which knows where its weights came from; its state; and what is to be told about it.
     Raises:
-        RunError: the data are others than before, or no checkpoint is whole.
+        RunError: the data or the teacher are others than before, or no checkpoint is whole.
         ConfigError: the run would be shorter than before.
     """
     stored = run.world.run_on_first(run.run_dir.read_environment)
     check_same_data(run.config.data.spec, stored["data"], run.environment.data)
+    check_same_teacher(stored.get("teacher"), run.environment.teacher)
     run = replace(run, environment=replace(run.environment, init=Origin.from_json(stored["init"])))
     before = timetable(run.world.run_on_first(run.run_dir.read_config), run.timetable.num_examples).schedule_steps
     now = run.timetable.schedule_steps
@@ -38,6 +40,18 @@ def take_up(run: Run, checkpointer: Checkpointer) -> tuple[Run, State, list[str]
     elif state.step >= run.timetable.total_steps or out_of_patience(run, state):
         lines = [finished_line(state.step, now, run.config.schedule, run.timetable.epochs)]
     return run, state, lines
+
+
+def check_same_teacher(stored: dict[str, Any] | None, found: dict[str, Any] | None) -> None:
+    """Raise RunError when the teacher is not the one that the run was started with."""
+    before, now = (str(about["sha256"])[:16] if about else "no teacher" for about in (stored, found))
+    if before != now:
+        raise RunError(
+            "The teacher is not the one that this run was started with.",
+            got=now,
+            expected=before,
+            do="Name the same weights with --distill.teacher, or start a new run.",
+        )
 
 
 def check_not_shorter(before: int, now: int) -> None:

@@ -30,6 +30,7 @@ def model_card(
         provenance={
             "source": "fine-tuned" if init else "trained from scratch",
             **({"init": init.to_json()} if init else {}),
+            **({"teacher": environment.teacher} if environment.teacher else {}),
             "kind": model.config.kind,
             "versions": environment.versions,
             "commit": environment.commit,

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float16, Float32
 from torch import Tensor, nn
 
 from vitrail import distributed, weights
-from vitrail.config import ComputeConfig, OptimConfig
+from vitrail.config import ComputeConfig, DistillConfig, OptimConfig
 from vitrail.config.checks import pair
 from vitrail.data import ImageSet
 from vitrail.distributed import World
@@ -54,6 +54,7 @@ class TrainStep:
         self.world = world or World()
         self.skipped = ""
         self.class_weights: Tensor | None = None  # float [L], what an example of each class counts in the loss
+        self.distill = DistillConfig()  # what a teacher's answers count
         self.mark: Callable[[str], object] = lambda phase: None  # is told what has just ended
         self.device = next(model.parameters()).device
         self.dtype = autocast_dtype(compute, self.device)
@@ -86,6 +87,7 @@ class TrainStep:
         *,
         batch_size: int | None = None,
         num_own: int | None = None,
+        teacher_logits: Float16[Tensor, "B L"] | None = None,
     ) -> Tensor:
         """Take one step.
 
@@ -96,6 +98,7 @@ class TrainStep:
             lr_factor: of the peak learning rate.
             batch_size: images of the effective batch over all processes; None: those given.
             num_own: of the images given, how many count, 0 where there were fewer images than processes; None: all.
+            teacher_logits: what a teacher answered for these images, up to a constant an image; None: there is none.
         Returns:
             This process's addend of the mean loss of the batch, 0-dim, still on the device. A step whose gradient is
             not finite changes nothing; `skipped` then says so, on all processes alike.
@@ -108,15 +111,15 @@ class TrainStep:
         total = torch.zeros((), device=self.device)
         # Equally often on all processes, as FSDP needs; a part may then be empty.
         micro = min(self.compute.accumulation_steps, math.ceil(batch_size / self.world.size))
-        parts = list(zip(images.tensor_split(micro), targets.tensor_split(micro), strict=True))
-        for number, (part, wanted) in enumerate(parts):
-            counted = len(part) * share
-            if not len(part):
-                part, wanted = images[:1], targets[:1]
+        given = (images, targets) if teacher_logits is None else (images, targets, teacher_logits)
+        for number, part in enumerate(zip(*(tensor.tensor_split(micro) for tensor in given), strict=True)):
+            counted = len(part[0]) * share
+            if not len(part[0]):
+                part = tuple(tensor[:1] for tensor in given)
             last = number == micro - 1
             with distributed.accumulate_gradients(self.forward, last=last), onednn_linear(self.linear == "onednn"):
                 # Processes average their gradients, which makes a mean of sums: hence the number of processes.
-                addend = self.loss(part, wanted, self.forward) * (counted / batch_size)
+                addend = self.loss(self.forward, *part) * (counted / batch_size)
                 self.mark("forward")
                 self.scaler.scale(addend * self.world.size if self.world.size > 1 else addend).backward()
             self.mark("backward")
@@ -130,20 +133,42 @@ class TrainStep:
         self.mark("optimiser")
         return total
 
-    def loss(self, images: Float[Tensor, "B C H W"], targets: Tensor, forward: nn.Module) -> Tensor:
+    def loss(
+        self,
+        forward: nn.Module,
+        images: Float[Tensor, "B C H W"],
+        targets: Tensor,
+        teacher_logits: Float16[Tensor, "B L"] | None = None,
+    ) -> Tensor:
         """The mean loss of some images, with a graph, computed as in training by the model or a wrapping of it."""
         other_size = tuple(images.shape[2:]) != pair(self.model.config.image_size)
         with self._autocast():
-            logits = forward(images, interpolate_pos_encoding=other_size)["logits"]
+            logits = forward(images, interpolate_pos_encoding=other_size)["logits"].float()
+        by_labels = self._loss_by_labels(logits, targets)
+        if teacher_logits is None:
+            return by_labels
+        by_teacher = distillation_loss(logits, teacher_logits, self.distill.temperature)
+        if targets.is_floating_point():
+            by_teacher = by_teacher * targets.sum(1)  # 0: an image that could not be read
+        return torch.lerp(by_labels, by_teacher.mean(), self.distill.weight)
+
+    def _loss_by_labels(self, logits: Float32[Tensor, "B L"], targets: Tensor) -> Tensor:
         smoothing, counted_by = self.optim.label_smoothing, self.class_weights
         if counted_by is None:
-            return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
         # Not through cross_entropy's own `weight`, which divides by the weights in the batch: the gradient would then
         # depend on how a batch is cut into parts.
-        losses = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+        losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
         return (losses * (targets @ counted_by if targets.is_floating_point() else counted_by[targets])).mean()
 
-    def where_not_finite(self, images: Float[Tensor, "B C H W"], targets: Tensor, step: int) -> str:
+    def where_not_finite(
+        self,
+        images: Float[Tensor, "B C H W"],
+        targets: Tensor,
+        teacher_logits: Float16[Tensor, "B L"] | None = None,
+        *,
+        step: int,
+    ) -> str:
         """Compute a step that was skipped once more, and name the layer in which a number first was not finite.
 
         All processes must call it. Empty: not with these images, or not a second time.
@@ -151,7 +176,7 @@ class TrainStep:
         self._seed(step)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with nonfinite.watching(self.model) as seen, onednn_linear(self.linear == "onednn"):
-            self.loss(images, targets, self.model).backward()
+            self.loss(self.model, images, targets, teacher_logits).backward()
         found = nonfinite.first_not_finite(self.model, images, seen)
         for buffer, before in zip(self.model.buffers(), statistics, strict=True):
             buffer.copy_(before)
@@ -196,6 +221,18 @@ class TrainStep:
         bad = self.world.sum(torch.tensor(int(not bool(loss.isfinite()))))
         overflow = self.scaler.is_enabled() and not int(bad) and self.scaler.get_scale() >= 1
         return "overflow" if overflow else "not finite"
+
+
+def distillation_loss(
+    logits: Float32[Tensor, "B L"], teacher_logits: Float[Tensor, "B L"], temperature: float
+) -> Float32[Tensor, "B"]:
+    """How far a student is from its teacher on each image: T^2 KL(teacher || student), in nats, both softened by T.
+
+    Source: arXiv:1503.02531, section 2; arXiv:2012.12877, equation 2.
+    """
+    student = F.log_softmax(logits / temperature, 1)
+    teacher = F.log_softmax(teacher_logits.float() / temperature, 1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
 
 
 def class_weights(config: OptimConfig, train_set: ImageSet, device: torch.device) -> Float32[Tensor, "L"] | None:

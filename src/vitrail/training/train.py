@@ -33,6 +33,8 @@ from vitrail.training.resuming import take_up
 from vitrail.training.run import Run, Sets, State, fingerprints, load_sets
 from vitrail.training.schedule import timetable
 from vitrail.training.step import TrainStep, class_weights
+from vitrail.training.teacher import load_teacher
+from vitrail.training.teacher_answers import open_answers
 
 
 def train(
@@ -165,6 +167,11 @@ def build_run(
         world=world, forward=forward, linear=kernels.by,
     )  # fmt: skip
     train_step.class_weights = class_weights(config.optim, sets.train, device)
+    train_step.distill = config.distill
+    answers = None
+    if config.distill.teacher:
+        teacher = load_teacher(config, sets.preprocessing, sets.train, device)
+        answers = open_answers(teacher, config, sets.preprocessing, sets.train, processes=world.size)
     return Run(
         config=config,
         run_dir=run_dir,
@@ -172,13 +179,14 @@ def build_run(
         device=device,
         sets=sets,
         train_step=train_step,
-        inputs=Inputs(config, sets.preprocessing, sets.train, world),
+        inputs=Inputs(config, sets.preprocessing, sets.train, world, answers),
         timetable=timetable(config, len(sets.train)),
         environment=describe_environment(
             config,
             device,
             data=fingerprints(sets),
             init=origin,
+            teacher=answers.teacher.about if answers else None,
             linear=vars(kernels),
             processes=world.size,
             local_batch_norm=distributed.batch_norm_is_local(model, world),

@@ -39,6 +39,7 @@ _READ: dict[str, Schema] = {
         **dict.fromkeys(("audit_lines", "defaulted", "notes"), many(TEXT)),
         "audit": record(mapped=many(by_name(TEXT)), adapted=_CHANGES, reinitialised=_CHANGES, dropped=_CHANGES),
         "training": by_name(ANYTHING),
+        "teacher": {"label": TEXT, "outside": FLAG},
     },
 }
 
@@ -66,6 +67,11 @@ class Card:
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
     problem_type: ProblemType = "single_label_classification"
     calibration: Calibration | None = None
+
+    @property
+    def teacher(self) -> str:
+        """The label of figures of a model that learnt from another one: distilled from which; empty: it did not."""
+        return str(self.provenance.get("teacher", {}).get("label", ""))
 
     @property
     def is_yes_or_no(self) -> bool:
