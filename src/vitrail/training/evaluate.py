@@ -22,8 +22,8 @@ from vitrail.run.predictions import TOP, Predictions, keeps_logits, ordered_by_i
 
 MOST_CONFUSION = 100
 """Classes up to which the JSON of an evaluation has the whole confusion matrix; beyond it, the pairs most confused."""
-# Losses are summed as whole multiples of this, so that the sum does not depend on who added what first.
-_LOSS_UNIT = 2.0**-24
+LOSS_UNIT = 2.0**-24
+"""Losses are summed as whole multiples of this, so that the sum does not depend on who added what first."""
 
 
 class EvaluationStopped(Exception):
@@ -63,6 +63,17 @@ class Evaluation:
     def accuracy(self) -> float:
         """Right answers over all examples, in [0, 1]."""
         return self.num_correct / self.num_examples
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a model file says of it."""
+        counts = {"split": self.split, "num_examples": self.num_examples, "num_correct": self.num_correct}
+        return {**counts, "accuracy": self.accuracy, "loss": self.loss}
+
+    @property
+    def summary(self) -> str:
+        """Its figures in a few words."""
+        return f"accuracy {self.accuracy:.4f}, loss {self.loss:.4f}"
 
     @property
     def per_class(self) -> dict[str, dict[str, float]]:
@@ -135,8 +146,7 @@ def evaluate(
     """
     world = world or World()
     device = next(model.parameters()).device
-    if len(image_set.labels) == 0:
-        raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
+    check_not_empty(image_set)
     counts = _Counts(len(image_set.classes), device)
     mine = np.arange(world.rank, len(image_set), world.size)
     other_size = preprocessing.image_size != pair(model.config.image_size)
@@ -159,12 +169,18 @@ def evaluate(
                 counts.stopped = True
                 break
     model.train(was_training)
-    image_set, read, count = _readable(image_set, lost, world)
+    image_set, read, count = readable(image_set, lost, world)
     found = counts.summed(world, image_set)
     return replace(found, predictions=rows.gathered(world, image_set, read, count))
 
 
-def _readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: World) -> tuple[ImageSet, np.ndarray, int]:
+def check_not_empty(image_set: ImageSet) -> None:
+    """Raise DataError where there is nothing to measure."""
+    if len(image_set.labels) == 0:
+        raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
+
+
+def readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: World) -> tuple[ImageSet, np.ndarray, int]:
     """The examples that were read, their places among all, and how many all are.
 
     Args:
@@ -191,7 +207,7 @@ class _Counts:
         self.confusion += torch.bincount(labels * self.num_labels + logits.argmax(1), minlength=self.num_labels**2)
         losses = row["losses"]
         finite = losses.isfinite()
-        units = (losses.where(finite, 0.0) / _LOSS_UNIT).round().long().sum()
+        units = (losses.where(finite, 0.0) / LOSS_UNIT).round().long().sum()
         self.rest += torch.stack(((row["top_classes"] == labels[:, None]).sum(), units, (~finite).sum()))
 
     def summed(self, world: World, image_set: ImageSet) -> Evaluation:
@@ -209,7 +225,7 @@ class _Counts:
             classes=image_set.classes,
             confusion=tuple(tuple(row) for row in rows),
             num_top5_correct=top5,
-            loss=math.nan if bad else units * _LOSS_UNIT / num_counted,
+            loss=math.nan if bad else units * LOSS_UNIT / num_counted,
             errors=image_set.errors,
         )
 
