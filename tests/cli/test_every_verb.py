@@ -19,7 +19,7 @@ LINES = {
     "data pack": "data pack digits packed --channels L",
     "data download": "data download cifar10 --data-root root",
     "train": "train digits --run run",
-    "pretrain": "pretrain --data images --run encoder --image-size 16 --batch-size 4",
+    "pretrain": "pretrain --data images --run encoder --image-size 16 --data.batch-size 4",
     "eval": "eval run",
     "predict": "predict run images",
     "predict many": "predict run images -o many --what embedding",

@@ -7,7 +7,7 @@ from vitrail.recipes.cifar10 import cifar10_cpu
 
 
 def pretrain_cpu() -> RunConfig:
-    """The plain ViT of cifar10-cpu learns from small images without labels on a CPU: SimMIM, 60 % of the patches masked.
+    """The plain ViT of cifar10-cpu learns from small images without labels on a CPU: SimMIM, 60 % of each image masked.
 
     Command: vitrail pretrain pretrain-cpu --data SPEC
     Hardware: a laptop's CPU for images of 32 pixels
