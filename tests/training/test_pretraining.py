@@ -226,6 +226,8 @@ def test_the_public_function(tmp_path: Path) -> None:
         ({"pretrain": {"mask_ratio": 0.01}}, "masks some of the 16 squares"),
         ({"augment": {"mixup": 0.1}}, "augment.mixup"),
         ({"data": {"balance": "sampling"}}, "data.balance"),
+        ({"optim": {"label_smoothing": 0.1}}, "optim.label-smoothing"),
+        ({"schedule": {"progressive_scales": (0.25,), "progressive_until": (0.5,)}}, "some of the 1 squares"),
         ({"init": {"weights": "builtin:cifar100"}}, "init.weights"),
         ({"probe": {"method": "knn"}}, "probe.method"),
         ({"model": {"stem_channels": (8,), "stem_strides": (1,)}}, "model.stem-channels"),

@@ -433,19 +433,19 @@ class RunConfig:
             ("augment.mixup", self.augment.mixup, 0),
             ("augment.cutmix", self.augment.cutmix, 0),
             ("data.balance", self.data.balance, "none"),
+            ("optim.class_weights", self.optim.class_weights, "none"),
+            ("optim.label_smoothing", self.optim.label_smoothing, 0),
             ("evaluation.test_best", self.evaluation.test_best, False),
         ):
             require(given == off, name, given, f"{off or 'nothing'} {need}")
-        unit, num_patches = self.pretrain.mask_unit, self._num_patches()
-        units = math.prod(-(-side // unit) for side in num_patches)
-        require(
-            0 < round(self.pretrain.mask_ratio * units) < units,
-            "pretrain.mask_ratio",
-            self.pretrain.mask_ratio,
-            f"a fraction that masks some of the {units} squares of {unit} x {unit} patches and leaves some",
-        )
-
-    def _num_patches(self) -> tuple[int, int]:
-        """Rows and columns of the patches of an image."""
         (height, width), (down_y, down_x) = pair(self.data.image_size), token_stride(self.model)
-        return height // down_y, width // down_x
+        unit, ratio = self.pretrain.mask_unit, self.pretrain.mask_ratio
+        for scale in (*self.schedule.progressive_scales, 1.0):
+            sides = (max(1, round(side * scale)) for side in (height // down_y, width // down_x))
+            units = math.prod(-(-side // unit) for side in sides)
+            require(
+                0 < round(ratio * units) < units,
+                "pretrain.mask_ratio",
+                ratio,
+                f"a fraction that masks some of the {units} squares of {unit} x {unit} patches and leaves some",
+            )

@@ -8,7 +8,7 @@ Paper: SimMIM, arXiv:2111.09886; normalised targets after MAE, arXiv:2111.06377,
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,8 @@ class Reconstruction:
     @property
     def figures(self) -> dict[str, Any]:
         """What a model file says of it."""
-        return {name: value for name, value in asdict(self).items() if name not in ("errors", "accuracy")}
+        losses = {"loss": self.loss, "mean_colour_loss": self.mean_colour_loss}
+        return {"split": self.split, "num_examples": self.num_examples, **losses}
 
     @property
     def summary(self) -> str:
