@@ -2,12 +2,13 @@
 
     python bench/pretraining.py --data-root DIR [--labels 50] [--images 45000] [--epochs 40] [--steps 300] [--seeds 3]
 
-`pretrain-cpu` learns from the images without labels. Then, with so many labels a class and so many steps:
+`pretrain-cpu` learns from the images without labels. Then, with so many labels of each class:
 
-    finetuned        from the pretrained encoder
-    scratch          from random weights, the same settings and as many steps
+    probe            a linear probe on the features of the pretrained encoder
+    probe of random  the same on those of random weights
+    finetuned        from the pretrained encoder, by the recipe finetune-cpu
+    scratch          from random weights, by the recipe cifar10-cpu, for so many steps
     scratch, longer  the same for as long as pretraining and fine-tuning took together
-    probes           a linear probe on the features of the pretrained encoder, and on those of random weights
 
 The measure is accuracy on 5,000 training images that nothing learns from, with labels or without, of the final
 weights: no epoch is chosen. Each seed has other labelled images. Time is wall time from reading the images to the
@@ -15,6 +16,7 @@ accuracy, so the machine must be quiet.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -25,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from results_file import Results
 
 from vitrail import recipes, weights
@@ -71,15 +74,17 @@ def of_steps(config: RunConfig, steps: int) -> RunConfig:
     return replace(config, schedule=replace(config.schedule, steps=steps, min_steps=0))
 
 
-def timed(config: RunConfig, run: Path) -> tuple[float, float]:
-    """Accuracy of a run, of one without labels its loss, and wall seconds from start to end."""
+def timed(config: RunConfig, run: Path) -> dict[str, float]:
+    """Accuracy of a run, of one without labels its loss; wall seconds from start to end, and those of training alone."""
     start = time.perf_counter()
-    found = train(config, run).evaluation
-    return found.get("accuracy", found["loss"]), time.perf_counter() - start
+    result = train(config, run)
+    score = result.evaluation.get("accuracy", result.evaluation["loss"])
+    return {"score": score, "seconds": time.perf_counter() - start, "train_seconds": result.train_seconds}
 
 
-def save_random(config: RunConfig, path: Path) -> Path:
+def save_random(config: RunConfig, path: Path, seed: int) -> Path:
     """A model file of the architecture's random weights, without a classifier."""
+    torch.manual_seed(seed)
     preprocessing = preprocessing_for(config.data, (32, 32))
     model = ViT(ViTConfig.of(config.model, preprocessing.image_size, num_labels=0))
     weights.save(path, model, weights.Card(geometry=model.config, classes=(), preprocessing=preprocessing))
@@ -92,9 +97,9 @@ def one_seed(seed: int, table: pa.Table, folder: Path, args: argparse.Namespace)
     found: dict[str, dict[str, float]] = {}
 
     def run(name: str, config: RunConfig) -> float:
-        score, seconds = timed(config, folder / name)
-        found[name] = {"score": score, "seconds": seconds}
-        print(f"seed {seed}  {name:16s} {score:.4f}  {seconds:7.1f} s", flush=True)
+        found[name] = timed(config, folder / name)
+        seconds = found[name]["seconds"]
+        print(f"seed {seed}  {name:16s} {found[name]['score']:.4f}  {seconds:7.1f} s", flush=True)
         return seconds
 
     start = recipes.get("pretrain-cpu")
@@ -103,12 +108,13 @@ def one_seed(seed: int, table: pa.Table, folder: Path, args: argparse.Namespace)
     encoder = str(folder / "pretrained" / "last.safetensors")
     probe = recipes.get("linear-probe")
     run("probe", on(with_weights(probe, encoder), labelled, seed))
-    random = str(save_random(start, folder / "random.safetensors"))
+    random = str(save_random(start, folder / "random.safetensors", seed))
     run("probe of random", on(with_weights(probe, random), labelled, seed))
-    recipe = of_steps(recipes.get(args.recipe), args.steps)
-    seconds += run("finetuned", on(with_weights(recipe, encoder), labelled, seed))
-    once = run("scratch", on(recipe, labelled, seed))
-    longer = of_steps(recipe, round(args.steps * seconds / once))
+    seconds += run("finetuned", on(with_weights(recipes.get(args.recipe), encoder), labelled, seed))
+    scratch = of_steps(recipes.get(args.scratch), args.steps)
+    once = run("scratch", on(scratch, labelled, seed))
+    a_step = found["scratch"]["train_seconds"] / args.steps
+    longer = of_steps(scratch, args.steps + max(0, math.ceil((seconds - once) / a_step)))
     run("scratch, longer", on(longer, labelled, seed))
     return found
 
@@ -125,8 +131,9 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=50, help="of each class")
     parser.add_argument("--images", type=int, default=45_000, help="without labels")
     parser.add_argument("--epochs", type=int, default=40, help="of pretraining")
-    parser.add_argument("--recipe", default="cifar10-cpu", help="of fine-tuning and of training from scratch")
-    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning and of training from scratch")
+    parser.add_argument("--recipe", default="finetune-cpu", help="of fine-tuning")
+    parser.add_argument("--scratch", default="cifar10-cpu", help="recipe of training from scratch")
+    parser.add_argument("--steps", type=int, default=300, help="of training from scratch")
     parser.add_argument("--held-out", type=int, default=500, help="of each class, to measure on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="folder of the result (default: bench/results)")
@@ -139,9 +146,8 @@ def main() -> None:
             seeds.append(one_seed(seed, table, Path(folder), args))
             part[f"seed {seed}"] = seeds[-1]
     with results.part("settings") as part:
-        part.update(
-            {name: getattr(args, name) for name in ("labels", "images", "epochs", "recipe", "steps", "held_out")}
-        )
+        names = ("labels", "images", "epochs", "recipe", "scratch", "steps", "held_out")
+        part.update({name: getattr(args, name) for name in names})
     print("| | accuracy; of pretrained, its loss | seconds |\n|---|---|---|")
     for name in seeds[0] if seeds else ():
         score, seconds = ([one[name][of] for one in seeds] for of in ("score", "seconds"))
