@@ -75,7 +75,7 @@ def of_steps(config: RunConfig, steps: int) -> RunConfig:
 
 
 def timed(config: RunConfig, run: Path) -> dict[str, float]:
-    """Accuracy of a run, of one without labels its loss; wall seconds from start to end, and those of training alone."""
+    """Accuracy of a run, of one without labels its loss; wall seconds of all of it, and those of training alone."""
     start = time.perf_counter()
     result = train(config, run)
     score = result.evaluation.get("accuracy", result.evaluation["loss"])
