@@ -120,6 +120,24 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+# ---- pretrain ----------------------------------------------------------------------------------------------------
+
+
+def test_pretrain_gives_the_weights_of_the_command_and_finetune_takes_them(photos: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "data.image_size": 16, "data.batch_size": 32}
+    result = vitrail.pretrain(photos, tmp_path / "one", settings=settings)
+    flags = [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    assert main(["pretrain", "--data", str(photos), "--run", str(tmp_path / "two"), *flags]) == 0
+    by_command, card = vitrail.load(tmp_path / "two" / "last.safetensors")
+    for name, value in vitrail.load(result.run / "last.safetensors")[0].state_dict().items():
+        assert torch.equal(value, by_command.state_dict()[name]), name
+    assert card.classes == ()
+    tuned = vitrail.finetune(str(result.run), photos, tmp_path / "tuned", settings={"epochs": 1, "min_steps": 0})
+    assert vitrail.load(tuned.run)[1].classes == ("digit 0", "digit 1", "digit 2")
+    with pytest.raises(vitrail.RunError, match="no answers to report on"):
+        vitrail.report(result.run)
+
+
 # ---- finetune ----------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
     import vitrail
 
     vitrail.train("digits", "runs/digits")                                   # from scratch, by the name of a recipe
+    vitrail.pretrain("unsorted/", "runs/images")                             # from images without labels
     vitrail.finetune("builtin:cifar100-conv", "photos/", "runs/mine")        # pretrained weights, images of your own
     vitrail.evaluate("runs/mine", "photos/").accuracy                        # right answers over all images
     vitrail.calibrate("runs/mine", reject=0.05)                              # honest confidence, and "unknown"
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "train",
+    "pretrain",
     "finetune",
     "evaluate",
     "calibrate",
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
         finetune,
         load_data,
         predict,
+        pretrain,
         report,
         train,
     )
@@ -124,6 +127,7 @@ _HOMES = {
         "finetune",
         "load_data",
         "predict",
+        "pretrain",
         "report",
         "train",
     ),

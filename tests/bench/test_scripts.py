@@ -33,6 +33,7 @@ LITTLE = {
     "inference.py": "--rounds 1 --seconds 0 --skip accuracy memory --out OUT",
     "recipe_seeds.py": "digits --seeds 0 --runs OUT/runs",
     "screen.py": "digits --epochs 1 --factors model.qk-norm=no,yes --runs OUT/runs",
+    "pretraining.py": "--data-root DATA --labels 2 --images 200 --held-out 3 --epochs 1 --steps 2 --seeds 1 --out OUT",
     "crops.py": "--photographs PHOTOGRAPHS --rounds 1 --images 8 --large 2 --steps 0",
 }
 SLOW = ("startup.py", "input.py")
@@ -59,11 +60,14 @@ def test_in_little(name: str, tmp_path: Path, request: pytest.FixtureRequest) ->
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     if name in ("folder.py", "input.py"):
         env["VITRAIL_DATA"] = str(request.getfixturevalue("cifar_root"))
-    if "PHOTOGRAPHS" in LITTLE[name]:
+    words = LITTLE[name]
+    if "DATA" in words:
+        words = words.replace("DATA", str(request.getfixturevalue("cifar_root")))
+    if "PHOTOGRAPHS" in words:
         photographs = tmp_path / "photographs"
         photographs.mkdir()
         Image.linear_gradient("L").resize((500, 375)).convert("RGB").save(photographs / "gradient.jpg")
-    options = LITTLE[name].replace("PHOTOGRAPHS", str(tmp_path / "photographs")).replace("OUT", str(tmp_path)).split()
+    options = words.replace("PHOTOGRAPHS", str(tmp_path / "photographs")).replace("OUT", str(tmp_path)).split()
     command = [sys.executable, "-c", LAUNCH, str(ROOT / "bench" / name), str(tmp_path), *options]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=390)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -69,7 +69,7 @@ def test_recipes_and_data_sets(scripts: Path) -> None:
     assert offered(scripts, "data", "") == ["info", "check", "download", "pack", "index", "simulate", *NAMED_DATA]
 
 
-@pytest.mark.parametrize("verb", ["train", "finetune"])
+@pytest.mark.parametrize("verb", ["train", "pretrain", "finetune"])
 def test_every_setting_and_its_values(scripts: Path, verb: str) -> None:
     flags = offered(scripts, verb, "x", "--")
     assert {as_flag(field) for field in _fields()} <= set(flags)

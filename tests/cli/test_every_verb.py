@@ -19,6 +19,7 @@ LINES = {
     "data pack": "data pack digits packed --channels L",
     "data download": "data download cifar10 --data-root root",
     "train": "train digits --run run",
+    "pretrain": "pretrain --data images --run encoder --image-size 16 --data.batch-size 4",
     "eval": "eval run",
     "predict": "predict run images",
     "predict many": "predict run images -o many --what embedding",
@@ -68,6 +69,8 @@ def test_a_verb_does_its_work(
     words = LINES[name].split()
     if name == "train":  # its run is there already, and others stand on it
         words = ["train", "digits", "--run", str(tmp_path / "run"), *SMALL]
+    if name == "pretrain":
+        words += SMALL
     assert main([*words, "--json"]) == 0, capsys.readouterr().err
     answer = json.loads(capsys.readouterr().out)
     assert answer

@@ -44,6 +44,7 @@ PUBLIC = {
     "load",
     "load_data",
     "predict",
+    "pretrain",
     "recipes",
     "record_attention",
     "report",

@@ -19,8 +19,8 @@ from vitrail.training.step import TrainStep
 def test_every_recipe_states_command_hardware_time_score_and_source(name: str) -> None:
     stated = recipes.describe(name)
     verb, _, rest = stated.command.removeprefix("vitrail ").partition(" ")
-    assert verb in ("train", "finetune")
-    assert rest.startswith(name) if verb == "train" else name == "finetune" or f"--recipe {name}" in rest
+    assert verb in ("train", "pretrain", "finetune")
+    assert rest.startswith(name) if verb != "finetune" else name == "finetune" or f"--recipe {name}" in rest
     for text in dataclasses.astuple(stated):
         assert "TODO" not in text
     assert recipes.get(name).recipe == name
@@ -78,10 +78,11 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 def test_an_unknown_recipe_tells_those_that_need_weights_apart() -> None:
     with pytest.raises(
-        ConfigError, match="from scratch digits, .*; from pretrained weights finetune, .*, knn"
+        ConfigError, match="from scratch digits, .*; from pretrained weights finetune, .*, knn; without labels pretrain"
     ) as caught:
         recipes.get("digit")
-    scratch, _, pretrained = str(caught.value.expected).partition(";")
+    scratch, pretrained, without = str(caught.value.expected).split(";")
+    assert without == f" without labels {', '.join(recipes.without_labels())}"
     assert set(recipes.from_scratch()) == {name for name in recipes.names() if name in scratch.replace(",", "").split()}
     assert all(recipes.starts_from_weights(name) for name in recipes.names() if f" {name}," in f"{pretrained},")
 
@@ -96,6 +97,13 @@ def test_finetune_follows_the_size_of_the_weights() -> None:
     assert (small.optim.name, large.optim.name) == ("muon", "adamw")
     assert recipes.get("finetune", num_parameters=recipes.SMALL) == large
     assert recipes.get("lora", num_parameters=1) == recipes.get("lora")
+
+
+def test_recipes_without_labels_are_those_of_pretrain() -> None:
+    commands = {name: recipes.describe(name).command for name in recipes.names()}
+    without = {name for name, command in commands.items() if command.startswith("vitrail pretrain")}
+    assert without == set(recipes.without_labels()) == {n for n in commands if recipes.get(n).is_pretraining}
+    assert not without & {*recipes.from_scratch(), *filter(recipes.starts_from_weights, commands)}
 
 
 def test_recipes_that_start_from_weights_are_those_of_finetune() -> None:

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from vitrail.api.exporting import export
     from vitrail.api.inference import Model, evaluate, features, predict, trained_on
     from vitrail.api.reports import report
-    from vitrail.api.runs import finetune, finetune_start, fitted_to_splits, stored_config, train
+    from vitrail.api.runs import (
+        check_is_pretraining,
+        finetune,
+        finetune_start,
+        fitted_to_splits,
+        opened,
+        pretrain,
+        stored_config,
+        train,
+    )
 
 __all__ = [
     "DOCTORS_MODEL",
@@ -23,6 +32,7 @@ __all__ = [
     "Split",
     "calibrate",
     "check_data",
+    "check_is_pretraining",
     "compare",
     "evaluate",
     "explain",
@@ -32,7 +42,9 @@ __all__ = [
     "finetune_start",
     "fitted_to_splits",
     "load_data",
+    "opened",
     "predict",
+    "pretrain",
     "report",
     "stored_config",
     "train",
@@ -47,7 +59,16 @@ _MODULES = {
     "exporting": ("export",),
     "inference": ("Model", "evaluate", "features", "predict", "trained_on"),
     "reports": ("report",),
-    "runs": ("finetune", "finetune_start", "fitted_to_splits", "stored_config", "train"),
+    "runs": (
+        "check_is_pretraining",
+        "finetune",
+        "finetune_start",
+        "fitted_to_splits",
+        "opened",
+        "pretrain",
+        "stored_config",
+        "train",
+    ),
 }
 _HOMES = {name: f"vitrail.api.{module}" for module, names in _MODULES.items() for name in names}
 

@@ -87,6 +87,13 @@ def collect(
             do="See: vitrail report --help",
         )
     config = run.read_config()
+    if config.is_pretraining:
+        raise RunError(
+            f"{model}: is a run without labels, which has no answers to report on.",
+            got=f"pretrain.objective={config.pretrain.objective}",
+            expected="a run that learns classes",
+            do=f"vitrail finetune {model} --data SPEC makes one; reconstruction.json has what this one came to.",
+        )
     answers = predictions_of(run)
     if split is not None:
         if split not in answers:

@@ -68,7 +68,7 @@ def train(
     if weights is not None and not resume:
         config = replace(config, init=replace(config.init, weights=weights))
     if not resume and (data is not None or "data.spec" in map(full_name, given)):
-        source = open_source(config.data, may_download=True, progress=progress)
+        source = opened(config, progress=progress)
         config = fitted_to_splits(config, source, given, on_note=say if progress and not is_launched() else _silent)
         return training.train(config, run, progress=progress, source=source, track=track)
     return training.train(config, run, resume=resume, progress=progress, track=track)
@@ -110,9 +110,62 @@ def finetune(
     start = finetune_start(weights, _text(data), recipe=recipe, head=head, data_root=_text(data_root), on_note=on_note)
     given = settings or {}
     config = transfer.with_image_size(with_settings(start, given), start)
-    source = open_source(config.data, may_download=True, progress=progress)
+    source = opened(config, progress=progress)
     config = fitted_to_splits(config, source, given, on_note=on_note)
     return training.train(config, run, progress=progress, source=source, track=track)
+
+
+def pretrain(
+    data: str | Path,
+    run: str | Path | None = None,
+    *,
+    recipe: str | RunConfig = "pretrain-cpu",
+    data_root: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    track: Sequence[str] = (),
+) -> RunResult:
+    """Train an encoder on images without labels, for `finetune` to start from: `vitrail pretrain`.
+
+    `train(recipe, run, resume=True)` goes on with such a run.
+
+    Args:
+        data: the images: a folder, sorted into classes or not, or all that `train` takes; labels are ignored.
+        run: the run directory; None: runs/RECIPE, with the next free number.
+        recipe: a name of `vitrail.recipes.without_labels()`, or a whole configuration.
+        data_root: where named data sets are.
+        settings: other settings than the recipe's, as {"epochs": 50, "pretrain.mask_ratio": 0.75}.
+        progress: show the plan, a bar and a line for each epoch on standard error.
+        track: as of `train`.
+    Returns:
+        What the run came to; `.model` is the path of the encoder, `.evaluation` how well it fills what is masked.
+    Raises:
+        ConfigError: the configuration learns classes.
+        ConfigError, DataError, RunError, SaveError, Interrupted, RankLost: as of `train`.
+    """
+    start = recipe if isinstance(recipe, RunConfig) else recipes.get(recipe)
+    config = with_settings(with_data(start, _text(data), _text(data_root)), settings or {})
+    check_is_pretraining(config)
+    source = opened(config, progress=progress)
+    config = fitted_to_splits(config, source, settings or {})
+    return training.train(config, run, progress=progress, source=source, track=track)
+
+
+def check_is_pretraining(config: RunConfig) -> None:
+    """Raise ConfigError for a run that learns classes."""
+    if not config.is_pretraining:
+        raise ConfigError(
+            f"{config.recipe or 'This configuration'} learns classes, and pretrain ignores labels.",
+            got=f"pretrain.objective={config.pretrain.objective}",
+            expected=f"a configuration with another one, or a recipe: {', '.join(recipes.without_labels())}",
+            do=f"To train on labelled images: vitrail train {config.recipe or '--from CONFIG'} --data SPEC",
+        )
+
+
+def opened(config: RunConfig, *, progress: bool = False) -> Source:
+    """The data set of a run, found and indexed; one that learns no classes needs no labels. Raises DataError."""
+    needs_labels = not config.is_pretraining
+    return open_source(config.data, may_download=True, progress=progress, needs_labels=needs_labels)
 
 
 def stored_config(run: str | Path | None, recipe: str | None) -> RunConfig:
@@ -186,7 +239,7 @@ def fitted_to_splits(
         else:
             said = f"{spec} has no test split: {part} are held out for evaluation"
         on_note(f"{said} (--evaluation.split val)")
-    if split == "val" and "test" in own and "evaluation.test_best" not in fixed:
+    if split == "val" and "test" in own and "evaluation.test_best" not in fixed and not config.is_pretraining:
         test_best = True
     return replace(config, evaluation=replace(before, split=split, every_epochs=every, test_best=test_best))
 

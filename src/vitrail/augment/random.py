@@ -49,6 +49,8 @@ class Draw(IntEnum):
     ERASE_Y = 20
     POLICY = 32
     """First of the policy: four numbers for each operation slot."""
+    MASK = 1024
+    """First of the mask: a number for each square of patches."""
 
 
 @lru_cache(maxsize=16)

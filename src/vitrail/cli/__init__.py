@@ -27,6 +27,7 @@ from vitrail.cli import (
     finetune,
     inspect,
     predict,
+    pretrain,
     recipes,
     report,
     selftest,
@@ -57,6 +58,7 @@ class Verb(Protocol):
 _VERBS: dict[str, Verb] = {
     "recipes": recipes,
     "train": train,
+    "pretrain": pretrain,
     "finetune": finetune,
     "eval": evaluate,
     "predict": predict,
@@ -73,9 +75,9 @@ _VERBS: dict[str, Verb] = {
     "selftest": selftest,
     "bench": bench,
 }
-_SHARED = ("train", "finetune", "eval", "predict")
+_SHARED = ("train", "pretrain", "finetune", "eval", "predict")
 """Verbs whose work several processes can share."""
-_TAKE_SETTINGS = ("train", "finetune")
+_TAKE_SETTINGS = ("train", "pretrain", "finetune")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

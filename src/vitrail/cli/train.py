@@ -65,11 +65,10 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     source = None
     flags = [word.partition("=")[0] for word in args.settings if word.startswith("--")]
     if not args.resume and (args.data or "--data.spec" in flags):
-        from vitrail.api import fitted_to_splits
-        from vitrail.data import open_source
+        from vitrail.api import fitted_to_splits, opened
         from vitrail.distributed import is_launched
 
-        source = open_source(config.data, may_download=True, progress=not is_launched())
+        source = opened(config, progress=not is_launched())
         config = fitted_to_splits(config, source, flags, on_note=(lambda _: None) if is_launched() else say)
 
     if started_here(args):
@@ -79,14 +78,8 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         return launched(args, *named)
     result = train(config, args.run, resume=args.resume, progress=True, source=source, track=args.track or ())
     run_path = shell_word(result.run)
-    split, evaluation, best = result.evaluation["split"], result.evaluation, result.best
-    chosen = "" if best == result.final else f" (best epoch, chosen on the {split} split)"
-    lines = [f"accuracy   {_accuracy(evaluation, chosen)}"]
-    if "test" in evaluation:
-        lines.append(f"test       {_accuracy(evaluation['test'], ', which chose nothing')}")
-    if result.teacher:
-        lines.append(f"teacher    {result.teacher['label']}")
-    lines += verdict(result)
+    best = result.best
+    lines = _reconstruction(result) if config.is_pretraining else [*_accuracies(result), *verdict(result)]
     if result.epochs:
         where = (
             f"epoch {best.epoch:g} of {result.epochs}" if best.epoch else "the starting weights, before any training"
@@ -101,7 +94,9 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
         f"model      {result.model}",
         f"everything {result.run}",
     ]
-    if config.probe.method == "knn":
+    if config.is_pretraining:
+        lines += ["", "Try next, with the images that have labels:", f"  vitrail finetune {run_path} --data FOLDER"]
+    elif config.probe.method == "knn":
         text = (
             "This run cannot predict: its model file holds the features, but not the training images that vote. For a "
             "model that predicts: --recipe linear-probe, or no --recipe."
@@ -173,6 +168,28 @@ def verdict(result: "RunResult") -> list[str]:
         "larger weights, or a larger --data.image-size"
     )
     return [*lines, *textwrap.wrap(advice, columns(), initial_indent=" " * 11, subsequent_indent=" " * 11)]
+
+
+def _reconstruction(result: "RunResult") -> list[str]:
+    """How well the encoder fills what is masked."""
+    found = result.evaluation
+    return [
+        f"loss       {found['loss']:.4f} on {found['num_examples']} images of the {found['split']} split, the mean "
+        "absolute error of masked pixels",
+        f"compared   {found['mean_colour_loss']:.4f} for patches painted in their mean colour",
+    ]
+
+
+def _accuracies(result: "RunResult") -> list[str]:
+    """What the best model reaches, on each split that was measured."""
+    split, evaluation = result.evaluation["split"], result.evaluation
+    chosen = "" if result.best == result.final else f" (best epoch, chosen on the {split} split)"
+    lines = [f"accuracy   {_accuracy(evaluation, chosen)}"]
+    if "test" in evaluation:
+        lines.append(f"test       {_accuracy(evaluation['test'], ', which chose nothing')}")
+    if result.teacher:
+        lines.append(f"teacher    {result.teacher['label']}")
+    return lines
 
 
 def _accuracy(evaluation: dict[str, Any], remark: str) -> str:

@@ -32,6 +32,7 @@ LARGEST_SETTING: dict[str, float] = {
     "evaluation.patience": _LENGTH,
     "probe.num_neighbors": _SIZE,
     "probe.max_examples": _SIZE,
+    "pretrain.mask_unit": LARGEST_SIDE,
     "compute.accumulation_steps": _SIZE,
     "compute.max_skipped_steps": _LENGTH,
     "checkpoint.every_steps": _LENGTH,

@@ -1,5 +1,6 @@
 """Every setting of a run, in sections. A docstring under a field is its help on the command line."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +16,7 @@ from vitrail.config.checks import (
 )
 from vitrail.config.compute import CheckpointConfig, ComputeConfig, ParallelConfig
 from vitrail.config.preprocessing import CropRounding, IccProfile, ResizeFilter, ResizeMode
-from vitrail.config.vit import ArchitectureConfig, check_divisible
+from vitrail.config.vit import ArchitectureConfig, check_divisible, token_stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,6 +383,26 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Learning from images alone, without labels."""
+
+    objective: Literal["none", "simmim"] = "none"
+    """none: learn the classes. simmim: predict the pixels of masked patches (arXiv:2111.09886); labels are ignored, and
+    the model file holds an encoder without a classifier, to be fine-tuned. It needs model.use-mask-token."""
+    mask_ratio: float = 0.6
+    """Fraction of the patches that are masked, in (0, 1)."""
+    mask_unit: int = 1
+    """Side, in patches, of the squares that are masked as a whole."""
+    normalise_targets: bool = False
+    """Predict pixels minus the mean of their patch, over its standard deviation (arXiv:2111.06377, section 3)."""
+
+    def __post_init__(self) -> None:
+        require_bounded("pretrain", self)
+        require(0 < self.mask_ratio < 1, "pretrain.mask_ratio", self.mask_ratio, "a fraction in (0, 1)")
+        require_positive("pretrain.mask_unit", self.mask_unit)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A whole run."""
 
@@ -398,6 +419,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -430,3 +452,45 @@ class RunConfig:
             repr(self.distill.teacher),
             f"none with probe.method={self.probe.method}: a probe is fitted to the labels",
         )
+        if self.is_pretraining:
+            self._check_pretraining()
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the run learns from images alone."""
+        return self.pretrain.objective != "none"
+
+    def _check_pretraining(self) -> None:
+        """Raise ConfigError for what makes no sense without labels, or would show a masked patch to its neighbours."""
+        need = f"with pretrain.objective={self.pretrain.objective}"
+        require(
+            self.model.use_mask_token,
+            "model.use_mask_token",
+            False,
+            f"True {need}: the token stands for what is masked",
+            "Use --model.use-mask-token.",
+        )
+        for name, given, off in (
+            ("model.stem_channels", self.model.stem_channels, ()),
+            ("init.weights", self.init.weights, ""),
+            ("probe.method", self.probe.method, "none"),
+            ("augment.mixup", self.augment.mixup, 0),
+            ("augment.cutmix", self.augment.cutmix, 0),
+            ("data.balance", self.data.balance, "none"),
+            ("optim.class_weights", self.optim.class_weights, "none"),
+            ("optim.label_smoothing", self.optim.label_smoothing, 0),
+            ("evaluation.test_best", self.evaluation.test_best, False),
+            ("distill.teacher", self.distill.teacher, ""),
+        ):
+            require(given == off, name, given, f"{off or 'nothing'} {need}")
+        (height, width), (down_y, down_x) = pair(self.data.image_size), token_stride(self.model)
+        unit, ratio = self.pretrain.mask_unit, self.pretrain.mask_ratio
+        for scale in (*self.schedule.progressive_scales, 1.0):
+            sides = (max(1, round(side * scale)) for side in (height // down_y, width // down_x))
+            units = math.prod(-(-side // unit) for side in sides)
+            require(
+                0 < round(ratio * units) < units,
+                "pretrain.mask_ratio",
+                ratio,
+                f"a fraction that masks some of the {units} squares of {unit} x {unit} patches and leaves some",
+            )

@@ -45,6 +45,7 @@ def load(
     progress: bool = False,
     random_crops: bool = False,
     shared: bool = False,
+    needs_labels: bool = True,
 ) -> dict[str, ImageSet]:
     """Open a data set and decode some of its splits. A named set that is missing is downloaded.
 
@@ -61,13 +62,14 @@ def load(
         progress: show bars on stderr.
         random_crops: training cuts random parts out of the images of "train", which are then kept whole, or not at all.
         shared: other processes of this machine load the same; what is kept goes to a mapped file.
+        needs_labels: as of `open_source`, which must have opened `source` in the same way.
     Raises:
         SaveError: the images are to be kept in a file, and it cannot be written.
         DataError: no such data set or split, a class that the training set or the model does not have, a single
             class, a class too small to be split, or not one readable image in a split.
     """
-    source = source or open_source(config, may_download=True, progress=progress)
-    if classes is None:
+    source = source or open_source(config, may_download=True, progress=progress, needs_labels=needs_labels)
+    if classes is None and needs_labels:
         _check_can_be_learnt(source)
     preprocessing = preprocessing or preprocessing_for(config)
     _check_packed_as(source, preprocessing)

@@ -178,7 +178,7 @@ def _check_answers(card: weights.Card) -> None:
         why = weights.head_left_out(card)
         raise InputError(
             "This model has no classifier.",
-            got=f"features only{f'; {why}' if why else ', as the recipe knn leaves them'}",
+            got=f"features only{f'; {why}' if why else ', as pretrain and the recipe knn leave them'}",
             expected="a model with classes",
             do="Make one on your images: vitrail finetune WEIGHTS --data FOLDER, with --recipe linear-probe if nothing "
             "else is to move.",

@@ -21,6 +21,7 @@ from vitrail.recipes.finetune import (
     lora,
     reference_finetune,
 )
+from vitrail.recipes.pretrain import pretrain_cpu
 from vitrail.recipes.reference import reference_scratch
 
 _RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -31,6 +32,7 @@ _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar100-cpu": cifar100_cpu,
     "cifar100-cpu-conv": cifar100_cpu_conv,
     "reference-scratch": reference_scratch,
+    "pretrain-cpu": pretrain_cpu,
     "finetune": finetune,
     "finetune-cpu": finetune_cpu,
     "reference-finetune": reference_finetune,
@@ -50,6 +52,7 @@ _FROM_WEIGHTS = (
     "linear-probe",
     "knn",
 )
+_WITHOUT_LABELS = ("pretrain-cpu",)
 _STATED: tuple[str, ...] = ("command", "hardware", "time", "expected", "source")
 
 
@@ -72,8 +75,13 @@ def names() -> list[str]:
 
 
 def from_scratch() -> list[str]:
-    """The names of those that need no weights to start from."""
-    return [name for name in _RECIPES if name not in _FROM_WEIGHTS]
+    """The names of those that learn classes and need no weights to start from."""
+    return [name for name in _RECIPES if name not in (*_FROM_WEIGHTS, *_WITHOUT_LABELS)]
+
+
+def without_labels() -> list[str]:
+    """The names of those that learn from images alone."""
+    return list(_WITHOUT_LABELS)
 
 
 def starts_from_weights(name: str) -> bool:
@@ -93,7 +101,8 @@ def get(name: str, num_parameters: int = 0) -> RunConfig:
         near = nearest(name, _RECIPES)
         raise ConfigError(
             f"There is no recipe {name!r}.",
-            expected=f"from scratch {', '.join(from_scratch())}; from pretrained weights {', '.join(_FROM_WEIGHTS)}",
+            expected=f"from scratch {', '.join(from_scratch())}; from pretrained weights {', '.join(_FROM_WEIGHTS)}; "
+            f"without labels {', '.join(_WITHOUT_LABELS)}",
             do=f"Did you mean {near}?" if near else "See: vitrail recipes",
         )
     is_small = name == "finetune" and 0 < num_parameters < SMALL
@@ -104,9 +113,11 @@ def get_from_scratch(name: str) -> RunConfig:
     """The configuration of a recipe that needs no pretrained weights.
 
     Raises:
-        ConfigError: there is no such recipe, or it is one of fine-tuning.
+        ConfigError: there is no such recipe, or it is one of fine-tuning or of pretraining.
     """
     recipe = get(name)
+    if recipe.is_pretraining:
+        raise ConfigError(f"{name} learns from images without labels.", do=f"vitrail pretrain {name} --data SPEC")
     if starts_from_weights(name):
         raise ConfigError(
             f"{name} starts from pretrained weights, and none are given.",

@@ -7,6 +7,7 @@ timing.jsonl         the same moments by the clock
 checkpoints/step-0000500/
 best.safetensors  last.safetensors
 evaluation.json
+reconstruction.json  in place of it, where a run learns without labels
 predictions-val.safetensors  predictions-test.safetensors
 evaluations.jsonl    one object each time somebody measured the best model
 report.html  report.json
@@ -59,7 +60,7 @@ _UNFINISHED = re.compile(
 )
 
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "evaluation.json", "evaluations.jsonl",
-          "checkpoints", "best.safetensors", "last.safetensors", "report.html", "report.json",
+          "reconstruction.json", "checkpoints", "best.safetensors", "last.safetensors", "report.html", "report.json",
           *(f"predictions-{split}.safetensors" for split in ("train", "val", "test", "all")))  # fmt: skip
 _COUNT = whole(0, 2**63)
 _FRACTION, _FINITE = number(0, 1), number(-math.inf, math.inf, "a finite number")
@@ -68,6 +69,11 @@ _EVALUATION: Schema = {
     "split": TEXT,
     "accuracy": _FRACTION,
     "loss": _FINITE,
+}
+_RECONSTRUCTION: Schema = {
+    "num_examples": _COUNT,
+    "split": TEXT,
+    **dict.fromkeys(("loss", "mean_colour_loss"), _FINITE),
 }
 _LINE: Schema = {
     **dict.fromkeys(("loss", "lr"), _FINITE),
@@ -236,6 +242,11 @@ class RunDir:
             checked(part, _EVALUATION, f"{self.path / 'evaluation.json'}{name}", RunError, needed=True)
         return found
 
+    def read_reconstruction(self) -> dict[str, Any]:
+        """What reconstruction.json holds. Raises RunError when it is missing or damaged."""
+        found = self._read("reconstruction.json")
+        return checked(found, _RECONSTRUCTION, str(self.path / "reconstruction.json"), RunError, needed=True)
+
     def read_environment(self) -> dict[str, Any]:
         """What environment.json holds. Raises RunError when it is missing or damaged."""
         found = self._read("environment.json")
@@ -251,6 +262,10 @@ class RunDir:
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Write evaluation.json."""
         fsio.write_json(self.path / "evaluation.json", evaluation)
+
+    def write_reconstruction(self, reconstruction: dict[str, Any]) -> None:
+        """Write reconstruction.json."""
+        fsio.write_json(self.path / "reconstruction.json", reconstruction)
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name

@@ -13,12 +13,12 @@ class Score:
 
     Args:
         epoch: the epoch that ended, or was under way; 0: before the first step.
-        accuracy: right answers over all examples, in [0, 1].
-        loss: mean cross-entropy in nats.
+        accuracy: right answers over all examples, in [0, 1]; None: nothing is answered, as without labels.
+        loss: mean cross-entropy in nats; without labels, of the masked pixels.
     """
 
     epoch: int
-    accuracy: float
+    accuracy: float | None
     loss: float
 
 
@@ -55,7 +55,7 @@ class RunResult:
         num_examples_seen: training images, repeats counted.
         train_seconds: inside the training steps and their input; evaluation and saving not counted.
         final, best: on evaluation["split"].
-        evaluation: of the best model, as `vitrail eval --json`.
+        evaluation: of the best model, as `vitrail eval --json`; without labels, what reconstruction.json holds.
         deterministic: what repeats exactly, and why the rest may not; as in environment.json.
         baseline: accuracies of the probes on the pretrained features; None where they were not measured.
         teacher: whose answers the run learnt from, as model files tell it; None: there was none.

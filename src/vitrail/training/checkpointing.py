@@ -229,7 +229,7 @@ def run_result(run: Run, state: State) -> RunResult:
         images_per_second=state.num_examples_seen / state.train_seconds if state.train_seconds else 0.0,
         final=state.final,
         best=state.best,
-        evaluation=run.run_dir.read_evaluation(),
+        evaluation=run.run_dir.read_reconstruction() if run.config.is_pretraining else run.run_dir.read_evaluation(),
         baseline=run.run_dir.read_baseline(),
         deterministic=run.environment.deterministic,
         teacher=run.environment.teacher,

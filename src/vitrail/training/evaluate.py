@@ -22,8 +22,8 @@ from vitrail.runtime import Runtime, torch_runtime
 
 MOST_CONFUSION = 100
 """Classes up to which the JSON of an evaluation has the whole confusion matrix; beyond it, the pairs most confused."""
-# Losses are summed as whole multiples of this, so that the sum does not depend on who added what first.
-_LOSS_UNIT = 2.0**-24
+LOSS_UNIT = 2.0**-24
+"""Losses are summed as whole multiples of this, so that the sum does not depend on who added what first."""
 
 
 class EvaluationStopped(Exception):
@@ -65,6 +65,17 @@ class Evaluation:
     def accuracy(self) -> float:
         """Right answers over all examples, in [0, 1]."""
         return self.num_correct / self.num_examples
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a model file says of it."""
+        counts = {"split": self.split, "num_examples": self.num_examples, "num_correct": self.num_correct}
+        return {**counts, "accuracy": self.accuracy, "loss": self.loss}
+
+    @property
+    def summary(self) -> str:
+        """Its figures in a few words."""
+        return f"accuracy {self.accuracy:.4f}, loss {self.loss:.4f}"
 
     @property
     def per_class(self) -> dict[str, dict[str, float]]:
@@ -145,8 +156,7 @@ def evaluate(
     """
     world = world or World()
     device = next(model.parameters()).device
-    if len(image_set.labels) == 0:
-        raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
+    check_not_empty(image_set)
     alone, both = _Answers(image_set, device), _Answers(image_set, device) if with_mirror else None
     mine = np.arange(world.rank, len(image_set), world.size)
     logits_of = runtime or torch_runtime(model, preprocessing.image_size)
@@ -168,12 +178,18 @@ def evaluate(
                 alone.counts.stopped = True
                 break
     model.train(was_training)
-    image_set, read, count = _readable(image_set, lost, world)
+    image_set, read, count = readable(image_set, lost, world)
     found = alone.gathered(world, image_set, read, count)
     return replace(found, with_mirror=both.gathered(world, image_set, read, count)) if both else found
 
 
-def _readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: World) -> tuple[ImageSet, np.ndarray, int]:
+def check_not_empty(image_set: ImageSet) -> None:
+    """Raise DataError where there is nothing to measure."""
+    if len(image_set.labels) == 0:
+        raise DataError(f"The {image_set.split} split holds no readable image.", got=f"{len(image_set.errors)} errors")
+
+
+def readable(image_set: ImageSet, lost: list[tuple[int, str, str]], world: World) -> tuple[ImageSet, np.ndarray, int]:
     """The examples that were read, their places among all, and how many all are.
 
     Args:
@@ -218,7 +234,7 @@ class _Counts:
         self.confusion += torch.bincount(labels * self.num_labels + logits.argmax(1), minlength=self.num_labels**2)
         losses = row["losses"]
         finite = losses.isfinite()
-        units = (losses.where(finite, 0.0) / _LOSS_UNIT).round().long().sum()
+        units = (losses.where(finite, 0.0) / LOSS_UNIT).round().long().sum()
         self.rest += torch.stack(((row["top_classes"] == labels[:, None]).sum(), units, (~finite).sum()))
 
     def summed(self, world: World, image_set: ImageSet) -> Evaluation:
@@ -236,7 +252,7 @@ class _Counts:
             classes=image_set.classes,
             confusion=tuple(tuple(row) for row in rows),
             num_top5_correct=top5,
-            loss=math.nan if bad else units * _LOSS_UNIT / num_counted,
+            loss=math.nan if bad else units * LOSS_UNIT / num_counted,
             errors=image_set.errors,
         )
 

@@ -13,22 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitrail import data, distributed, weights
+from vitrail import data, distributed
 from vitrail.data import Batch
 from vitrail.errors import DataError, Interrupted, shell_word
-from vitrail.model import ViT
 from vitrail.run import Score
 from vitrail.terminal import say
 from vitrail.training import nonfinite, transfer
 from vitrail.training.calibration import calibrate_file, calibration_line
 from vitrail.training.checkpointing import Checkpointer, with_state_saved
-from vitrail.training.evaluate import Evaluation, EvaluationStopped, evaluate
+from vitrail.training.evaluate import EvaluationStopped
 from vitrail.training.final_test import measure_best
 from vitrail.training.inputs import StepInput
+from vitrail.training.keeping import keep_models, measure, note_score
 from vitrail.training.progress import StopRequest
 from vitrail.training.reporting import Reporter
 from vitrail.training.run import Run, State
-from vitrail.training.saved_model import model_card, save_predictions
 from vitrail.training.schedule import input_scale, lr_factor
 from vitrail.weights.calibration import Calibration
 
@@ -56,7 +55,7 @@ def run_loop(run: Run, state: State, checkpointer: Checkpointer, reporter: Repor
         evaluate_if_due(run, state, checkpointer, reporter, stop)
         checkpointer.save(state)
     if out_of_patience(run, state):
-        reporter.bar.line(f"no better accuracy in {state.stale} evaluations: the run ends (evaluation.patience)")
+        reporter.bar.line(f"no better result in {state.stale} evaluations: the run ends (evaluation.patience)")
     checkpointer.save(state, wait=True)
     calibrate_best(run, reporter)
     measure_on_test_set(run, state, checkpointer, reporter, stop)
@@ -239,10 +238,7 @@ def evaluate_if_due(run: Run, state: State, checkpointer: Checkpointer, reporter
     if run.world.size > 1:
         run.world.broadcast_weights(model, buffers_alone=True)
     with _saving_when_stopped(run, state, checkpointer, stop):
-        found = evaluate(
-            model, run.sets.held_out, run.sets.preprocessing, batch_size=evaluation.batch_size,
-            on_batch=lambda: _heard_stop(run, state, stop), world=run.world,
-        )  # fmt: skip
+        found = measure(run, model, lambda: _heard_stop(run, state, stop))
     seconds = time.perf_counter() - started
     nonfinite.check_finite(found.loss, "evaluation loss", state.step)
     score = Score(epoch=epoch + (rest > 0), accuracy=found.accuracy, loss=found.loss)
@@ -252,38 +248,7 @@ def evaluate_if_due(run: Run, state: State, checkpointer: Checkpointer, reporter
             keep_models(run, state, model, found, score, better, seconds)
     reporter.estimate.evaluation_seconds = seconds
     took = f" (took {seconds:.1f} s)" if seconds >= 0.05 else ""
-    reporter.epoch(score.epoch, f"{found.split} accuracy {found.accuracy:.4f}, loss {found.loss:.4f}{took}")
-
-
-def note_score(state: State, score: Score, *, is_early: bool) -> bool:
-    """Take a score into the state; whether it is the best so far.
-
-    Args:
-        is_early: the learning rate is still high, and accuracy says little about where the run will end.
-    """
-    best = state.best
-    better = best is None or (score.accuracy, -score.loss) > (best.accuracy, -best.loss)
-    state.final, state.evaluated_step = score, state.step
-    state.stale = 0 if better or is_early else state.stale + 1
-    if better:
-        state.best, state.best_step = score, state.step
-    return better
-
-
-def keep_models(
-    run: Run, state: State, model: ViT, found: Evaluation, score: Score, better: bool, seconds: float
-) -> None:
-    """Log an evaluation and write the models that it was of; the best one first."""
-    times = {"train_seconds": round(state.train_seconds, 3), "evaluation_seconds": round(seconds, 3)}
-    run.run_dir.log({"step": state.step, **vars(score), "split": found.split})
-    run.run_dir.log_time({"step": state.step, **times})
-    merged, classes = transfer.merge_lora(model), run.sets.train.classes
-    card = model_card(run.config, merged, classes, run.sets.preprocessing, found, state.step, run.environment)
-    if better:
-        weights.save(run.run_dir.best_path, merged, card)
-        run.run_dir.write_evaluation(found.to_json())
-        save_predictions(run.run_dir, found, run.config.data.spec, state.step)
-    weights.save(run.run_dir.last_path, merged, card)
+    reporter.epoch(score.epoch, f"{found.split} {found.summary}{took}")
 
 
 def out_of_patience(run: Run, state: State) -> bool:
@@ -298,7 +263,7 @@ def calibrate_best(run: Run, reporter: Reporter) -> None:
     def fit() -> Calibration | None:
         return calibrate_file(run.run_dir.best_path, run.run_dir.predictions_path(held_out))
 
-    if held_out == "val" and (found := run.world.run_on_first(fit)):
+    if held_out == "val" and not run.config.is_pretraining and (found := run.world.run_on_first(fit)):
         reporter.bar.line(calibration_line(found))
 
 

@@ -11,6 +11,7 @@ from vitrail.distributed import World
 from vitrail.errors import ImageError, shown
 from vitrail.model import ViT
 from vitrail.training.precision import autocast_dtype
+from vitrail.training.pretraining import plan_line
 from vitrail.training.reporting import sizes_line, stages
 from vitrail.training.run import Run, Sets
 from vitrail.training.teacher import teacher_lines
@@ -55,9 +56,10 @@ def work_lines(
     parameters = sum(p.numel() for p in model.parameters())
     chosen = "chosen and " if config.evaluation.every_epochs and config.evaluation.split == "test" else ""
     used = str(autocast_dtype(config.compute, device) or "fp32").removeprefix("torch.")
+    what = plan_line(config) if config.is_pretraining else _classes(sets.train)
     then = f", the best model then once on {len(sets.test)} of the test split" if sets.test else ""
     return [
-        f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {_classes(sets.train)}; "
+        f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {what}; "
         f"{len(sets.train)} training images, {work}; "
         f"{chosen}measured on {len(sets.held_out)} images of the {config.evaluation.split} split{then}; "
         f"{device}, {used}{f', linear layers by {linear}' if linear else ''}; {path}",

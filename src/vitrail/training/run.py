@@ -80,7 +80,7 @@ def load_sets(config: RunConfig, world: World, source: Source | None = None, *, 
             random_crops = config.augment.resized_crop < 1 and config.probe.method == "none"
             splits = data.load(
                 config.data, wanted, source=source, progress=progress, random_crops=random_crops,
-                shared=world.size > 1,
+                shared=world.size > 1, needs_labels=not config.is_pretraining,
             )  # fmt: skip
         world.gather(None)
     return Sets(

@@ -7,6 +7,7 @@ from vitrail.config import Preprocessing, RunConfig, to_json
 from vitrail.model import ViT
 from vitrail.run import Environment, RunDir
 from vitrail.training.evaluate import Evaluation
+from vitrail.training.pretraining import Reconstruction
 
 
 def model_card(
@@ -14,21 +15,21 @@ def model_card(
     model: ViT,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
-    evaluation: Evaluation,
+    measured: Evaluation | Reconstruction,
     step: int,
     environment: Environment,
 ) -> weights.Card:
     """What a model file of a run says about itself."""
-    init, measured = environment.init, evaluation
-    score = {"split": measured.split, "num_examples": measured.num_examples, "num_correct": measured.num_correct}
+    init = environment.init
+    start = f"pretrained without labels ({config.pretrain.objective})" if config.is_pretraining else ""
     return weights.Card(
         geometry=model.config,
         classes=classes,
         preprocessing=preprocessing,
         recipe=to_json(config),
-        metrics={**score, "accuracy": measured.accuracy, "loss": measured.loss, "step": step},
+        metrics={**measured.figures, "step": step},
         provenance={
-            "source": "fine-tuned" if init else "trained from scratch",
+            "source": "fine-tuned" if init else start or "trained from scratch",
             **({"init": init.to_json()} if init else {}),
             **({"teacher": environment.teacher} if environment.teacher else {}),
             "kind": model.config.kind,

@@ -38,6 +38,9 @@ class TrainStep:
         linear: whose products train the linear layers; None: what `compute` states, else mkl.
     """
 
+    kind: type[ViT] = ViT
+    """Of the model."""
+
     def __init__(
         self,
         model: ViT,
@@ -72,10 +75,9 @@ class TrainStep:
         Under FSDP all processes must ask for it.
         """
         tensors = self.average.tensors if self.average else self.model.state_dict()
-        if self.compute.precision == "fp8":  # evaluation is in fp32, by plain layers
-            return weights.build_model(self.model.config, distributed.gather_tensors(tensors), self.device)
-        if distributed.is_spread(tensors):
-            return weights.build_model(self.model.config, distributed.gather_tensors(tensors), self.device)
+        # Under fp8 too: evaluation is in fp32, by plain layers.
+        if self.compute.precision == "fp8" or distributed.is_spread(tensors):
+            return weights.build_model(self.model.config, distributed.gather_tensors(tensors), self.device, self.kind)
         return self.average.model if self.average else self.model
 
     def __call__(
@@ -93,7 +95,7 @@ class TrainStep:
 
         Args:
             images: normalised, this process's share of the effective batch; at least one.
-            targets: int64 [B], or probabilities [B, L].
+            targets: int64 [B], or probabilities [B, L]; whatever else `loss` compares with, one an image.
             step: steps done before this one.
             lr_factor: of the peak learning rate.
             batch_size: images of the effective batch over all processes; None: those given.

@@ -1,6 +1,7 @@
 """Training, top to bottom: a `RunConfig` in, a run directory out. Here the set-up; the loop is in loop.py."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from vitrail.training.machine import check_can_compile, keep_freed_memory
 from vitrail.training.optim import build_optimizers
 from vitrail.training.plan import plan, probe_plan
 from vitrail.training.precision import to_fp8
+from vitrail.training.pretraining import MaskedInputs, ReconstructionStep
 from vitrail.training.progress import StopRequest, stop_on_signal
 from vitrail.training.reporting import Reporter
 from vitrail.training.resuming import take_up
@@ -162,7 +164,10 @@ def build_run(
     batch_size = world.share_size(config.data.batch_size, world.size - 1)
     kernels = world.run_on_first(lambda: choose_linear_kernels(config.compute, model, batch_size))
     forward = distributed.wrap_model(model, config.parallel, world, compiled=config.compute.compile)
-    train_step = TrainStep(
+    make_step, make_inputs = TrainStep, Inputs
+    if config.is_pretraining:
+        make_step, make_inputs = functools.partial(ReconstructionStep, pretrain=config.pretrain), MaskedInputs
+    train_step = make_step(
         model, build_optimizers(model, config.optim, len(sets.train)), config.optim, config.compute, config.seed,
         world=world, forward=forward, linear=kernels.by,
     )  # fmt: skip
@@ -179,7 +184,7 @@ def build_run(
         device=device,
         sets=sets,
         train_step=train_step,
-        inputs=Inputs(config, sets.preprocessing, sets.train, world, answers),
+        inputs=make_inputs(config, sets.preprocessing, sets.train, world, answers),
         timetable=timetable(config, len(sets.train)),
         environment=describe_environment(
             config,

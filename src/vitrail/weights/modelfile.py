@@ -104,10 +104,10 @@ def _sort_of(tensor: torch.Tensor) -> str:
     return "of fractions" if tensor.dtype in _FRACTIONS else f"of {tensor.dtype}".replace("torch.", "")
 
 
-def empty_model(geometry: ViTConfig) -> ViT:
+def empty_model(geometry: ViTConfig, kind: type[ViT] = ViT) -> ViT:
     """A model without memory, for the names and shapes of its tensors."""
     with torch.device("meta"):
-        return ViT(geometry)
+        return kind(geometry)
 
 
 def num_parameters(geometry: ViTConfig) -> int:
@@ -115,9 +115,11 @@ def num_parameters(geometry: ViTConfig) -> int:
     return sum(parameter.numel() for parameter in empty_model(geometry).parameters())
 
 
-def build_model(geometry: ViTConfig, tensors: dict[str, torch.Tensor], device: torch.device | str) -> ViT:
+def build_model(
+    geometry: ViTConfig, tensors: dict[str, torch.Tensor], device: torch.device | str, kind: type[ViT] = ViT
+) -> ViT:
     """A model with these weights, in fp32 and evaluation mode; nothing is initialised, no random number is drawn."""
-    model = empty_model(geometry)
+    model = empty_model(geometry, kind)
     fixed = geometry.position == "sincos"
     values = {n: t.to(device, torch.float32 if t.is_floating_point() else t.dtype) for n, t in tensors.items()}
     model.load_state_dict(values, assign=True)

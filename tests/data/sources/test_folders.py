@@ -245,3 +245,36 @@ def test_a_class_that_holds_folders_of_images_is_pointed_out(tmp_path: Path) -> 
     image_folder(tmp_path, {"my photos/cat": 2, "my photos/dog": 2, "shots": 1, "deep/only": 2})
     (note,) = [note for note in opened(tmp_path).notes if "if these are the classes" in note]
     assert "class my photos: its images lie in 2 folders (cat, dog)" in note
+
+
+# ---- without labels ----------------------------------------------------------------------------------------------
+
+
+def without_labels(path: Path) -> Source:
+    return open_source(DataConfig(spec=str(path)), needs_labels=False)
+
+
+def test_without_labels_every_image_counts_wherever_it_lies(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"a/cat": 2, "a/dog": 1, "b/cat": 3, "b/dog": 1})  # with labels, a and b may be splits
+    write_images(tmp_path, 4)
+    (tmp_path / "notes.txt").touch()
+    source = without_labels(tmp_path)
+    assert source.classes == ("image",)
+    assert counts(source) == {"train": [11]}
+    assert list(source.splits["train"].names) == sorted(source.splits["train"].names)
+    assert source.num_ignored == 1
+
+
+def test_without_labels_splits_are_still_splits(tmp_path: Path) -> None:
+    image_folder(tmp_path, {"train": 5, "val": 2, "test/cat": 1, "test/dog": 2})
+    assert counts(without_labels(tmp_path)) == {"train": [5], "val": [2], "test": [3]}
+    (tmp_path / "train" / "img0.png").rename(tmp_path / "moved.png")
+    assert len(without_labels(tmp_path).splits["train"]) == 4  # what lies beside the splits is of none
+
+
+def test_labels_that_are_there_are_ignored(tmp_path: Path) -> None:
+    named = open_source(DataConfig(spec="digits"), needs_labels=False)
+    assert (named.classes, set(named.splits["train"].labels.tolist())) == (("image",), {0})
+    write_images(tmp_path, 3)
+    (tmp_path / "list.csv").write_text("path,label,split\nimg0.png,,train\nimg1.png,x,train\nimg2.png,y,test\n")
+    assert counts(without_labels(tmp_path / "list.csv")) == {"train": [2], "test": [1]}

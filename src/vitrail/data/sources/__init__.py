@@ -18,6 +18,7 @@ from vitrail.data.sources.index import (
     join_splits,
     nfc,
     take_rows,
+    without_labels,
 )
 from vitrail.data.sources.manifest import open_manifest
 from vitrail.data.sources.named import NAMED_SETS, open_named, place_of
@@ -47,16 +48,24 @@ __all__ = [
 _LISTS = "A list of images is read from a CSV or TSV file with the columns path,label[,split]."
 
 
-def open_source(config: DataConfig, *, may_download: bool = False, progress: bool = False) -> Source:
+def open_source(
+    config: DataConfig, *, may_download: bool = False, progress: bool = False, needs_labels: bool = True
+) -> Source:
     """Find and index the data set that `config.spec` names.
 
     Args:
         config: spec and root are used.
         may_download: fetch a named set that is not there.
         progress: show a bar on stderr while downloading.
+        needs_labels: otherwise labels are ignored, and neither a folder nor a manifest need have any.
     Raises:
         DataError: there is no such data set, or it is not laid out as one.
     """
+    source = _open(config, may_download=may_download, progress=progress, needs_labels=needs_labels)
+    return source if needs_labels else without_labels(source)
+
+
+def _open(config: DataConfig, *, may_download: bool, progress: bool, needs_labels: bool) -> Source:
     spec = config.spec
     if not spec.strip():
         raise DataError(
@@ -72,7 +81,7 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
     path = Path(os.path.expanduser(spec))
     try:
         is_streamed = is_stream(spec)
-        source = None if is_streamed else _open_path(path, spec)
+        source = None if is_streamed else _open_path(path, spec, needs_labels=needs_labels)
         kind = "a file of another kind" if path.exists() else "neither a known name nor an existing path"
     except OSError as error:
         raise DataError(
@@ -98,16 +107,16 @@ def open_source(config: DataConfig, *, may_download: bool = False, progress: boo
     )
 
 
-def _open_path(path: Path, spec: str) -> Source | None:
+def _open_path(path: Path, spec: str, *, needs_labels: bool) -> Source | None:
     if path.is_dir():
         if is_pack(path):
             return open_pack(path, spec)
         shards = parquet_files(path)
-        return open_parquet(shards, spec, path) if shards else open_folder(path, spec)
+        return open_parquet(shards, spec, path) if shards else open_folder(path, spec, needs_labels=needs_labels)
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix == ".parquet":
             return open_parquet([path], spec, path.parent)
         if suffix in (".csv", ".tsv"):
-            return open_manifest(path, spec)
+            return open_manifest(path, spec, needs_labels=needs_labels)
     return None

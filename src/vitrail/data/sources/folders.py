@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vitrail.data.sources.index import Source, Split, class_index, few, listing_of_paths, nfc, path_split, places_of
+from vitrail.data.sources.index import (
+    UNLABELLED,
+    Source,
+    Split,
+    class_index,
+    few,
+    listing_of_paths,
+    nfc,
+    path_split,
+    places_of,
+)
 from vitrail.data.sources.layout import find_layout
 from vitrail.data.sources.walk import files_below, files_in, folders_in, is_archive, is_image
 from vitrail.errors import DataError, shown
@@ -24,7 +34,7 @@ class _Found:
         return [self.folders[label] for label, images in sorted(self.images.items()) if not images]
 
 
-def open_folder(root: Path, name: str) -> Source:
+def open_folder(root: Path, name: str, *, needs_labels: bool = True) -> Source:
     """Index `root/train/<class>/...` with `val` and `test`, or just `root/<class>/...`, which is all "train".
 
     Split folders may be called in any of the usual ways, as `Training`, `test_set`, `pets_valid`. A folder that is
@@ -34,24 +44,24 @@ def open_folder(root: Path, name: str) -> Source:
     Args:
         root: the folder.
         name: how messages call the data set.
+        needs_labels: the folders are classes; otherwise every image in and below a split's folder is an example, of the
+            only class there is.
     Raises:
-        DataError: there is no class folder, it is not clear which folders are classes and which are splits, or a
-            folder is no class of the training set.
+        DataError: there is no class folder or no image, it is not clear which folders are classes and which are
+            splits, or a folder is no class of the training set.
     """
-    layout = find_layout(root)
-    notes = list(layout.notes)
+    layout = find_layout(root, needs_labels=needs_labels)
+    notes, wanted = list(layout.notes), "class folders" if needs_labels else "images"
     found: dict[str, _Found] = {}
     for split, folder in layout.splits.items():
-        content = _classes(folder)
+        content = _classes(folder) if needs_labels else _images(folder)
         if content.images:
             found[split] = content
         elif split == "train" or len(layout.splits) == 1:
-            raise _no_classes(folder, root)
+            raise _no_classes(folder, root) if needs_labels else _no_images(folder)
         else:
             left = f": {len(content.loose)} images" if content.loose else ""
-            notes.append(
-                f"{split}: {shown(folder.name)} has no class folders and is left out{left}; there is no such split"
-            )
+            notes.append(f"{split}: {shown(folder.name)} has no {wanted} and is left out{left}; there is no such split")
     first = "train" if "train" in found else min(found)
     classes = tuple(sorted(found[first].images))
     splits, places = dict[str, Split](), places_of(classes)
@@ -70,7 +80,7 @@ def open_folder(root: Path, name: str) -> Source:
     empty = {split: [_relative(folder, root) for folder in content.empty()] for split, content in found.items()}
     others = [path for content in found.values() for path in content.others]
     loose = [path for content in found.values() for path in content.loose]
-    notes += _nested(found[first])
+    notes += _nested(found[first]) if needs_labels else []
     notes += _left_out(root, others, loose, [folder for folders in empty.values() for folder in folders])
     return Source(name, classes, splits, listing, num_bytes, len(others), tuple(notes), tuple(empty[first]))
 
@@ -87,6 +97,21 @@ def _classes(folder: Path) -> _Found:
             (images if is_image(path) else found.others).append(path)
         found.folders.setdefault(class_name, class_folder)
         found.images.setdefault(class_name, []).extend(sorted(images))
+    return found
+
+
+def _images(folder: Path) -> _Found:
+    """Every image in a folder and below it, as those of one class."""
+    found = _Found()
+    (label,) = UNLABELLED
+    for path in files_below(folder):
+        if is_image(path):
+            found.images.setdefault(label, []).append(path)
+        else:
+            found.others.append(path)
+    found.folders = dict.fromkeys(found.images, folder)
+    for images in found.images.values():
+        images.sort()
     return found
 
 
@@ -120,6 +145,14 @@ def _left_out(root: Path, others: Sequence[Path], loose: Sequence[Path], empty: 
 
 def _relative(path: Path, root: Path) -> str:
     return shown(path.relative_to(root).as_posix())
+
+
+def _no_images(folder: Path) -> DataError:
+    return DataError(
+        f"{shown(folder)}: no images in it or below.",
+        got=f"{len(list(files_below(folder)))} other files",
+        expected="image files, in folders or not",
+    )
 
 
 def _no_classes(folder: Path, root: Path) -> DataError:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,9 @@ from vitrail.errors import DataError, ImageError, nearest, shown
 
 _NEAR = 0.8
 """From here on two names are so alike that one may be the other misspelt."""
+
+UNLABELLED = ("image",)
+"""The classes of a data set whose labels are ignored: one, which all images have."""
 
 Encoded = bytes | Path | UInt8[np.ndarray, "..."]
 """One record: the bytes of an image file, its path, or pixels [H, W] or [H, W, 3] that need no decoding."""
@@ -99,6 +102,12 @@ class Source:
     notes: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     packed_as: Preprocessing | None = None
+
+
+def without_labels(source: Source) -> Source:
+    """The same images, whatever they show."""
+    splits = {name: replace(split, labels=np.zeros_like(split.labels)) for name, split in source.splits.items()}
+    return replace(source, classes=UNLABELLED, splits=splits, empty=())
 
 
 def listing_of(files: Iterable[tuple[str, int, int]]) -> str:

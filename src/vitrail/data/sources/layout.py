@@ -30,8 +30,11 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def find_layout(root: Path) -> Layout:
+def find_layout(root: Path, *, needs_labels: bool = True) -> Layout:
     """Tell split folders from class folders.
+
+    Args:
+        needs_labels: folders that are no splits are classes; otherwise they mean nothing.
 
     Raises:
         DataError: the folders can be read as either, or two of them mean the same split.
@@ -41,13 +44,14 @@ def find_layout(root: Path) -> Layout:
     folders = folders_in(top)
     splits = _split_folders(top, folders)
     if not splits:
-        _check_are_classes(top, folders)
+        if needs_labels:
+            _check_are_classes(top, folders)
         return Layout(top, {"train": top}, tuple(notes))
     left_out = [folder.name for folder in folders if folder not in splits]
     if left_out:
         notes.append(f"beside the splits, these folders are left out: {few(left_out)}")
     inner = {split: _same_inside(folder) for folder, split in splits.items()}
-    for folder in inner.values():
+    for folder in inner.values() if needs_labels else ():
         _check_no_annotations(folder, folders_in(folder))
     return Layout(top, {split: inner[split] for split in ("train", "val", "test") if split in inner}, tuple(notes))
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitrail import fsio
-from vitrail.data.sources.index import Source, Split, listing_of_paths, path_split, places_of
+from vitrail.data.sources.index import UNLABELLED, Source, Split, listing_of_paths, path_split, places_of
 from vitrail.data.sources.labels import LABEL_COLUMNS, Label, label_index, labelled, names_of, tidy_labels
 from vitrail.data.sources.split_names import split_of
 from vitrail.errors import DataError, shell_word, shown
@@ -32,7 +32,7 @@ _MOST_MISSING = 10_000
 _DELIMITERS = ("\t", ";", ",")
 
 
-def open_manifest(path: Path, name: str) -> Source:
+def open_manifest(path: Path, name: str, *, needs_labels: bool = True) -> Source:
     """Index a CSV or TSV file with the header `path,label[,split]`; paths are relative to its folder.
 
     Without a split column all examples are "train". Rows without a label are left out and counted.
@@ -40,10 +40,11 @@ def open_manifest(path: Path, name: str) -> Source:
     Args:
         path: the file.
         name: how messages call the data set.
+        needs_labels: otherwise no label is read, and there need be none.
     Raises:
         DataError: it is no table, its header is wrong, or a row has no such file, an unknown split or class.
     """
-    rows = _rows(path)
+    rows = _rows(path, needs_labels)
     if not rows:
         raise DataError(f"{shown(path)}: no examples.", expected="rows of path and label after the header")
     by_split: dict[str, list[tuple[Path, Label, int]]] = {}
@@ -159,7 +160,7 @@ def _existing(folder: Path, file: str) -> Path | None:
     return next((Path(place) for place in places if os.path.isfile(place)), None)
 
 
-def _rows(path: Path) -> list[_Row]:
+def _rows(path: Path, needs_labels: bool) -> list[_Row]:
     """Rows with their line numbers, cells stripped of white space."""
     lines, skipped, first_line = _lines(path), 0, ""
     for first_line in lines:
@@ -178,7 +179,7 @@ def _rows(path: Path) -> list[_Row]:
                 continue
             if not places:
                 header = [cell.strip() for cell in cells]
-                places = _places(header, path)
+                places = _places(header, path, needs_labels)
                 continue
             line = skipped + reader.line_num
             if len(cells) != len(header):
@@ -189,25 +190,28 @@ def _rows(path: Path) -> list[_Row]:
                     do='A cell that holds the separator itself stands in quotes, as "a, b".',
                 )
             split = cells[places["split"]].strip() if "split" in places else "train"
-            rows.append(_Row(line, cells[places["path"]].strip(), cells[places["label"]].strip(), split))
+            label = cells[places["label"]].strip() if needs_labels else UNLABELLED[0]
+            rows.append(_Row(line, cells[places["path"]].strip(), label, split))
     except csv.Error as error:
         raise DataError(
             f"{shown(path)}, line {skipped + reader.line_num}: not a readable table.", got=error, expected="CSV or TSV"
         ) from error
     if not places:
-        _places([], path)
+        _places([], path, needs_labels)
     return rows
 
 
-def _places(header: list[str], path: Path) -> dict[str, int]:
+def _places(header: list[str], path: Path, needs_labels: bool) -> dict[str, int]:
     """Where the columns are that are used. Raises DataError when one is missing or there twice."""
     if len(header) > _MAX_COLUMNS:
         raise DataError(f"{shown(path)}: {len(header)} columns.", expected=f"at most {_MAX_COLUMNS}")
     lower = [name.lower() for name in header]
     chosen = {ours: next((known for known in accepted if known in lower), "") for ours, accepted in _COLUMNS.items()}
-    if not chosen["path"] or not chosen["label"]:
+    if not needs_labels:
+        del chosen["label"]
+    if not all(chosen[name] for name in ("path", "label") if name in chosen):
         raise DataError(
-            f"{shown(path)}: the first line is no header with a path and a label.",
+            f"{shown(path)}: the first line is no header with a path{' and a label' if needs_labels else ''}.",
             got=shown(", ".join(header)) or "an empty file",
             expected="path,label[,split]; also read: "
             + "; ".join(f"{', '.join(accepted[1:])} as {ours}" for ours, accepted in _COLUMNS.items()),

@@ -10,7 +10,7 @@ from vitrail import weights
 from vitrail.config import InitConfig, Preprocessing, RunConfig, ViTConfig
 from vitrail.config.checks import pair
 from vitrail.errors import ConfigError, RunError
-from vitrail.model import ViT
+from vitrail.model import MaskedViT, ViT
 from vitrail.run import Origin
 
 
@@ -44,7 +44,7 @@ def initial_model(
     channels = preprocessing.num_channels
     geometry = ViTConfig.of(config.model, preprocessing.image_size, num_channels=channels, num_labels=len(classes))
     if not config.init.weights or resume:
-        return ViT(geometry), None
+        return (MaskedViT if config.is_pretraining else ViT)(geometry), None
     loaded, card = weights.load(
         config.init.weights,
         classes=classes,
