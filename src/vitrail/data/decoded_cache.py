@@ -143,25 +143,7 @@ class CachedPixels:
         Raises:
             SaveError: they do not fit, neither then.
         """
-        root = self.folder.parent
-        there = sorted(_entries(root))
-        total, free = sum(size for _, size, _ in there), _free(root)
-        if num_bytes <= limit and num_bytes <= free + total:
-            for _, size, folder in there:
-                if total + num_bytes <= limit and num_bytes <= free:
-                    return
-                fsio.remove(folder)
-                total, free = total - size, free + size
-            if num_bytes <= free:
-                return
-        got = f"{min(limit, max(0, free + total)) / 2**30:.1f} GiB, of which data.cache-gib allows {limit / 2**30:.1f}"
-        raise SaveError(
-            f"{shown(root)}: no room for the decoded images.",
-            got=got,
-            expected=f"{num_bytes / 2**30:.1f} GiB",
-            do="Use --data.store files, which keeps none, or raise --data.cache-gib, or set XDG_CACHE_HOME to a larger "
-            "disk.",
-        )
+        make_room(self.folder.parent, num_bytes, limit, "the decoded images", "--data.store files, which keeps none")
 
     def _read_index(self) -> tuple[dict[str, object], Int64[np.ndarray, "N"], tuple[ImageError, ...], int]:
         """The index, which records are there, the errors of the others, and the bytes of pixels. Raises of DAMAGE."""
@@ -182,6 +164,34 @@ class CachedPixels:
         if not math.prod(shape):  # an empty file cannot be mapped
             return np.empty(shape, np.uint8)
         return np.memmap(self.folder / _PIXELS, dtype=np.uint8, mode="c", shape=shape)
+
+
+def make_room(root: Path, num_bytes: int, limit: int, what: str, instead: str) -> None:
+    """Delete of the folders in `root` what was not used for longest, until so many bytes more fit.
+
+    Args:
+        limit: bytes that all of them may take.
+        what: is to be kept; instead: the setting that needs no room.
+    Raises:
+        SaveError: they do not fit, neither then.
+    """
+    there = sorted(_entries(root))
+    total, free = sum(size for _, size, _ in there), _free(root)
+    if num_bytes <= limit and num_bytes <= free + total:
+        for _, size, folder in there:
+            if total + num_bytes <= limit and num_bytes <= free:
+                return
+            fsio.remove(folder)
+            total, free = total - size, free + size
+        if num_bytes <= free:
+            return
+    got = f"{min(limit, max(0, free + total)) / 2**30:.1f} GiB, of which data.cache-gib allows {limit / 2**30:.1f}"
+    raise SaveError(
+        f"{shown(root)}: no room for {what}.",
+        got=got,
+        expected=f"{num_bytes / 2**30:.1f} GiB",
+        do=f"Use {instead}, or raise --data.cache-gib, or set XDG_CACHE_HOME to a larger disk.",
+    )
 
 
 def can_cache(num_bytes: int, limit: int) -> bool:

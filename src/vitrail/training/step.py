@@ -35,6 +35,8 @@ class TrainStep:
         seed: of dropout and stochastic depth.
         world: the processes that share a batch; None: this one.
         forward: what `vitrail.distributed.wrap_model` made of the model; None: the model, compiled or not.
+        part: what is computed of the model where its first layers were computed before (`transfer.LastBlocks`); None:
+            all of it.
         linear: whose products train the linear layers; None: what `compute` states, else mkl.
     """
 
@@ -48,6 +50,7 @@ class TrainStep:
         *,
         world: World | None = None,
         forward: nn.Module | None = None,
+        part: nn.Module | None = None,
         linear: LinearBy | None = None,
     ) -> None:
         self.model, self.optimizers, self.optim, self.compute, self.seed = model, optimizers, optim, compute, seed
@@ -60,7 +63,8 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = _average(model, optim)
         compiled = compute.compile and forward is None
-        self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
+        self.part = part or model
+        self.forward: nn.Module = torch.compile(self.part) if compiled else forward or self.part  # type: ignore[assignment]
         by_settings = from_settings(compute, self.device)
         self.linear: LinearBy = linear if linear is not None else by_settings.by if by_settings else "mkl"
 
@@ -79,7 +83,7 @@ class TrainStep:
 
     def __call__(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Float[Tensor, "B *input"],
         targets: Tensor,
         step: int,
         lr_factor: float,
@@ -90,7 +94,8 @@ class TrainStep:
         """Take one step.
 
         Args:
-            images: normalised, this process's share of the effective batch; at least one.
+            images: normalised [B, C, H, W], or what `part` takes of them; this process's share of the effective batch,
+                at least one.
             targets: int64 [B], or probabilities [B, L].
             step: steps done before this one.
             lr_factor: of the peak learning rate.
@@ -130,7 +135,7 @@ class TrainStep:
         self.mark("optimiser")
         return total
 
-    def loss(self, images: Float[Tensor, "B C H W"], targets: Tensor, forward: nn.Module) -> Tensor:
+    def loss(self, images: Float[Tensor, "B *input"], targets: Tensor, forward: nn.Module) -> Tensor:
         """The mean loss of some images, with a graph, computed as in training by the model or a wrapping of it."""
         other_size = tuple(images.shape[2:]) != pair(self.model.config.image_size)
         with self._autocast():
@@ -143,7 +148,7 @@ class TrainStep:
         losses = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
         return (losses * (targets @ counted_by if targets.is_floating_point() else counted_by[targets])).mean()
 
-    def where_not_finite(self, images: Float[Tensor, "B C H W"], targets: Tensor, step: int) -> str:
+    def where_not_finite(self, images: Float[Tensor, "B *input"], targets: Tensor, step: int) -> str:
         """Compute a step that was skipped once more, and name the layer in which a number first was not finite.
 
         All processes must call it. Empty: not with these images, or not a second time.
@@ -151,7 +156,7 @@ class TrainStep:
         self._seed(step)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with nonfinite.watching(self.model) as seen, onednn_linear(self.linear == "onednn"):
-            self.loss(images, targets, self.model).backward()
+            self.loss(images, targets, self.part).backward()
         found = nonfinite.first_not_finite(self.model, images, seen)
         for buffer, before in zip(self.model.buffers(), statistics, strict=True):
             buffer.copy_(before)

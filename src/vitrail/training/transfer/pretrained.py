@@ -19,6 +19,7 @@ def check_has_features(config: RunConfig) -> None:
     means = {
         "probe.method": config.probe.method if config.probe.method != "none" else "",
         "optim.freeze": "trunk" if config.optim.freeze == "trunk" else "",
+        "optim.train-last": config.optim.train_last,
         "optim.lora-rank": config.optim.lora_rank,
     }
     found = next((f"{name} {value}" for name, value in means.items() if value), "")
@@ -70,7 +71,8 @@ def initial_model(
 def with_weights(
     config: RunConfig, source: str, head: weights.Head = "match", card: weights.Card | None = None
 ) -> RunConfig:
-    """The same run, starting from pretrained weights: their architecture, their preprocessing, their width's rate.
+    """The same run, starting from pretrained weights: their architecture, their preprocessing, their width's rate, and
+    no more trained blocks than they have.
 
     Args:
         source: as of `vitrail.load`.
@@ -98,7 +100,11 @@ def with_weights(
     ratio = min(1.0, config.optim.lr_width / card.geometry.hidden_size) if config.optim.lr_width else 1.0
     return dataclasses.replace(
         config,
-        optim=dataclasses.replace(config.optim, lr=config.optim.lr * ratio),
+        optim=dataclasses.replace(
+            config.optim,
+            lr=config.optim.lr * ratio,
+            train_last=min(config.optim.train_last, card.geometry.num_hidden_layers),
+        ),
         init=InitConfig(weights=source, head=head),
         model=model,
         data=dataclasses.replace(config.data, **data),
@@ -138,7 +144,7 @@ def start_lines(
     geometry = model.config
     tokens = geometry.grid[0] * geometry.grid[1] + geometry.num_prefix_tokens
     micro = -(-config.data.batch_size // config.compute.accumulation_steps)
-    depth = 1 if config.optim.freeze == "trunk" else geometry.num_hidden_layers
+    depth = 1 if config.optim.freeze == "trunk" else config.optim.train_last or geometry.num_hidden_layers
     copies = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1.5}[config.optim.name]
     held = 4 * (total + moved * (1 + copies) + (total if config.optim.ema_decay else 0))
     activations = 4 * micro * tokens * depth * (10 * geometry.hidden_size + 3 * geometry.intermediate_size)
