@@ -73,7 +73,7 @@ def work(settings: str, folder: str) -> None:
         "num_examples": result.evaluation["num_examples"],
         "epochs": result.epochs,
         "steps": result.steps,
-        "train_seconds": round(result.train_seconds, 1),
+        "train_seconds": round(result.train_seconds, 3),
         "cpu_minutes": round(time.process_time() / 60, 2),
         "peak_mib": round(peak_memory_mib()),
     }
@@ -112,9 +112,10 @@ def from_random_weights(config: RunConfig, folder: Path, seconds: float) -> dict
 
 def show(row: dict[str, Any]) -> None:
     """A line of the table."""
+    accuracy = f"{row['accuracy']:.4f} of {row['num_examples']}"
     print(
-        f"{row['recipe']:18s} {row['accuracy']:.4f} of {row['num_examples']}  {row['epochs']:3d} epochs  "
-        f"{row['minutes']:7.2f} min  {row['cpu_minutes']:7.2f} CPU min  {row['peak_mib']:6d} MiB",
+        f"| {row['recipe']} | {accuracy} | {row['epochs']} | {row['minutes']:.1f} | {row['cpu_minutes']:.1f} | "
+        f"{row['peak_mib']} |",
         flush=True,
     )
 
@@ -146,6 +147,9 @@ def main() -> None:
             rows.append({"recipe": name, **measured})
             show(rows[-1])
 
+        print(
+            "| recipe | accuracy | epochs | minutes | processor minutes | MiB |\n|---|---|---|---|---|---|", flush=True
+        )
         for name in dict.fromkeys((PROBE, *args.recipes)):
             with results.part(name):
                 keep(name, measure(of_recipe(name, args, spec), folder / name))

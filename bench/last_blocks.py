@@ -1,7 +1,7 @@
 """At which learning rate are the last blocks of a pretrained model trained, and how many of them?
 
     python bench/last_blocks.py WEIGHTS [--data cifar10] [--images 5000] [--val 1000] [--image-size 98] [--epochs 3]
-        [--rates 1e-4 3e-4 1e-3] [--blocks 3] [--flip 0.5]
+        [--rates 1e-4 3e-4 1e-3] [--blocks 3] [--flip 0.5] [--out DIR]
 
 The recipe finetune-last with one peak learning rate after the other, each from the same linear probe. The tokens that
 go into the trained blocks are computed once, those of the images that the rates are compared on too, so that a trial
@@ -13,6 +13,7 @@ import argparse
 import copy
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -105,9 +106,9 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])
     parser.add_argument("--blocks", type=int, nargs="+", default=[3])
     parser.add_argument("--flip", type=float, default=0.5)
-    parser.add_argument("--no-save", action="store_true", help="a trial that leaves no file")
+    parser.add_argument("--out", type=Path, help="another folder for the result")
     args = parser.parse_args()
-    results = Results("last_blocks", keep=not args.no_save)
+    results = Results("last_blocks", out=args.out)
     results.answer |= {name: vars(args)[name] for name in ("images", "val", "image_size", "epochs", "flip")}
     rows = results.answer.setdefault("rows", [])
     for num_blocks in args.blocks:
@@ -126,7 +127,7 @@ def main() -> None:
         def tell(row: dict[str, object]) -> None:
             rows.append(row)
             results.write()
-            print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+            print(" | ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
         tell({"blocks": num_blocks, "lr": 0.0, "weights": measured(model, first, compared)})
         for rate in args.rates:

@@ -32,6 +32,9 @@ LITTLE = {
     "input.py": "--rounds 1 --seconds 0 --cases small --out OUT",
     "inference.py": "--rounds 1 --seconds 0 --skip accuracy memory --out OUT",
     "recipe_seeds.py": "digits --seeds 0 --runs OUT/runs",
+    "dinov2_cifar.py": "--weights builtin:cifar100-conv --images 100 --val 50 --image-size 32 --epochs 1 "
+    "--recipes finetune-last --out OUT",
+    "last_blocks.py": "builtin:cifar100-conv --images 64 --val 64 --image-size 32 --epochs 1 --rates 1e-3 --out OUT",
     "crops.py": "--photographs PHOTOGRAPHS --rounds 1 --images 8 --large 2 --steps 0",
 }
 SLOW = ("startup.py", "input.py")
@@ -56,7 +59,7 @@ runpy.run_path(str(script), run_name="__main__")
 @pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow if one in SLOW else ()) for one in LITTLE])
 def test_in_little(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    if name in ("folder.py", "input.py"):
+    if name in ("folder.py", "input.py", "dinov2_cifar.py", "last_blocks.py"):
         env["VITRAIL_DATA"] = str(request.getfixturevalue("cifar_root"))
     if "PHOTOGRAPHS" in LITTLE[name]:
         photographs = tmp_path / "photographs"

@@ -18,7 +18,7 @@ from vitrail import data, recipes, weights
 from vitrail.augment import prepare
 from vitrail.config import AugmentConfig, ComputeConfig, OptimConfig, RunConfig, ScheduleConfig
 from vitrail.distributed import World
-from vitrail.errors import ConfigError, SaveError, WeightsError
+from vitrail.errors import ConfigError, Interrupted, SaveError, WeightsError
 from vitrail.locations import token_cache
 from vitrail.model import ViT
 from vitrail.run import RunDir
@@ -194,6 +194,18 @@ def test_what_does_not_fit_is_said_before_anything_is_computed(folder: Path) -> 
         model.patch_embed.proj.bias.fill_(1e5)  # beyond fp16
     with pytest.raises(WeightsError, match="too large for fp16"):
         compute(cache)
+    assert cache.find() is None
+
+
+def test_what_was_interrupted_leaves_nothing(folder: Path) -> None:
+    cache = cache_of(folder, random_vit())
+
+    def stop(count: int) -> None:
+        raise Interrupted("stopped", signal_number=2, do="")
+
+    with pytest.raises(Interrupted):
+        cache.compute(stop)
+    assert list(cache.folder.iterdir()) == []
     assert cache.find() is None
 
 

@@ -13,6 +13,9 @@ from vitrail.errors import ConfigError, RunError
 from vitrail.model import ViT
 from vitrail.run import Origin
 
+_PROGRAM_BYTES = 350 << 20
+"""Of Python, torch and scikit-learn, before there is a model."""
+
 
 def check_has_features(config: RunConfig) -> None:
     """Raise ConfigError when only a classifier, or little beside it, would move over a trunk of random weights."""
@@ -146,7 +149,10 @@ def start_lines(
     micro = -(-config.data.batch_size // config.compute.accumulation_steps)
     depth = 1 if config.optim.freeze == "trunk" else config.optim.train_last or geometry.num_hidden_layers
     copies = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1.5}[config.optim.name]
-    held = 4 * (total + moved * (1 + copies) + (total if config.optim.ema_decay else 0))
+    state = 4 * (total + moved * copies + (total if config.optim.ema_decay else 0))
+    held, what = state + 4 * moved, "weights, gradients, optimiser, activations"
+    if next(model.parameters()).device.type == "cpu":
+        held, what = held + state + _PROGRAM_BYTES, f"the program, {what}, a copy to save"
     activations = 4 * micro * tokens * depth * (10 * geometry.hidden_size + 3 * geometry.intermediate_size)
     stem = ["exports        none to transformers or timm: a ViT + conv stays a vitrail file"]
     return [
@@ -154,7 +160,7 @@ def start_lines(
         *(stem if geometry.stem_channels else []),
         f"trainable      {moved / 1e6:.2f} of {total / 1e6:.2f} M parameters, {config.optim.name}, learning rates "
         f"{min(rates):.2g} to {max(rates):.2g}, effective batch {config.data.batch_size}",
-        f"memory         about {_size(held + activations)} (weights, gradients, optimiser, activations)",
+        f"memory         about {size_text(held + activations)} ({what})",
     ]
 
 
@@ -173,5 +179,6 @@ def seconds_per_image(model: ViT, count: int = 4, size: tuple[int, int] | None =
     return min(seconds) / count
 
 
-def _size(num_bytes: float) -> str:
+def size_text(num_bytes: float) -> str:
+    """A number of bytes, as a person says it."""
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -30,6 +30,7 @@ from vitrail.model import ViT
 from vitrail.reading import DAMAGE, open_regular, read_json_object
 from vitrail.training.onednn_linear import onednn_linear
 from vitrail.training.optim import layer_of
+from vitrail.training.transfer.pretrained import size_text
 from vitrail.training.transfer.trainable import first_block
 
 _VERSION = 1  # of the files
@@ -107,8 +108,8 @@ class TokenCache:
         """What is kept, how large it is and where, for the plan."""
         views = " and of their mirror images" if self.num_views == 2 else ""
         return (
-            f"tokens         what {self.first} of {self.model.config.num_hidden_layers} blocks make of "
-            f"{len(self.train_set)} images{views}, {self.num_bytes / 2**30:.2g} GiB in {self.folder}"
+            f"tokens         what the first {self.first} of {self.model.config.num_hidden_layers} blocks make of "
+            f"{len(self.train_set)} images{views}: {size_text(self.num_bytes)} in {self.folder}"
         )
 
     def find(self) -> CachedTokens | None:
