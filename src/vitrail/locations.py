@@ -45,6 +45,11 @@ def teacher_cache() -> Path:
     return _cache_home() / "teachers"
 
 
+def token_cache() -> Path:
+    """Where it is kept what frozen layers make of images. Raises ConfigError where that is not known."""
+    return _cache_home("XDG_CACHE_HOME, or train with --no-compute.cache-tokens") / "tokens"
+
+
 def engine_cache() -> Path:
     """Where models are kept that were translated for another engine."""
     return _cache_home() / "engines"

@@ -34,6 +34,9 @@ LITTLE = {
     "recipe_seeds.py": "digits --seeds 0 --runs OUT/runs",
     "screen.py": "digits --epochs 1 --factors model.qk-norm=no,yes --runs OUT/runs",
     "pretraining.py": "--data-root DATA --labels 2 --images 200 --held-out 3 --epochs 1 --steps 2 --seeds 1 --out OUT",
+    "dinov2_cifar.py": "--weights builtin:cifar100-conv --images 100 --val 50 --image-size 32 --epochs 1 "
+    "--recipes finetune-last --out OUT",
+    "last_blocks.py": "builtin:cifar100-conv --images 64 --val 64 --image-size 32 --epochs 1 --rates 1e-3 --out OUT",
     "crops.py": "--photographs PHOTOGRAPHS --rounds 1 --images 8 --large 2 --steps 0",
 }
 SLOW = ("startup.py", "input.py")
@@ -58,7 +61,7 @@ runpy.run_path(str(script), run_name="__main__")
 @pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow if one in SLOW else ()) for one in LITTLE])
 def test_in_little(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    if name in ("folder.py", "input.py"):
+    if name in ("folder.py", "input.py", "dinov2_cifar.py", "last_blocks.py"):
         env["VITRAIL_DATA"] = str(request.getfixturevalue("cifar_root"))
     words = LITTLE[name]
     if "DATA" in words:

@@ -31,7 +31,8 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     config = recipes.get(name)
     # Two layers show as much as twelve; the whole ViT-B/16 takes a step in the benchmark.
     few = min(2, config.model.num_hidden_layers)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_hidden_layers=few))
+    model, last = dataclasses.replace(config.model, num_hidden_layers=few), min(few, config.optim.train_last)
+    config = dataclasses.replace(config, model=model, optim=dataclasses.replace(config.optim, train_last=last))
     size = pair(config.data.image_size)
     preprocessing = Preprocessing(
         image_size=size, decode_size=(8, 8) if name == "digits" else (32, 32), channels=config.data.channels,

@@ -16,3 +16,18 @@ def test_a_vit_with_convolutions_says_that_it_stays_here(stem: tuple[int, ...]) 
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "peak_lr": 0.1}], lr=0.1)
     lines = start_lines(recipes.get("finetune"), model, [optimizer], Origin(weights="", provenance={}))
     assert any("stays a vitrail file" in line for line in lines) == bool(stem)
+
+
+def test_frozen_blocks_need_no_memory_for_their_backward_pass() -> None:
+    model = random_vit(hidden_size=256, num_hidden_layers=8)
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "peak_lr": 0.1}], lr=0.1)
+    origin = Origin(weights="", provenance={})
+
+    def stated(recipe: str) -> float:
+        (line,) = (
+            line for line in start_lines(recipes.get(recipe), model, [optimizer], origin) if line.startswith("memory")
+        )
+        size, unit = line.split()[2:4]
+        return float(size) * {"MiB": 1, "GiB": 1024}[unit]
+
+    assert stated("finetune") > stated("finetune-last") + 40

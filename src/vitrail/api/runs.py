@@ -94,7 +94,7 @@ def finetune(
         weights: a vitrail file, builtin:NAME, a file or folder of another library, or a hub id.
         data: the images: a folder with a folder for each class, a named set, a manifest, hf:OWNER/NAME.
         run: the run directory; None: runs/RECIPE, with the next free number.
-        recipe: how: finetune, finetune-cpu, finetune-sgd, finetune-gradual, lora, linear-probe, knn, ...
+        recipe: how: finetune, finetune-cpu, finetune-sgd, finetune-last, lora, linear-probe, knn, ...
         head: the classifier's rows: match those of equal class names, keep all in their order, or reset.
         data_root: where named data sets are.
         settings: other settings than the recipe's, as {"epochs": 20, "data.image_size": 384}.

@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import log
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from vitrail.augment import geometry, mixing, policies
@@ -156,6 +156,12 @@ class Augment:
             rows = torch.stack([draws[draw] for draw in _ERASE_DRAWS])
             pixels = mixing.erase(pixels, rows, self.config.erasing, self.config.erasing_area)
         return pixels
+
+    def flips(self, ids: Int64[Tensor, "B"], epoch: int) -> Bool[Tensor, "B"]:
+        """Which images are mirrored."""
+        if self.config.flip_kind == "alternating":
+            return alternating(self.seed, epoch, ids, Draw.FLIP) < self.config.flip
+        return uniform(self.seed, epoch, ids, [Draw.FLIP])[0] < self.config.flip
 
     def crops(self, ids: Int64[Tensor, "B"], epoch: int) -> Float[Tensor, "B 4"]:
         """The random resized crop of each image: area as a fraction, logarithm of the aspect, place in x and y.

@@ -3,8 +3,8 @@
 Architecture and preprocessing come from the weights, the classes from the data. Every setting of the run can be
 changed: --section.field VALUE, for example --data.image-size 384 or --schedule.epochs 20. A name that only one
 section has may stand alone: --epochs 20, --device cpu, --precision bf16. `vitrail finetune WEIGHTS --settings` lists
-them all. Recipes: finetune (the default), finetune-cpu, reference-finetune, finetune-sgd, finetune-gradual, lora,
-linear-probe, knn.
+them all. Recipes: finetune (the default), finetune-cpu, reference-finetune, finetune-sgd, finetune-gradual,
+finetune-last, lora, linear-probe, knn.
 """
 
 import argparse

@@ -21,6 +21,7 @@ LARGEST_SETTING: dict[str, float] = {
     "data.window": _SIZE,
     "augment.crop_padding": LARGEST_SIDE,
     "augment.policy_ops": 100,
+    "optim.train_last": LARGEST_SIDE,
     "optim.lora_rank": LARGEST_SIDE,
     "optim.lora_alpha": LARGEST_SIDE,
     "schedule.epochs": _LENGTH,

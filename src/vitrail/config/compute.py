@@ -25,6 +25,10 @@ class ComputeConfig:
     checkpoint_activations: bool = False
     """Keep only the input of each block and recompute the block in the backward pass: less memory, about a third more
     time, the same gradients."""
+    cache_tokens: bool = False
+    """With optim.train-last: compute once what the frozen layers make of each training image, and of its mirror image
+    where augment.flip is on; keep it in fp16 in the cache folder, within data.cache-gib, and train on that. No other
+    augmentation is possible then."""
     accumulation_steps: int = 1
     """Micro-batches per optimiser step; the batch is split, never enlarged."""
     num_threads: int = 0

@@ -1,7 +1,7 @@
 """Every setting of a run, in sections. A docstring under a field is its help on the command line."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from vitrail.config.bounds import require_bounded
@@ -217,6 +217,9 @@ class OptimConfig:
     the last to the first (arXiv:1801.06146)."""
     freeze_until: float = 0.5
     """With freeze=gradual: fraction of the run after which every layer is trained, in [0, 1)."""
+    train_last: int = 0
+    """Train only the last N blocks of the encoder, and the norm and classifier after them; the layers below are frozen.
+    0: all. With compute.cache-tokens, these are computed once."""
     lora_rank: int = 0
     """Rank of the low-rank updates that are trained instead of the encoder's matrices (arXiv:2106.09685), with the peft
     library; they are merged into the model file. 0: none."""
@@ -242,7 +245,8 @@ class OptimConfig:
         require_bounded("optim", self)
         for name in ("lr", "muon_lr"):
             require_positive(f"optim.{name}", getattr(self, name))
-        for name in ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lr_examples", "lora_rank"):
+        rates = ("weight_decay", "muon_weight_decay", "clip_norm", "lr_width", "lr_examples")
+        for name in (*rates, "lora_rank", "train_last"):
             require_not_negative(f"optim.{name}", getattr(self, name))
         require_positive("optim.lora_alpha", self.lora_alpha)
         require(
@@ -250,6 +254,12 @@ class OptimConfig:
             "optim.freeze",
             self.freeze,
             "none with optim.lora_rank, which freezes the encoder itself",
+        )
+        require(
+            not self.train_last or (self.freeze == "none" and not self.lora_rank),
+            "optim.train_last",
+            self.train_last,
+            "0 with optim.freeze or optim.lora_rank: each says on its own what is trained",
         )
         for name in ("momentum", "muon_momentum", "label_smoothing", "ema_decay", "freeze_until"):
             require_fraction(f"optim.{name}", getattr(self, name))
@@ -452,6 +462,14 @@ class RunConfig:
             repr(self.distill.teacher),
             f"none with probe.method={self.probe.method}: a probe is fitted to the labels",
         )
+        require(
+            self.optim.train_last <= self.model.num_hidden_layers,
+            "optim.train_last",
+            self.optim.train_last,
+            f"at most the {self.model.num_hidden_layers} blocks of the model",
+        )
+        if self.compute.cache_tokens:
+            self._check_can_cache_tokens()
         if self.is_pretraining:
             self._check_pretraining()
 
@@ -494,3 +512,29 @@ class RunConfig:
                 ratio,
                 f"a fraction that masks some of the {units} squares of {unit} x {unit} patches and leaves some",
             )
+
+    def _check_can_cache_tokens(self) -> None:
+        """Raise ConfigError unless the frozen layers see each image in no more than two ways."""
+        require(
+            bool(self.optim.train_last),
+            "optim.train_last",
+            0,
+            "a number of blocks with compute.cache_tokens, which computes the others once",
+        )
+        require(
+            not self.distill.teacher,
+            "distill.teacher",
+            repr(self.distill.teacher),
+            "none with compute.cache_tokens: a teacher answers for images",
+        )
+        plain = AugmentConfig(flip=self.augment.flip, flip_kind=self.augment.flip_kind, fill=self.augment.fill)
+        changed = [f.name for f in fields(plain) if getattr(self.augment, f.name) != getattr(plain, f.name)]
+        changes = ", ".join(f"augment.{name}={getattr(self.augment, name)}" for name in changed)
+        if self.schedule.progressive_scales:
+            changes = f"schedule.progressive_scales={self.schedule.progressive_scales}"
+        require(
+            not changes,
+            "compute.cache_tokens",
+            f"true with {changes}",
+            "false, or nothing random but augment.flip: the tokens of an image and of its mirror image are kept",
+        )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float16, Int64, UInt8
 
 from vitrail.data.on_demand import OnDemand
 from vitrail.errors import DataError, ImageError
@@ -18,8 +18,8 @@ class ImageSet:
     """train, val, test or all."""
     classes: tuple[str, ...]
     """Names of the classes; labels index them."""
-    images: UInt8[np.ndarray, "N C H W"] | OnDemand
-    """In memory, or mapped from a file; or decoded when they are needed."""
+    images: UInt8[np.ndarray, "N C H W"] | OnDemand | Float16[np.ndarray, "N views tokens D"]
+    """In memory, or mapped from a file; or decoded when they are needed; or what frozen layers made of them."""
     labels: Int64[np.ndarray, "N"]
     ids: Int64[np.ndarray, "N"]
     """Position in the split of the source: the same whatever is held out or skipped."""

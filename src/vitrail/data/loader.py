@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor
 
 from vitrail.data.crops import Crop
@@ -34,7 +34,7 @@ class Batch:
         errors: why, by place in the batch.
     """
 
-    images: UInt8[Tensor, "B C h w"]
+    images: UInt8[Tensor, "B C h w"] | Float16[Tensor, "B views N D"]
     labels: Int64[Tensor, " B"]
     ids: Int64[Tensor, " B"]
     errors: Mapping[int, ImageError] = field(default_factory=dict[int, ImageError])

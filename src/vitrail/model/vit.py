@@ -285,14 +285,29 @@ class ViT(nn.Module):
         interpolate_pos_encoding: bool = False,
     ) -> Float[Tensor, "B N D"]:
         """Encode images as normed tokens: class, distillation, registers, patches. Arguments as of forward."""
-        x = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding)
         stride_y, stride_x = token_stride(self.config)
         places = Places((pixel_values.shape[2] // stride_y, pixel_values.shape[3] // stride_x))
-        for block in self.blocks:
-            if self.checkpoint_activations and self.training:
-                x = checkpoint(block, x, places, use_reentrant=False)
-            else:
-                x = block(x, places)
+        x = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding)
+        return self.features_from(0, x, places)
+
+    def tokens_before(self, block: int, pixel_values: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+        """What goes into a block, counted from 0: embedded images after the blocks before it, not normed."""
+        x = self._embed(pixel_values, None, interpolate=False)
+        for before in self.blocks[:block]:
+            x = before(x)
+        return x
+
+    def features_from(
+        self, block: int, tokens: Float[Tensor, "B N D"], places: Places | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """Normed tokens as forward_features gives them, of what `tokens_before` gives for a block.
+
+        Args:
+            places: of the tokens; None: all patches of the model's own grid.
+        """
+        x, recompute = tokens, self.checkpoint_activations and self.training
+        for layer in self.blocks[block:]:
+            x = checkpoint(layer, x, places, use_reentrant=False) if recompute else layer(x, places)
         return self.norm(x)
 
     def pool(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B features"]:

@@ -124,6 +124,25 @@ def finetune_gradual() -> RunConfig:
     return replace(config, optim=replace(config.optim, freeze="gradual"))
 
 
+def finetune_last() -> RunConfig:
+    """The last three blocks and the classifier, on tokens that the frozen blocks below give once for each image and its
+    mirror image: for large ViTs on a CPU.
+
+    Command: vitrail finetune WEIGHTS --data SPEC --recipe finetune-last
+    Hardware: any; room in the cache folder for the tokens, which the plan states
+    Time: two forward passes over the images, then for each epoch about that of a forward pass
+    Expected: not measured yet
+    Source: ours; late layers alone as in arXiv:2210.11466, cached features as every linear probe has them
+    """
+    config = finetune()
+    return replace(
+        config,
+        augment=AugmentConfig(flip=0.5),
+        optim=replace(config.optim, train_last=3),
+        compute=replace(config.compute, cache_tokens=True),
+    )
+
+
 def lora() -> RunConfig:
     """Low-rank updates of the encoder's matrices and a new classifier; merged into the model file.
 

@@ -17,6 +17,7 @@ from vitrail.data.streaming.order import ExactOrder, StreamOrder
 from vitrail.distributed import World
 from vitrail.training.schedule import scaled_size
 from vitrail.training.teacher_answers import Answers
+from vitrail.training.transfer.tokens import CachedTokens
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Inputs:
         self.config, self.preprocessing, self.train_set, self.world = config, preprocessing, train_set, world
         self._cuts = isinstance(train_set.images, OnDemand) and config.augment.resized_crop < 1
         self.augment = Augment(config.augment, preprocessing, seed=config.seed, crops_come_first=self._cuts)
+        self.tokens: CachedTokens | None = None  # what frozen layers make of the images, where it was computed
         self.mix = Mix(config.augment, len(train_set.classes), seed=config.seed)
 
     def order(self, epoch: int) -> Int64[np.ndarray, "M"] | Order:
@@ -81,6 +83,8 @@ class Inputs:
     def batches(self, epoch: int, first: int, device: torch.device) -> Iterator[Batch]:
         """The batches of an epoch from the one with number `first` on, this process's part of each."""
         order, size = self.order(epoch), self.config.data.batch_size
+        if self.tokens is not None:
+            return map(self.tokens.named, batches(self.tokens.examples, order, size, device=device, start=first))
         if self.train_set.follow and isinstance(order, StreamOrder):
             self.train_set.follow(order, order.of_epoch(epoch + 1), first * size)
         crops = self._crops(epoch) if self._cuts else None
@@ -133,7 +137,7 @@ class Inputs:
             scale: of the input's sides, in (0, 1].
         """
         ids = self._ids(batch.ids, epoch, batch_number, size)
-        images, targets = self.augment(batch.images, ids, epoch), batch.labels
+        images, targets = self._seen(batch.images, ids, epoch), batch.labels
         own = self.world.share_of(size)
         if self.config.augment.mixup or self.config.augment.cutmix:
             if self.world.size == 1:
@@ -148,3 +152,10 @@ class Inputs:
             side = scaled_size(self.preprocessing.image_size, scale, token_stride(self.config.model))
             images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
         return StepInput(images, targets, min(len(images), own.stop - own.start), teacher_logits)
+
+    def _seen(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
+        """Augmented images; of cached tokens [B, views, N, D], those of the image or of its mirror image."""
+        if self.tokens is None:
+            return self.augment(images, ids, epoch)
+        mirrored = self.augment.flips(ids, epoch)
+        return images[torch.arange(len(images), device=images.device), mirrored.long()].float()

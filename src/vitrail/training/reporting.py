@@ -48,9 +48,12 @@ def sizes_line(config: RunConfig, steps: Sequence[tuple[int, float]]) -> str:
     return f"images grow    {', '.join(said)}"
 
 
-def costs(config: RunConfig) -> int:
-    """How many forward passes a step takes as long as."""
-    return 1 if config.optim.freeze == "trunk" else 1 + BACKWARD
+def costs(config: RunConfig) -> float:
+    """How many forward passes of the whole model a step takes as long as."""
+    if config.optim.freeze == "trunk":
+        return 1
+    trained = (config.optim.train_last or config.model.num_hidden_layers) / config.model.num_hidden_layers
+    return (trained if config.compute.cache_tokens else 1) + BACKWARD * trained
 
 
 def pass_seconds(config: RunConfig, model: ViT, grows: Sequence[tuple[int, float]], linear: str) -> dict[float, float]:

@@ -35,6 +35,8 @@ class TrainStep:
         seed: of dropout and stochastic depth.
         world: the processes that share a batch; None: this one.
         forward: what `vitrail.distributed.wrap_model` made of the model; None: the model, compiled or not.
+        part: what is computed of the model where its first layers were computed before (`transfer.LastBlocks`); None:
+            all of it.
         linear: whose products train the linear layers; None: what `compute` states, else mkl.
     """
 
@@ -51,6 +53,7 @@ class TrainStep:
         *,
         world: World | None = None,
         forward: nn.Module | None = None,
+        part: nn.Module | None = None,
         linear: LinearBy | None = None,
     ) -> None:
         self.model, self.optimizers, self.optim, self.compute, self.seed = model, optimizers, optim, compute, seed
@@ -64,7 +67,8 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = _average(model, optim)
         compiled = compute.compile and forward is None
-        self.forward: nn.Module = torch.compile(model) if compiled else forward or model  # type: ignore[assignment]
+        self.part = part or model
+        self.forward: nn.Module = torch.compile(self.part) if compiled else forward or self.part  # type: ignore[assignment]
         by_settings = from_settings(compute, self.device)
         self.linear: LinearBy = linear if linear is not None else by_settings.by if by_settings else "mkl"
 
@@ -82,7 +86,7 @@ class TrainStep:
 
     def __call__(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Float[Tensor, "B *input"],
         targets: Tensor,
         step: int,
         lr_factor: float,
@@ -94,7 +98,8 @@ class TrainStep:
         """Take one step.
 
         Args:
-            images: normalised, this process's share of the effective batch; at least one.
+            images: normalised [B, C, H, W], or what `part` takes of them; this process's share of the effective batch,
+                at least one.
             targets: int64 [B], or probabilities [B, L]; whatever else `loss` compares with, one an image.
             step: steps done before this one.
             lr_factor: of the peak learning rate.
@@ -138,7 +143,7 @@ class TrainStep:
     def loss(
         self,
         forward: nn.Module,
-        images: Float[Tensor, "B C H W"],
+        images: Float[Tensor, "B *input"],
         targets: Tensor,
         teacher_logits: Float16[Tensor, "B L"] | None = None,
     ) -> Tensor:
@@ -165,7 +170,7 @@ class TrainStep:
 
     def where_not_finite(
         self,
-        images: Float[Tensor, "B C H W"],
+        images: Float[Tensor, "B *input"],
         targets: Tensor,
         teacher_logits: Float16[Tensor, "B L"] | None = None,
         *,
@@ -178,7 +183,7 @@ class TrainStep:
         self._seed(step)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with nonfinite.watching(self.model) as seen, onednn_linear(self.linear == "onednn"):
-            self.loss(self.model, images, targets, teacher_logits).backward()
+            self.loss(self.part, images, targets, teacher_logits).backward()
         found = nonfinite.first_not_finite(self.model, images, seen)
         for buffer, before in zip(self.model.buffers(), statistics, strict=True):
             buffer.copy_(before)

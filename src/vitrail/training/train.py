@@ -14,6 +14,7 @@ from vitrail.data import Source
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, RunError
 from vitrail.model import ViT
+from vitrail.progress import Bar
 from vitrail.run import Origin, RunDir, RunResult, check_resumable, describe_environment, next_free_run
 from vitrail.run.lock import hold_lock
 from vitrail.runtime.device import pick_device
@@ -161,15 +162,18 @@ def build_run(
     """
     if config.optim.name == "muon" and config.parallel.strategy == "fsdp" and world.size > 1:
         raise ConfigError("Muon needs whole matrices.", got="parallel.strategy fsdp", expected="ddp, or adamw")
+    if config.compute.cache_tokens and world.size > 1:
+        raise ConfigError("Tokens are cached by one process.", got=f"{world.size} processes", expected=1)
     batch_size = world.share_size(config.data.batch_size, world.size - 1)
     kernels = world.run_on_first(lambda: choose_linear_kernels(config.compute, model, batch_size))
-    forward = distributed.wrap_model(model, config.parallel, world, compiled=config.compute.compile)
+    part = transfer.LastBlocks(model, config.optim.train_last) if config.compute.cache_tokens else None
+    forward = None if part else distributed.wrap_model(model, config.parallel, world, compiled=config.compute.compile)
     make_step, make_inputs = TrainStep, Inputs
     if config.is_pretraining:
         make_step, make_inputs = functools.partial(ReconstructionStep, pretrain=config.pretrain), MaskedInputs
     train_step = make_step(
         model, build_optimizers(model, config.optim, len(sets.train)), config.optim, config.compute, config.seed,
-        world=world, forward=forward, linear=kernels.by,
+        world=world, forward=forward, part=part, linear=kernels.by,
     )  # fmt: skip
     train_step.class_weights = class_weights(config.optim, sets.train, device)
     train_step.distill = config.distill
@@ -211,12 +215,16 @@ def track_live(run: Run, state: State, names: Sequence[str], stack: contextlib.E
 def start_from_pretrained(
     run: Run, state: State, checkpointer: Checkpointer, reporter: Reporter, stop: StopRequest
 ) -> None:
-    """Say what is about to be trained; once in a run, measure what the frozen pretrained features give."""
+    """Say what is about to be trained, and compute what does not change; once in a run, measure what the frozen
+    pretrained features give.
+    """
     model, origin = run.train_step.model, run.environment.init
     assert origin
     spread = distributed.is_spread(model.state_dict())
     for line in transfer.start_lines(run.config, model, run.train_step.optimizers, origin):
         reporter.bar.line(line)
+    if run.config.compute.cache_tokens:
+        cache_tokens(run, state, checkpointer, reporter, stop)
     if (
         spread
         or not run.config.probe.baseline
@@ -240,6 +248,23 @@ def start_from_pretrained(
     run.world.broadcast_weights(model)
     if average := run.train_step.average:
         average.model.load_state_dict(model.state_dict())
+
+
+def cache_tokens(run: Run, state: State, checkpointer: Checkpointer, reporter: Reporter, stop: StopRequest) -> None:
+    """Compute what the frozen layers make of the training images, or find it, and train on that from here on."""
+    cache = transfer.TokenCache(
+        run.config, run.train_step.model, run.sets.train, run.sets.preprocessing, run.train_step.linear
+    )
+    reporter.bar.line(cache.line())
+    if (found := cache.find()) is None:
+        with Bar(len(run.sets.train), title="tokens", enabled=run.progress) as bar:
+
+            def on_batch(count: int) -> None:
+                bar.advance(count)
+                stop_if_asked(run, state, checkpointer, stop.signal_number)
+
+            found = cache.compute(on_batch)
+    run.inputs.tokens = found
 
 
 def _check_directory(config: RunConfig, run_dir: RunDir, *, resume: bool) -> None:

@@ -9,9 +9,13 @@ from vitrail.training.transfer.pretrained import (
     with_weights,
 )
 from vitrail.training.transfer.probe_runs import affordable_count, fit_probe, measure_baseline
+from vitrail.training.transfer.tokens import CachedTokens, LastBlocks, TokenCache
 from vitrail.training.transfer.trainable import merge_lora, prepare, to_training
 
 __all__ = [
+    "CachedTokens",
+    "LastBlocks",
+    "TokenCache",
     "affordable_count",
     "check_has_features",
     "fit_probe",

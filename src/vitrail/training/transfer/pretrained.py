@@ -13,12 +13,16 @@ from vitrail.errors import ConfigError, RunError
 from vitrail.model import MaskedViT, ViT
 from vitrail.run import Origin
 
+_PROGRAM_BYTES = 350 << 20
+"""Of Python, torch and scikit-learn, before there is a model."""
+
 
 def check_has_features(config: RunConfig) -> None:
     """Raise ConfigError when only a classifier, or little beside it, would move over a trunk of random weights."""
     means = {
         "probe.method": config.probe.method if config.probe.method != "none" else "",
         "optim.freeze": "trunk" if config.optim.freeze == "trunk" else "",
+        "optim.train-last": config.optim.train_last,
         "optim.lora-rank": config.optim.lora_rank,
     }
     found = next((f"{name} {value}" for name, value in means.items() if value), "")
@@ -70,7 +74,8 @@ def initial_model(
 def with_weights(
     config: RunConfig, source: str, head: weights.Head = "match", card: weights.Card | None = None
 ) -> RunConfig:
-    """The same run, starting from pretrained weights: their architecture, their preprocessing, their width's rate.
+    """The same run, starting from pretrained weights: their architecture, their preprocessing, their width's rate, and
+    no more trained blocks than they have.
 
     Args:
         source: as of `vitrail.load`.
@@ -98,7 +103,11 @@ def with_weights(
     ratio = min(1.0, config.optim.lr_width / card.geometry.hidden_size) if config.optim.lr_width else 1.0
     return dataclasses.replace(
         config,
-        optim=dataclasses.replace(config.optim, lr=config.optim.lr * ratio),
+        optim=dataclasses.replace(
+            config.optim,
+            lr=config.optim.lr * ratio,
+            train_last=min(config.optim.train_last, card.geometry.num_hidden_layers),
+        ),
         init=InitConfig(weights=source, head=head),
         model=model,
         data=dataclasses.replace(config.data, **data),
@@ -138,9 +147,12 @@ def start_lines(
     geometry = model.config
     tokens = geometry.grid[0] * geometry.grid[1] + geometry.num_prefix_tokens
     micro = -(-config.data.batch_size // config.compute.accumulation_steps)
-    depth = 1 if config.optim.freeze == "trunk" else geometry.num_hidden_layers
+    depth = 1 if config.optim.freeze == "trunk" else config.optim.train_last or geometry.num_hidden_layers
     copies = {"sgd": 1, "adam": 2, "adamw": 2, "muon": 1.5}[config.optim.name]
-    held = 4 * (total + moved * (1 + copies) + (total if config.optim.ema_decay else 0))
+    state = 4 * (total + moved * copies + (total if config.optim.ema_decay else 0))
+    held, what = state + 4 * moved, "weights, gradients, optimiser, activations"
+    if next(model.parameters()).device.type == "cpu":
+        held, what = held + state + _PROGRAM_BYTES, f"the program, {what}, a copy to save"
     activations = 4 * micro * tokens * depth * (10 * geometry.hidden_size + 3 * geometry.intermediate_size)
     stem = ["exports        none to transformers or timm: a ViT + conv stays a vitrail file"]
     return [
@@ -148,7 +160,7 @@ def start_lines(
         *(stem if geometry.stem_channels else []),
         f"trainable      {moved / 1e6:.2f} of {total / 1e6:.2f} M parameters, {config.optim.name}, learning rates "
         f"{min(rates):.2g} to {max(rates):.2g}, effective batch {config.data.batch_size}",
-        f"memory         about {_size(held + activations)} (weights, gradients, optimiser, activations)",
+        f"memory         about {size_text(held + activations)} ({what})",
     ]
 
 
@@ -167,5 +179,6 @@ def seconds_per_image(model: ViT, count: int = 4, size: tuple[int, int] | None =
     return min(seconds) / count
 
 
-def _size(num_bytes: float) -> str:
+def size_text(num_bytes: float) -> str:
+    """A number of bytes, as a person says it."""
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -1,4 +1,6 @@
-"""Which weights move: all, the classifier alone, one layer more at a time, or low-rank updates beside the matrices."""
+"""Which weights move: all, the classifier alone or with the last blocks, one layer more at a time, or low-rank updates
+beside the matrices.
+"""
 
 from typing import Any
 
@@ -25,6 +27,10 @@ def prepare(model: ViT, config: OptimConfig) -> None:
     if config.freeze == "trunk":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(_HEADS))
+    if config.train_last:
+        first = first_block(model, config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(layer_of(name, model) > first)
     if config.lora_rank:
         _add_lora(model, config)
 
@@ -32,7 +38,8 @@ def prepare(model: ViT, config: OptimConfig) -> None:
 def to_training(model: ViT, config: OptimConfig, done: float) -> None:
     """Put a model into training mode and freeze what does not move yet.
 
-    A frozen stem stays in evaluation mode, so that the statistics of its norms do not move either.
+    A frozen stem stays in evaluation mode, so that the statistics of its norms do not move either; so do blocks that
+    never move, whose dropout would only be noise.
 
     Args:
         done: part of the run that is over, in [0, 1).
@@ -42,8 +49,16 @@ def to_training(model: ViT, config: OptimConfig, done: float) -> None:
         first = first_layer(model.config.num_hidden_layers, config.freeze_until, done)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(layer_of(name, model) >= first)
+    if config.train_last:
+        for module in (model.embedding_dropout, *model.blocks[: first_block(model, config)]):
+            module.eval()
     if not any(parameter.requires_grad for parameter in model.stem.parameters()):
         model.stem.eval()
+
+
+def first_block(model: ViT, config: OptimConfig) -> int:
+    """The first block that moves under optim.train_last, counted from 0."""
+    return model.config.num_hidden_layers - config.train_last
 
 
 def first_layer(depth: int, until: float, done: float) -> int:
