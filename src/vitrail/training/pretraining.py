@@ -52,7 +52,11 @@ class ReconstructionStep(TrainStep):
         self.pretrain = pretrain
 
     def loss(
-        self, forward: nn.Module, images: Float[Tensor, "B C H W"], targets: Tensor, teacher_logits: None = None
+        self,
+        forward: nn.Module,
+        images: Float[Tensor, "B C H W"],
+        targets: Tensor,
+        teacher_logits: Tensor | None = None,
     ) -> Tensor:
         """The mean loss of some images under masks [B, patches], with a graph."""
         other_size = tuple(images.shape[2:]) != pair(self.model.config.image_size)
