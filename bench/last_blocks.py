@@ -88,9 +88,9 @@ def trained(config: RunConfig, start: ViT, train: ImageSet, tokens: transfer.Cac
     for epoch in range(times.epochs):
         transfer.to_training(model, config.optim, 0.0)
         for at, batch in enumerate(inputs.batches(epoch, 0, torch.device("cpu"))):
-            images, targets, _ = inputs(batch, epoch, at, times.size_of(number), 1.0)
+            given = inputs(batch, epoch, at, times.size_of(number), 1.0)
             factor = lr_factor(number, times.schedule_steps, times.warmup_steps, config.schedule)
-            step(images, targets, number, factor)
+            step(given.images, given.targets, number, factor)
             number += 1
     return step
 

@@ -144,10 +144,10 @@ def test_a_batch_has_the_tokens_of_the_mirrored_image_where_it_is_flipped(folder
     for number, (batch, pixels) in enumerate(zip(inputs.batches(3, 1, torch.device("cpu")), plain, strict=True), 1):
         assert torch.equal(batch.ids, pixels.ids)
         images = inputs.augment(pixels.images, pixels.ids, 3)
-        tokens, targets, count = inputs(batch, 3, number, len(batch.ids), 1.0)
-        assert torch.equal(targets, pixels.labels)
-        assert count == len(tokens)
-        logits = LastBlocks(model, 1)(tokens)["logits"]
+        given = inputs(batch, 3, number, len(batch.ids), 1.0)
+        assert torch.equal(given.targets, pixels.labels)
+        assert given.num_own == len(given.images)
+        logits = LastBlocks(model, 1)(given.images)["logits"]
         torch.testing.assert_close(logits, model(images)["logits"], rtol=FP16, atol=FP16)
         seen |= set(inputs.augment.flips(batch.ids, 3).tolist())
     assert seen == {True, False}
@@ -219,7 +219,7 @@ def test_an_unreadable_image_counts_nothing(folder: Path) -> None:
     named: list[str] = []
     for number, batch in enumerate(inputs.batches(0, 0, torch.device("cpu"))):
         named += [error.name for error in batch.errors.values()]
-        _, targets, _ = inputs(batch, 0, number, len(batch.ids), 1.0)
+        targets = inputs(batch, 0, number, len(batch.ids), 1.0).targets
         for place in batch.errors:
             assert not targets[place].any()
     assert len(named) == 1
