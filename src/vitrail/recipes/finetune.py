@@ -139,6 +139,7 @@ def finetune_last() -> RunConfig:
         config,
         augment=AugmentConfig(flip=0.5),
         optim=replace(config.optim, train_last=3),
+        schedule=replace(config.schedule, epochs=3),  # the frozen blocks see nothing new in a later one
         compute=replace(config.compute, cache_tokens=True),
     )
 
