@@ -58,10 +58,9 @@ def losses(run: Path) -> list[float]:
     return [entry["loss"] for entry in RunDir(run).read_metrics() if "lr" in entry]
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_cached_tokens_train_as_the_whole_model_does(source: Path, tmp_path: Path, steps: int) -> None:
-    cached = train(tuning(source, accumulation_steps=steps), tmp_path / "cached")
-    whole = train(tuning(source, cached=False, accumulation_steps=steps), tmp_path / "whole")
+def test_cached_tokens_train_as_the_whole_model_does(source: Path, tmp_path: Path) -> None:
+    cached = train(tuning(source, accumulation_steps=2), tmp_path / "cached")
+    whole = train(tuning(source, cached=False, accumulation_steps=2), tmp_path / "whole")
     assert losses(cached.run) == pytest.approx(losses(whole.run), rel=FP16)
     assert cached.evaluation["loss"] == pytest.approx(whole.evaluation["loss"], rel=FP16)
     before, after = (safetensors.torch.load_file(p / "last.safetensors") for p in (source, cached.run))
@@ -126,7 +125,9 @@ def cache_of(folder: Path, model: ViT, *, flip: float = 0.5, last: int = 1, stor
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images of two classes; what is cached of them is seen by one test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return image_folder(tmp_path / "images", {"train/cat": 6, "train/dog": 5, "test/cat": 1, "test/dog": 1}, side=16)
 
 
