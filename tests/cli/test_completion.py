@@ -53,7 +53,7 @@ def offered(scripts: Path, *words: str) -> list[str]:
 def test_verbs_and_their_options(scripts: Path) -> None:
     assert offered(scripts, "") == [*_VERBS, "help"]
     assert offered(scripts, "tra") == [verb for verb in _VERBS if verb.startswith("tra")]
-    assert offered(scripts, "--json", "p") == ["predict"]
+    assert offered(scripts, "--json", "pre") == ["pretrain", "predict"]
     assert offered(scripts, "help", "con") == ["convert"]
     assert offered(scripts, "--print-completion", "") == list(SHELLS)
     assert offered(scripts, "eval", "m", "--d") == ["--data", "--data-root", "--device"]
@@ -62,6 +62,7 @@ def test_verbs_and_their_options(scripts: Path) -> None:
 
 def test_recipes_and_data_sets(scripts: Path) -> None:
     assert offered(scripts, "train", "") == recipes.from_scratch()
+    assert offered(scripts, "pretrain", "") == recipes.without_labels()
     assert offered(scripts, "train", "--resume", "dig") == ["digits"]
     assert offered(scripts, "finetune", "w", "--recipe", "lin") == ["linear-probe"]
     assert set(NAMED_DATA) == set(NAMED_SETS)

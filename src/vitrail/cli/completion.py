@@ -24,6 +24,7 @@ _VALUES = {
 """Values that a parser does not know; where there are none, the shell completes names of files."""
 _NAMES = {
     "train": recipes.from_scratch(),
+    "pretrain": recipes.without_labels(),
     "bench": recipes.names(),
     "data": ["info", "check", "download", "pack", "index", "simulate", *NAMED_DATA],
 }
