@@ -12,11 +12,13 @@
 | biases; mask token                              | 0                          | same          | same          |
 | scale and shift of norms                        | 1 and 0                    | same          | same          |
 
-"in" is the number of inputs of one output; a number is the standard deviation of a truncated normal.
+"in" is the number of inputs of one output; a number is the standard deviation of a truncated normal. `whiten_patches`
+changes the patch embedding afterwards.
 Paper: arXiv:2010.11929 (std 0.02), arXiv:2305.09828 (mimetic), arXiv:1502.01852 (stem).
 """
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 
@@ -50,6 +52,28 @@ def initialise_layers(module: nn.Module, std: float) -> None:
 def scale_by_inputs(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
     """Initialise one weight with a standard deviation of gain / sqrt(inputs of one output); gain 0 gives zeros."""
     truncated_normal(layer.weight, gain * layer.weight[0].numel() ** -0.5)
+
+
+@torch.no_grad()
+def whiten_patches(
+    projection: nn.Conv2d, mean: Float64[Tensor, "in"], covariance: Float64[Tensor, "in in"], floor: float = 0.01
+) -> None:
+    """Let a patch projection see patches whose values are uncorrelated and have the variance 1, instead of the pixels.
+
+    Neighbouring pixels are nearly equal, so that random weights see the mean colour of a patch and little else.
+
+    Args:
+        projection: with random weights; they are applied to the whitened values, and its bias takes the mean out.
+        mean, covariance: of the values of a patch, in the order of the kernel.
+        floor: is added to the variances, so that what is hardly there is not blown up; of normalised pixels.
+    Source: arXiv:2404.00498, section 3.1, where the whitened values are the outputs of a frozen convolution.
+    """
+    variances, directions = torch.linalg.eigh(covariance)
+    whitening = (directions / (variances.clamp(min=0) + floor).sqrt()).T
+    weight = projection.weight.double().flatten(1) @ whitening
+    projection.weight.copy_(weight.view_as(projection.weight))
+    if projection.bias is not None:
+        projection.bias.copy_(projection.bias.double() - weight @ mean)
 
 
 @torch.no_grad()

@@ -9,11 +9,13 @@ import torch
 
 from vitrail import distributed, fsio
 from vitrail.config import RunConfig, to_json
+from vitrail.config.checks import pair
 from vitrail.config.settings import flat_settings
 from vitrail.data import Source
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, RunError
 from vitrail.model import ViT
+from vitrail.model.init import whiten_patches
 from vitrail.progress import Bar
 from vitrail.run import Origin, RunDir, RunResult, check_resumable, describe_environment, next_free_run
 from vitrail.run.lock import hold_lock
@@ -38,6 +40,7 @@ from vitrail.training.schedule import timetable
 from vitrail.training.step import TrainStep, class_weights
 from vitrail.training.teacher import load_teacher
 from vitrail.training.teacher_answers import open_answers
+from vitrail.training.whitening import patch_statistics
 
 
 def train(
@@ -109,6 +112,9 @@ def _train(
     # A run that was killed before its first checkpoint has nothing else to start from either.
     has_checkpoint = resume and world.run_on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
     model, origin = transfer.initial_model(config, sets.preprocessing, sets.train.classes, resume=has_checkpoint)
+    if config.init.patches == "whitened" and not has_checkpoint:
+        patch = pair(config.model.patch_size)
+        whiten_patches(model.patch_embed.proj, *patch_statistics(sets.train, sets.preprocessing, patch))
     transfer.prepare(model, config.optim)
     model.to(device)
     model.checkpoint_activations = config.compute.checkpoint_activations
