@@ -111,14 +111,7 @@ def _train(
     torch.manual_seed(config.seed)
     # A run that was killed before its first checkpoint has nothing else to start from either.
     has_checkpoint = resume and world.run_on_first(lambda: any(run_dir.checkpoints_dir.glob("step-*")))
-    model, origin = transfer.initial_model(config, sets.preprocessing, sets.train.classes, resume=has_checkpoint)
-    if config.init.patches == "whitened" and not has_checkpoint:
-        patch = pair(config.model.patch_size)
-        whiten_patches(model.patch_embed.proj, *patch_statistics(sets.train, sets.preprocessing, patch))
-    transfer.prepare(model, config.optim)
-    model.to(device)
-    model.checkpoint_activations = config.compute.checkpoint_activations
-    to_fp8(model, config.compute, device)
+    model, origin = _starting_model(config, sets, device, resume=has_checkpoint)
     if config.probe.method != "none":
         _check_can_probe(run_dir, world, resume=resume)
         for line in probe_plan(config, sets, model, device, run_dir.path) if progress else ():
@@ -147,6 +140,19 @@ def _train(
     finally:
         reporter.bar.close()
     return world.run_on_first(lambda: run_result(run, state))
+
+
+def _starting_model(config: RunConfig, sets: Sets, device: torch.device, *, resume: bool) -> tuple[ViT, Origin | None]:
+    """The model before its first step, or before its checkpoint is read, on its device; and where it is from."""
+    model, origin = transfer.initial_model(config, sets.preprocessing, sets.train.classes, resume=resume)
+    if config.init.patches == "whitened" and not resume:
+        patch = pair(config.model.patch_size)
+        whiten_patches(model.patch_embed.proj, *patch_statistics(sets.train, sets.preprocessing, patch))
+    transfer.prepare(model, config.optim)
+    model.to(device)
+    model.checkpoint_activations = config.compute.checkpoint_activations
+    to_fp8(model, config.compute, device)
+    return model, origin
 
 
 def build_run(
