@@ -1,7 +1,7 @@
 """Which of several settings pay? A balanced screen of a recipe at equal time, equal FLOP or equal epochs.
 
     python bench/screen.py cifar10-cpu --minutes 6 --seeds 0 --name flags --factors optim.muon-lr=0.02,0.04
-        model.qk-norm=no,yes model.num-registers=0,4 optim.label-smoothing=0.1,0.2
+        model.qk-norm=false,true model.num-registers=0,4 optim.label-smoothing=0.1,0.2
 
 Each factor is a setting with a low and a high value; settings that change together are joined by `+`, as in
 `model.hidden-size=64,96+model.num-attention-heads=2,3`; a list is quoted, `"schedule.progressive-until=.35 .7,.5 .8"`.

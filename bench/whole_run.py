@@ -23,7 +23,7 @@ from results_file import save
 
 import vitrail
 from vitrail import recipes
-from vitrail.training import inputs, loop, step
+from vitrail.training import inputs, keeping, step
 
 train = importlib.import_module("vitrail.training.train")  # the package has a function of this name
 SECONDS = dict.fromkeys(("data loading", "augment", "forward", "backward", "optimiser", "evaluation", "saving"), 0.0)
@@ -73,7 +73,7 @@ def main() -> None:
     count_steps()
     timed(inputs.Inputs, "__call__", "augment")
     timed(train, "load_sets", "data loading")
-    timed(loop, "evaluate", "evaluation")
+    timed(keeping, "evaluate", "evaluation")
     timed(train.Checkpointer, "save", "saving")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -32,7 +32,7 @@ LITTLE = {
     "input.py": "--rounds 1 --seconds 0 --cases small --out OUT",
     "inference.py": "--rounds 1 --seconds 0 --skip accuracy memory --out OUT",
     "recipe_seeds.py": "digits --seeds 0 --runs OUT/runs",
-    "screen.py": "digits --epochs 1 --factors model.qk-norm=no,yes --runs OUT/runs",
+    "screen.py": "digits --epochs 1 --factors model.qk-norm=false,true --runs OUT/runs",
     "pretraining.py": "--data-root DATA --labels 2 --images 200 --held-out 3 --epochs 1 --steps 2 --seeds 1 --out OUT",
     "dinov2_cifar.py": "--weights builtin:cifar100-conv --images 100 --val 50 --image-size 32 --epochs 1 "
     "--recipes finetune-last --out OUT",

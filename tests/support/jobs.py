@@ -50,7 +50,7 @@ def log_batches(run: str, sections: dict[str, dict[str, Any]], log: str) -> None
         own = run.world.share_of(done.size)
         count = own.stop - own.start
         record = {"step": state.step, "rank": run.world.rank, "ids": batch.ids[:count].tolist()}
-        images = done.images[:count].double().flatten(1).sum(1).tolist()
+        images = done.given.images[:count].double().flatten(1).sum(1).tolist()
         with open(f"{log}.{run.world.rank}", "a") as file:
             file.write(json.dumps({**record, "images": images}) + "\n")
         return done

@@ -13,20 +13,20 @@ RUN = """
 import json, os, sys
 from dataclasses import replace
 import vitrail
-from vitrail.training import loop
+from vitrail.training import keeping
 
 def resident_mib():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-seen, original = [], loop.evaluate
+seen, original = [], keeping.evaluate
 
 def evaluate(*args, **options):
     result = original(*args, **options)
     seen.append(resident_mib())
     return result
 
-loop.evaluate = evaluate
+keeping.evaluate = evaluate
 config = vitrail.recipes.get("digits")
 config = replace(
     config,
