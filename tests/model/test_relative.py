@@ -10,12 +10,14 @@ from PIL import Image
 
 import vitrail
 from tests.support.random_vit import random_vit
+from vitrail.config import OptimConfig
 from vitrail.errors import ConfigError
 from vitrail.explanation.trace import embed, kept, logits_of, trace
 from vitrail.model import ViT, record_attention
 from vitrail.model.relative import Places, RelativePositions, resample_table
 from vitrail.model.vit import Attention, attention_written_out
 from vitrail.runtime.merging import merged_logits
+from vitrail.training.optim import build_optimizers
 from vitrail.weights.writer import write
 
 
@@ -71,6 +73,10 @@ def test_tables_learn_and_are_not_decayed() -> None:
     names = [name for name, _ in model.named_parameters() if name.endswith("relative.table")]
     assert len(names) == 2
     assert set(names) <= model.no_weight_decay()
+    optimizers = build_optimizers(model, OptimConfig(name="muon", lr=1e-3, muon_lr=0.02))
+    rates = {id(p): g["peak_lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    assert {rates[id(model.get_parameter(name))] for name in names} == {4e-3}
+    assert rates[id(model.pos_embed)] == 1e-3
     assert all(bool(model.get_parameter(name).grad.abs().sum() > 0) for name in names)  # type: ignore[union-attr]
 
 

@@ -18,6 +18,8 @@ from vitrail.model import ViT
 
 # Quintic of the Newton-Schulz iteration, chosen for slope at zero rather than for convergence to exactly 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+# Tables of relative positions begin at zero and have to become as large as scores: they move faster (docs/LOG.md).
+_TABLE_RATE = 4.0
 
 
 class Muon(torch.optim.Optimizer):
@@ -95,8 +97,9 @@ def orthogonalise(
 def build_optimizers(model: ViT, config: OptimConfig, num_examples: int = 0) -> list[torch.optim.Optimizer]:
     """The optimisers of a run; each parameter is in exactly one group of one of them.
 
-    Biases, norms, scales, tokens and positions are not decayed unless config.decay_all says so. Every group keeps
-    its peak learning rate under "peak_lr", which the schedule multiplies.
+    Biases, norms, scales, tokens and positions are not decayed unless config.decay_all says so. Tables of relative
+    positions move at four times the rate. Every group keeps its peak learning rate under "peak_lr", which the schedule
+    multiplies.
 
     Args:
         num_examples: of the training set; matters where config.lr_examples is more; 0: unknown.
@@ -109,6 +112,8 @@ def build_optimizers(model: ViT, config: OptimConfig, num_examples: int = 0) -> 
         if not parameter.requires_grad:
             continue
         scale = config.layer_decay ** (model.config.num_hidden_layers + 1 - layer_of(name, model))
+        if name.endswith("relative.table"):
+            scale *= _TABLE_RATE
         if config.name == "muon" and not config.lora_rank and _is_hidden_matrix(name, parameter, model):
             matrices[scale, 3 if name.endswith("attn.qkv.weight") else 1].append(parameter)
         else:
