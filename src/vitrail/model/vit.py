@@ -285,9 +285,10 @@ class ViT(nn.Module):
         interpolate_pos_encoding: bool = False,
     ) -> Float[Tensor, "B N D"]:
         """Encode images as normed tokens: class, distillation, registers, patches. Arguments as of forward."""
-        stride_y, stride_x = token_stride(self.config)
-        places = Places((pixel_values.shape[2] // stride_y, pixel_values.shape[3] // stride_x))
-        x = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding)
+        x, places = self._embed(pixel_values, bool_masked_pos, interpolate_pos_encoding), None
+        if self.config.relative_positions:
+            stride_y, stride_x = token_stride(self.config)
+            places = Places((pixel_values.shape[2] // stride_y, pixel_values.shape[3] // stride_x))
         return self.features_from(0, x, places)
 
     def tokens_before(self, block: int, pixel_values: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
