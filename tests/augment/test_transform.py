@@ -1,6 +1,7 @@
 """The whole transform: prepare, the exact path, the reference policy, independence of the batch, no waiting."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -299,3 +300,16 @@ def test_cuda_agrees_with_the_cpu(config: AugmentConfig) -> None:
     assert on_gpu.is_cuda
     # Coordinates differ in the last bits: a pixel on the outline may fall on the other side.
     assert ((on_gpu.cpu() - on_cpu).abs() < 1e-3).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("kind", ["random", "alternating"])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_flips_are_those_of_the_pixels(kind: Literal["random", "alternating"], epoch: int) -> None:
+    preprocessing = Preprocessing(image_size=(4, 4), decode_size=(4, 4))
+    augment = Augment(AugmentConfig(flip=0.5, flip_kind=kind), preprocessing, seed=5)
+    images = torch.arange(64 * 3 * 16, dtype=torch.int64).remainder(251).to(torch.uint8).view(64, 3, 4, 4)
+    ids = torch.arange(64)
+    plain, mirrored = prepare(images, preprocessing), augment.flips(ids, epoch)
+    assert 0 < int(mirrored.sum()) < 64
+    expected = torch.where(mirrored[:, None, None, None], plain.flip(3), plain)
+    torch.testing.assert_close(augment(images, ids, epoch), expected)

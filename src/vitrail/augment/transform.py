@@ -159,9 +159,7 @@ class Augment:
 
     def flips(self, ids: Int64[Tensor, "B"], epoch: int) -> Bool[Tensor, "B"]:
         """Which images are mirrored."""
-        if self.config.flip_kind == "alternating":
-            return alternating(self.seed, epoch, ids, Draw.FLIP) < self.config.flip
-        return uniform(self.seed, epoch, ids, [Draw.FLIP])[0] < self.config.flip
+        return self._flips(self._drawn(ids, epoch) if self._draws else {}, ids)
 
     def crops(self, ids: Int64[Tensor, "B"], epoch: int) -> Float[Tensor, "B 4"]:
         """The random resized crop of each image: area as a fraction, logarithm of the aspect, place in x and y.

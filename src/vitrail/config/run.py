@@ -66,8 +66,8 @@ class DataConfig:
     """Decoded images beyond this many MiB are kept in a memory-mapped file in the cache folder instead, or decoded each
     time they are needed (data.store)."""
     cache_gib: float = 100.0
-    """Most GiB that the cache folder may take for decoded images, for the parts of data sets that are fetched from
-    elsewhere, and for a teacher's answers; what was not used for longest is deleted first."""
+    """Most GiB that the cache folder may take for each of: decoded images, parts of data sets that are fetched from
+    elsewhere, a teacher's answers, tokens of frozen layers; what was not used for longest is deleted first."""
     ahead_mib: int = 256
     """MiB of images that are decoded before they are needed, where they are decoded each time."""
     shuffle: Literal["auto", "exact"] = "auto"
