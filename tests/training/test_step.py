@@ -178,6 +178,16 @@ def test_class_weights_do_not_depend_on_how_a_batch_is_cut() -> None:
         torch.testing.assert_close(parts.model.state_dict()[name], tensor, atol=ACCUMULATION_TOLERANCE, rtol=0)
 
 
+def test_a_target_of_zeros_adds_nothing_with_label_smoothing() -> None:
+    """An image that could not be read: its pixels are black and its target is empty."""
+    images, labels = _batch()
+    step = _step(OptimConfig(label_smoothing=0.1))
+    logits, targets = step.model(images)["logits"], F.one_hot(labels, 3).float()
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    targets[5] = expected[5] = 0.0
+    torch.testing.assert_close(step._loss_by_labels(logits, targets), expected.mean())
+
+
 def test_an_average_that_keeps_the_start_lies_between_it_and_the_end() -> None:
     torch.manual_seed(0)
     model = ViT(TINY)

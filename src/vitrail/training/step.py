@@ -160,12 +160,16 @@ class TrainStep:
         return torch.lerp(by_labels, by_teacher.mean(), self.distill.weight)
 
     def _loss_by_labels(self, logits: Float32[Tensor, "B L"], targets: Tensor) -> Tensor:
-        smoothing, counted_by = self.optim.label_smoothing, self.class_weights
+        smoothing, counted_by, soft = self.optim.label_smoothing, self.class_weights, targets
+        if smoothing and targets.is_floating_point():
+            # Not cross_entropy's own, which gives a target of zeros, an image that could not be read, its share too.
+            soft = targets * (1 - smoothing) + targets.sum(1, keepdim=True) * (smoothing / targets.shape[1])
+            smoothing = 0.0
         if counted_by is None:
-            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+            return F.cross_entropy(logits, soft, label_smoothing=smoothing)
         # Not through cross_entropy's own `weight`, which divides by the weights in the batch: the gradient would then
         # depend on how a batch is cut into parts.
-        losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+        losses = F.cross_entropy(logits, soft, label_smoothing=smoothing, reduction="none")
         return (losses * (targets @ counted_by if targets.is_floating_point() else counted_by[targets])).mean()
 
     def where_not_finite(
