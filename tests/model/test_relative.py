@@ -80,10 +80,13 @@ def test_tables_learn_and_are_not_decayed() -> None:
     assert all(bool(model.get_parameter(name).grad.abs().sum() > 0) for name in names)  # type: ignore[union-attr]
 
 
-def test_another_grid_keeps_distances_as_fractions_of_the_image() -> None:
+def test_a_smaller_grid_keeps_offsets_in_patches_and_a_larger_one_stretches_them() -> None:
     table = torch.linspace(-1, 1, 7)[:, None].expand(7, 7).clone()[None]
-    assert resample_table(table, (4, 4)) is table
-    torch.testing.assert_close(resample_table(table, (2, 2))[0, :, 0], torch.tensor([-1.0, 0.0, 1.0]))
+    assert torch.equal(resample_table(table, (4, 4)), table)
+    assert torch.equal(resample_table(table, (2, 3)), table[:, 2:5, 1:6])
+    stretched = resample_table(table, (3, 7))
+    assert stretched.shape == (1, 5, 13)
+    torch.testing.assert_close(stretched[0, :, 0], table[0, 1:6, 0])
     model = _model()
     out = model(_images(model, 24), interpolate_pos_encoding=True)["logits"]
     resized = ViT(dataclasses.replace(model.config, image_size=24)).eval()

@@ -1,7 +1,7 @@
 """Relative positions: a learned number for each head and each offset from one patch to another, added to the scores.
 
 In: where tokens lie. Out: [A, N, N] for the patches of a grid, or [B, A, N, N] where each image keeps its own patches.
-Paper: arXiv:2103.14030, section 3.2 (the bias); resampled for another grid as positions are.
+Paper: arXiv:2103.14030, section 3.2 (the bias; there it is stretched for a larger grid, as here).
 """
 
 from dataclasses import dataclass
@@ -65,8 +65,13 @@ def offset_numbers(grid: tuple[int, int], device: torch.device | None = None) ->
 
 
 def resample_table(table: Float[Tensor, "A old_y old_x"], grid: tuple[int, int]) -> Float[Tensor, "A new_y new_x"]:
-    """The table for another grid: the same fractions of the image keep their numbers; bicubic, in fp32."""
+    """The table for another grid. In a smaller one an offset of so many patches keeps its number (docs/LOG.md: better
+    than fractions of the image where training begins with small images); for a larger one the table is stretched:
+    bicubic, in fp32.
+    """
     size = 2 * grid[0] - 1, 2 * grid[1] - 1
+    top, left = (max(0, old - new) // 2 for old, new in zip(table.shape[1:], size, strict=True))
+    table = table[:, top : table.shape[1] - top, left : table.shape[2] - left]
     if tuple(table.shape[1:]) == size:
-        return table
+        return table.contiguous()
     return F.interpolate(table.float()[None], size=size, mode="bicubic", align_corners=True)[0].to(table.dtype)
