@@ -114,7 +114,9 @@ def _of_files(paths: list[str | Path], samples: int, on_note: OnNote) -> Images:
         except ImageError as error:
             errors.append(error)
     if not encoded:
-        raise DataError("None of these files is an image.", got="; ".join(map(str, errors[:3])))
+        raise DataError(
+            "None of these files is an image.", got="; ".join(map(str, errors[:3])), do="What is read: docs/data.md"
+        )
     if errors:
         on_note(f"left out: {'; '.join(map(str, errors[:3]))}{f' and {len(errors) - 3} more' if errors[3:] else ''}")
     return Images(
@@ -146,7 +148,7 @@ def _of_data(
     choices = ["val"] if own_data and held_out else []
     wanted = split or next(one for one in (*choices, "test", "all") if one in available)
     found = datasets.draw(config, wanted, samples, card.classes, source)
-    name = config.spec if config.spec in NAMED_SETS else "data of your own"
+    name = config.spec if config.spec in NAMED_SETS else "of your own data"
     return Images(
         encoded=found.encoded,
         labels=found.labels,

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> Answer:
         f"A: {', '.join(found.first.names)}   B: {', '.join(found.second.names)}",
         f"B less A: {100 * paired.difference:+.2f} points, between {100 * paired.low:+.2f} and "
         f"{100 * paired.high:+.2f}; loss {loss.value:+.4f}, between {loss.low:+.4f} and {loss.high:+.4f}",
-        f"{paired.only_second} images are right in B alone, {paired.only_first} in A alone; "
+        f"right in B alone: {paired.only_second}, in A alone: {paired.only_first}; "
         f"both have {found.both_right} right and {found.both_wrong} wrong",
     ]
     rows = [

@@ -99,7 +99,9 @@ def run(args: argparse.Namespace) -> Answer:
     odd = sorted({name for one in found.items for name in (r.label for r in one.top) if not is_drawable(name)})
     if odd:
         names = ", ".join(shown(name, 40) for name in odd[:5])
-        lines.append(f"note: in the sheet these classes have their number, which its font can show: {names}")
+        lines.append(
+            f"note: the font of the sheet lacks letters of these classes, which have their number there: {names}"
+        )
     lines += [f"note: {note}" for note in found.notes]
     lines += [f"unreadable: {error}" for error in errors]
     lines.append(f"{found.method} on {found.engine}: {os.path.join(out, 'sheet.png')}")

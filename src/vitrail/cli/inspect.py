@@ -108,7 +108,8 @@ def _text(source: str, values: dict[str, Any], card: "Card") -> list[str]:
         (
             "function",
             f"pooling {geometry.pooling}, {geometry.activation}, eps {geometry.layer_norm_eps:g}, norm of "
-            f"{geometry.final_norm}, {geometry.num_registers} registers, positions {geometry.position}",
+            f"{geometry.final_norm}, {geometry.num_registers} registers, positions {geometry.position}"
+            f"{' and relative' if geometry.relative_positions else ''}",
         ),
         ("classes", classes),
         ("images", f"{steps.channels} {steps.image_size}; {resize}; mean {steps.mean}, std {steps.std}"),

@@ -127,7 +127,9 @@ def _answer(results: Sequence["Prediction | ImageError"], engine: dict[str, Any]
     errors = [result for result in results if isinstance(result, ImageError)]
     predictions = [result for result in results if not isinstance(result, ImageError)]
     if not predictions:
-        raise DataError("None of these files is an image.", got="; ".join(map(str, errors[:3])))
+        raise DataError(
+            "None of these files is an image.", got="; ".join(map(str, errors[:3])), do="What is read: docs/data.md"
+        )
 
     values: dict[str, Any] = {
         "predictions": [

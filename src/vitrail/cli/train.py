@@ -159,7 +159,9 @@ def verdict(result: "RunResult") -> list[str]:
     if reached > best:
         return lines
     _, high = wilson(result.evaluation["num_correct"], result.evaluation["num_examples"])
-    doubt = f", a difference that {count} images cannot tell from chance" if best < high and reached < best else ""
+    low, _ = wilson(round(best * count), count)
+    is_unsure = reached < best and (best < high or low < reached)
+    doubt = f", a difference that {count} images cannot tell from chance" if is_unsure else ""
     doubt = f", a tie on {count} images" if reached == best else doubt
     kept = "the starting weights are kept as the model; " if not result.best.epoch else ""
     votes = " (which needs the training images, so it cannot be saved as a model)" if name == "k-NN" else ""
@@ -173,11 +175,14 @@ def verdict(result: "RunResult") -> list[str]:
 def _reconstruction(result: "RunResult") -> list[str]:
     """How well the encoder fills what is masked."""
     found = result.evaluation
-    return [
+    lines = [
         f"loss       {found['loss']:.4f} on {found['num_examples']} images of the {found['split']} split, the mean "
         "absolute error of masked pixels",
         f"compared   {found['mean_colour_loss']:.4f} for patches painted in their mean colour",
     ]
+    if found["loss"] >= found["mean_colour_loss"]:
+        lines.append("           the encoder has learnt nothing that helps yet: train longer, --schedule.epochs")
+    return lines
 
 
 def _accuracies(result: "RunResult") -> list[str]:

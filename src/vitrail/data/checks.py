@@ -92,6 +92,10 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: {len(empty)} {'class has' if len(empty) == 1 else 'classes have'} no images: {few(empty)}"
             )
+        alone = [label for label, count in split["per_class"].items() if count == 1]
+        if alone and name == "train" and "val" not in answer["splits"]:
+            which = "class has" if len(alone) == 1 else "classes have"
+            lines.append(f"train: {len(alone)} {which} a single image, and none to measure on: {few(alone)}")
     if answer["leaks"]:
         lines.append(f"{_images_are(answer['leaks'])} in more than one split: accuracy measured there is too high")
     if answer["conflicts"]:

@@ -5,8 +5,8 @@ The score is of the final weights on the 10,000 test images; nothing was chosen 
 
 from dataclasses import replace
 
-from vitrail.config import RunConfig, ScheduleConfig
-from vitrail.recipes.cifar10 import cifar10_cpu, cifar10_cpu_conv
+from vitrail.config import AugmentConfig, EvaluationConfig, RunConfig
+from vitrail.recipes.cifar10 import MUON, SMALL_PLAIN, cifar10_cpu_conv, cifar10_data, small_images_first
 
 # Of the training images, pixels in [0, 1].
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
@@ -17,13 +17,7 @@ def _on_cifar100(config: RunConfig, epochs: int) -> RunConfig:
     return replace(
         config,
         data=replace(config.data, spec="cifar100", mean=CIFAR100_MEAN, std=CIFAR100_STD),
-        schedule=ScheduleConfig(
-            epochs=epochs,
-            warmup_fraction=0.05,
-            shape="linear",
-            progressive_scales=(0.5, 0.75),
-            progressive_until=(0.35, 0.7),
-        ),
+        schedule=small_images_first(epochs),
     )
 
 
@@ -36,11 +30,17 @@ def cifar100_cpu() -> RunConfig:
     Expected: 47.46 % (1 seed), with 33,334 of the 50,000 training images (docs/LOG.md)
     Source: ours; Muon after Jordan et al. 2024
     """
-    config = _on_cifar100(cifar10_cpu(), epochs=20)
     model = replace(
-        config.model, hidden_size=96, num_attention_heads=3, num_hidden_layers=5, use_class_token=True, pooling="cls"
+        SMALL_PLAIN, hidden_size=96, num_attention_heads=3, num_hidden_layers=5, use_class_token=True, pooling="cls"
     )
-    return replace(config, model=model)
+    config = RunConfig(
+        data=cifar10_data(128),
+        model=model,
+        augment=AugmentConfig(flip=0.5, crop_padding=2, fill="reflect"),
+        optim=MUON,
+        evaluation=EvaluationConfig(split="test", every_epochs=0),
+    )
+    return _on_cifar100(config, epochs=20)
 
 
 def cifar100_cpu_conv() -> RunConfig:

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from vitrail.config import AugmentConfig, EvaluationConfig, OptimConfig, PretrainConfig, RunConfig, ScheduleConfig
-from vitrail.recipes.cifar10 import cifar10_cpu
+from vitrail.config import AugmentConfig, EvaluationConfig, PretrainConfig, RunConfig, ScheduleConfig
+from vitrail.recipes.cifar10 import MUON, SMALL_PLAIN, cifar10_data
 
 
 def pretrain_cpu() -> RunConfig:
-    """The plain ViT of cifar10-cpu learns from small images without labels on a CPU: SimMIM, 60 % of each image masked.
+    """A small plain ViT learns from small images without labels on a CPU: SimMIM, 60 % of each image masked.
 
     Command: vitrail pretrain pretrain-cpu --data SPEC
     Hardware: a laptop's CPU for images of 32 pixels
@@ -16,12 +16,11 @@ def pretrain_cpu() -> RunConfig:
     Source: SimMIM, arXiv:2111.09886: mask ratio 0.6, a linear layer to the pixels, L1 on the masked ones; Muon after
         Jordan et al. 2024
     """
-    config = cifar10_cpu()
-    return replace(
-        config,
-        model=replace(config.model, use_mask_token=True),
+    return RunConfig(
+        data=cifar10_data(128),
+        model=replace(SMALL_PLAIN, use_mask_token=True),
         augment=AugmentConfig(flip=0.5, crop_padding=4, fill="reflect"),
-        optim=OptimConfig(name="muon", lr=2e-3, muon_lr=0.02, betas=(0.9, 0.95), weight_decay=0.05),
+        optim=replace(MUON, label_smoothing=0.0),
         schedule=ScheduleConfig(epochs=20, warmup_fraction=0.05, shape="linear"),
         evaluation=EvaluationConfig(split="val", every_epochs=1),
         pretrain=PretrainConfig(objective="simmim"),

@@ -10,6 +10,7 @@ from vitrail.reporting.confidence import FEWEST, Confidence
 from vitrail.reporting.images import DataFacts
 from vitrail.reporting.measured import ClassFigures, Estimate, Measured
 from vitrail.reporting.subject import Subject
+from vitrail.statistics import wilson
 
 FEW, SMALL = 30, 10
 """Images of a class below which it is not judged; below which its figures say nothing."""
@@ -125,7 +126,7 @@ def _of_the_run(subject: Subject, main: SplitAccuracy | None, measured: Measured
         if subject.state == "running":
             yield Finding("state", "warning", f"The run is still training: {done} steps are done.")
         else:
-            text = f"The run was interrupted: {done} steps are done. --resume goes on with it."
+            text = f"Interrupted: the log ends at step {done}. vitrail train --run RUN --resume finishes it."
             yield Finding("state", "warning", text)
     if curves and curves.best and curves.best.step == 0 and len(curves.evaluations) > 1:
         text = "The best weights are those before the training: no epoch was better on the images that choose."
@@ -173,7 +174,7 @@ def _of_accuracy(subject: Subject, found: Measured) -> Iterator[Finding]:
         text = "Some of its answers are not numbers: the weights are damaged, or they overflow in this precision."
         yield Finding("numbers", "warning", text)
     if n < FEW:
-        advice = "Get more of them; or train anew and hold out more: finetune ... --data.validation-fraction 0.3."
+        advice = "Get more of them; or train anew and hold out a larger part: --data.validation-fraction."
         yield Finding("few", "warning", f"{n} images are too few to tell much. {advice}")
     elif (width := accuracy.high - accuracy.low) > 0.1:
         text = f"Few images: with {n}, the accuracy may lie anywhere from {percent(accuracy.low)} to "
@@ -188,7 +189,8 @@ def _of_accuracy(subject: Subject, found: Measured) -> Iterator[Finding]:
     if (base := subject.baseline) is not None:
         best, name = max((base.linear, "logistic regression"), (base.knn, "nearest neighbours"))
         text = f"{name} on the features of the pretrained weights reached {percent(best)} ({base.split})"
-        if best > accuracy.high:
+        surely, _ = wilson(round(best * base.num_examples), base.num_examples)
+        if best > accuracy.high and surely > accuracy.value:
             yield Finding("baseline", "warning", f"Training made it worse: {text}.")
         elif best >= accuracy.low:
             level: Level = "warning" if best > accuracy.value else "note"
@@ -298,8 +300,8 @@ def limits(
         "Copies of training images among the measured ones were not looked for, nor several pictures of one scene: "
         "both make the accuracy too high and the intervals too narrow. vitrail data check finds exact copies."
     )
-    if confidence and confidence.temperature and confidence.temperature.applied and measured:
-        if measured.split == "val":
+    if confidence and confidence.temperature and confidence.temperature.value != 1 and measured:
+        if confidence.temperature.applied and measured.split == "val":
             found.append("The temperature was fitted to these validation images: it looks a little better than it is.")
     elif confidence:
         found.append("The confidences are the softmax as it is, without a temperature.")

@@ -55,11 +55,12 @@ def work_lines(
     """Model, data and work in a line; one more for classes of very different size."""
     parameters = sum(p.numel() for p in model.parameters())
     chosen = "chosen and " if config.evaluation.every_epochs and config.evaluation.split == "test" else ""
+    relative = " with relative positions" if model.config.relative_positions else ""
     used = str(autocast_dtype(config.compute, device) or "fp32").removeprefix("torch.")
     what = plan_line(config) if config.is_pretraining else _classes(sets.train)
     then = f", the best model then once on {len(sets.test)} of the test split" if sets.test else ""
     return [
-        f"{model.config.kind}, {parameters / 1e6:.2f} M parameters, {what}; "
+        f"{model.config.kind}{relative}, {parameters / 1e6:.2f} M parameters, {what}; "
         f"{len(sets.train)} training images, {work}; "
         f"{chosen}measured on {len(sets.held_out)} images of the {config.evaluation.split} split{then}; "
         f"{device}, {used}{f', linear layers by {linear}' if linear else ''}; {path}",

@@ -191,7 +191,7 @@ def teacher_lines(config: RunConfig, about: dict[str, Any] | None) -> list[str]:
     ]
     if about["outside"]:
         lines.append(
-            "teacher        it learnt from other images than this run's training set; some of those measured here may "
-            "be among them"
+            "teacher        it, or the weights that it began with, learnt from other images than this run's training "
+            "set; some of those measured here may be among them"
         )
     return lines

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from vitrail.config import Preprocessing, ViTConfig, from_json
 from vitrail.config.strict_json import typed
-from vitrail.errors import ConfigError, WeightsError, shown
+from vitrail.errors import ConfigError, WeightsError, shell_word, shown
 from vitrail.reading import DAMAGE, open_regular, parsed_json
 from vitrail.schema import ANYTHING, FLAG, TEXT, Schema, by_name, checked, many, record, whole
 from vitrail.tensor_header import HEADER_SHA256, Header, header_sha256, is_safetensors, read_header
@@ -134,6 +134,11 @@ def model_path(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
         path = path / BEST_MODEL
+    if not path.is_file() and (path.parent / "environment.json").is_file():
+        raise WeightsError(
+            f"{source}: this run has no model yet.",
+            do=f"Go on with it until its end: vitrail train --run {shell_word(source)} --resume",
+        )
     if not path.is_file():
         raise WeightsError(
             f"{source}: there is no model here.",

@@ -15,6 +15,10 @@ _READ = "safetensors, .npz, or a torch file"
 _FROM_TORCH = (
     "Take the weights from before the export: what torch.save(model.state_dict(), ...) or save_pretrained writes."
 )
+_FROM_ONNX = (
+    "If vitrail export wrote it: predict, inspect and serve take it, everything else the run that it was made of. "
+    + _FROM_TORCH
+)
 _FROM_OTHER = "Open it in its own library and save the weights as safetensors in the form of transformers or timm."
 # First bytes of kinds that people have and that are not read -> what they are, what to do.
 _KNOWN = (
@@ -43,8 +47,7 @@ _KNOWN_FOLDERS = (
     (
         "*.onnx",
         "an ONNX export, which is not read here",
-        "If vitrail export wrote it: predict, inspect and serve take it, everything else the run that it was made of. "
-        + _FROM_TORCH,
+        _FROM_ONNX,
     ),
     ("*.gguf", "GGUF, for llama.cpp, which is not read", _FROM_TORCH),
     ("*.tflite", "an export for TensorFlow Lite, which is not read", _FROM_TORCH),
@@ -88,7 +91,7 @@ def kind_of(file: Path) -> Kind:
     elif head[257:262] == b"ustar":
         what, do = "a tar archive", "Unpack it first."
     elif head[:1] == b"\x08" and (file.suffix == ".onnx" or b"pytorch" in head[:64] or b"onnx" in head[:64]):
-        what, do = "an ONNX export, which is not read", _FROM_TORCH
+        what, do = "an ONNX export, which is not read here", _FROM_ONNX
     elif file.suffix == ".msgpack":
         what, do = "weights of Flax, which are not read in this form", _FROM_OTHER
     raise WeightsError(f"{file}: is {what}.", expected=_READ, do=do)

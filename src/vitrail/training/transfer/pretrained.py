@@ -61,6 +61,11 @@ def initial_model(
     expected, found = model.state_dict(), loaded.state_dict()
     wrong = [n for n in expected.keys() | found.keys() if n not in found or n not in expected]
     wrong += [n for n in expected.keys() & found.keys() if expected[n].shape != found[n].shape]
+    if wrong and all(name.endswith("relative.table") for name in wrong):
+        raise RunError(
+            f"{config.init.weights} {'has no' if geometry.relative_positions else 'has'} relative positions.",
+            do="Leave model.relative-positions to the weights.",
+        )
     if wrong:
         raise RunError(
             f"{config.init.weights} has a different geometry from the model of this run.",
