@@ -249,7 +249,7 @@ def test_a_run_that_was_killed_before_it_measured_anything(tmp_path: Path) -> No
     report = report_of(tmp_path, log=default_log()[:5])
     assert report.verdict.answer == "no" and report.measured is None
     assert "Nothing has been measured yet" in report.verdict.headline
-    assert "5 of 40 steps" in report.verdict.findings[0].text
+    assert "step 5 of 40" in report.verdict.findings[0].text
     text = (tmp_path / "run" / "report.html").read_text()
     assert "loss over the steps" in text
     assert json.loads((tmp_path / "run" / "report.json").read_text())["measured"] is None

@@ -67,10 +67,19 @@ def check(config: DataConfig, *, progress: bool = False) -> dict[str, Any]:
         "leaks": leaks,
         "conflicts": [_named(source, group) for group in mixed],
         "num_ignored_files": source.num_ignored,
-        "notes": list(source.notes),
+        "notes": [*source.notes, *_too_small(splits)],
     }
     warnings = [*_warnings(answer), *case_twins(source.classes)]
     return {**answer, "warnings": warnings, "is_clean": not warnings}
+
+
+def _too_small(splits: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for classes that cannot be trained on, because nothing of them could be held out."""
+    alone = [label for label, count in splits.get("train", {}).get("per_class", {}).items() if count == 1]
+    if not alone or "val" in splits:
+        return []
+    which = "class has a single image" if len(alone) == 1 else "classes have a single image each"
+    return [f"train: {len(alone)} {which}, too few to train on and to measure: {few(alone)}"]
 
 
 def _named(source: Source, group: list[tuple[str, int]]) -> list[str]:
@@ -92,10 +101,6 @@ def _warnings(answer: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: {len(empty)} {'class has' if len(empty) == 1 else 'classes have'} no images: {few(empty)}"
             )
-        alone = [label for label, count in split["per_class"].items() if count == 1]
-        if alone and name == "train" and "val" not in answer["splits"]:
-            which = "class has" if len(alone) == 1 else "classes have"
-            lines.append(f"train: {len(alone)} {which} a single image, and none to measure on: {few(alone)}")
     if answer["leaks"]:
         lines.append(f"{_images_are(answer['leaks'])} in more than one split: accuracy measured there is too high")
     if answer["conflicts"]:
