@@ -257,11 +257,14 @@ def test_a_self_test_that_finds_something_wrong_ends_with_another_status(
     assert json.loads(out)["ok"] == (not failures) if as_json else all(line in out for line in failures)
 
 
-def test_a_data_check_that_finds_something_wrong_ends_with_another_status(images: Path, tmp_path: Path) -> None:
+def test_a_data_check_that_finds_something_wrong_ends_with_another_status(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, file in (("one", "a.png"), ("two", "b.png")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes((images / file).read_bytes())
     assert main(["data", "check", str(tmp_path)]) == 0
+    assert "2 classes have a single image each, too few" in capsys.readouterr().out
     (tmp_path / "two" / "y.png").write_bytes((images / "a.png").read_bytes())
     assert main(["data", "check", str(tmp_path)]) == 2
 

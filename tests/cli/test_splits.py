@@ -95,6 +95,7 @@ def test_neighbours_that_voted_say_that_they_cannot_predict(
     [
         (25, ""),
         (20, "did not beat k-NN (0.6667 against 0.7000, a difference that 30 images cannot tell from chance)"),
+        (16, "did not beat k-NN (0.5333 against 0.7000, a difference that 30 images cannot tell from chance)"),
         (5, "did not beat k-NN (0.1667 against 0.7000)"),
     ],
 )

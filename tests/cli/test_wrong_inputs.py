@@ -84,6 +84,12 @@ def _run_below_a_file(at: Path) -> list[str]:
     return ["train", "digits", "--run", str(at / "taken" / "run")]
 
 
+def _stopped_run(at: Path) -> list[str]:
+    (at / "stopped").mkdir()
+    (at / "stopped" / "environment.json").write_text("{}")
+    return ["predict", "stopped", str(at)]
+
+
 def _model_is_text(at: Path) -> list[str]:
     (at / "m.safetensors").write_text("hello")
     return ["eval", str(at / "m.safetensors"), "--data", "digits"]
@@ -105,6 +111,8 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "a word as a number": (["train", "digits", "--schedule.epochs", "many"], "many"),
     "negative learning rate": (["train", "digits", "--optim.lr", "-1"], "optim.lr is out of range"),
     "no epochs": (["train", "digits", "--schedule.epochs", "0"], "schedule.epochs is out of range"),
+    "two lengths": (["train", "digits", "--schedule.steps", "5", "--epochs", "2"], "both say how long the run is"),
+    "distillation from nobody": (["train", "digits", "--distill.weight", ".5"], "needs a teacher"),
     "image size not divisible": (["train", "digits", "--data.image-size", "9"], "multiple of the patch"),
     "heads not dividing width": (["train", "digits", "--model.num-attention-heads", "5"], "must be a multiple"),
     "no such device": (["train", "digits", "--compute.device", "cuda:9"], "not available here"),
@@ -122,6 +130,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "hub data set": (["train", "digits", "--data", "hf:owner/name"], "not"),
     "run is a file": (_run_is_a_file, "not free"),
     "run below a file": (_run_below_a_file, "cannot be written"),
+    "a run that was stopped": (_stopped_run, "vitrail train --run stopped --resume"),
     "no such model": (["eval", "nowhere"], "no weights here"),
     "model is text": (_model_is_text, "not a weight file"),
     "classes beyond the model": (_classes_beyond_the_model, "ten"),

@@ -305,6 +305,9 @@ def test_weights_of_another_geometry_are_refused(source: Path) -> None:
     other = replace(config, model=replace(config.model, num_hidden_layers=config.model.num_hidden_layers + 1))
     with pytest.raises(RunError, match="a different geometry"):
         initial_model(other, data.preprocessing_for(other.data), ("a", "b"), resume=False)
+    other = replace(config, model=replace(config.model, relative_positions=True))
+    with pytest.raises(RunError, match="has no relative positions"):
+        initial_model(other, data.preprocessing_for(other.data), ("a", "b"), resume=False)
 
 
 @pytest.mark.long
