@@ -111,7 +111,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
         settings: flags and their values, as typed.
         prog: the command, as messages name it.
     Raises:
-        ConfigError: an unknown field, a value of another type, one out of range, or one that would change nothing.
+        ConfigError: an unknown field, a value of another type, or one out of range.
     """
     changes: dict[str, Any] = {}
     rest = list(settings)
@@ -129,15 +129,7 @@ def apply_settings(config: RunConfig, settings: Sequence[str], prog: str) -> Run
                 expected=expected(_fields()[field], as_flag(field)),
                 do=f"See: {prog} --settings",
             ) from None
-    found = changed(config, changes)
-    if idle := [field for field in changes if field.startswith("distill.") and not found.distill.teacher]:
-        raise ConfigError(f"{as_flag(idle[0])} needs a teacher.", do="Name one: --distill.teacher WEIGHTS")
-    if changes.get("schedule.steps") and "schedule.epochs" in changes:
-        raise ConfigError(
-            "--schedule.steps and --schedule.epochs both say how long the run is.",
-            do="Give one of them; --schedule.max-steps stops early.",
-        )
-    return found
+    return changed(config, changes)
 
 
 def settings_help(config: RunConfig) -> list[str]:

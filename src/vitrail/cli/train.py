@@ -16,7 +16,7 @@ from vitrail.cli.answer import Answer
 from vitrail.cli.processes import add_process_options, launched, started_here
 from vitrail.cli.settings import apply_settings, check_said_once, settings_help
 from vitrail.cli.track import add_track_option
-from vitrail.config import RunConfig
+from vitrail.config import DistillConfig, RunConfig
 from vitrail.config.settings import with_data
 from vitrail.errors import ConfigError, shell_word
 from vitrail.terminal import columns, say
@@ -62,6 +62,8 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
     """Train as a configuration says, and tell what came of it."""
     from vitrail.training import train
 
+    if not config.distill.teacher and config.distill != DistillConfig():
+        raise ConfigError("The settings of distill need a teacher.", do="Name one: --distill.teacher WEIGHTS")
     source = None
     flags = [word.partition("=")[0] for word in args.settings if word.startswith("--")]
     if not args.resume and (args.data or "--data.spec" in flags):
