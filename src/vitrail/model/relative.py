@@ -1,7 +1,7 @@
 """Relative positions: a learned number for each head and each offset from one patch to another, added to the scores.
 
 In: where tokens lie. Out: [A, N, N] for the patches of a grid, or [B, A, N, N] where each image keeps its own patches.
-Paper: arXiv:2103.14030, section 3.2 (the bias; there it is stretched for a larger grid, as here).
+Paper: arXiv:2103.14030, section 3.2 (the bias; interpolated for another grid there, for a larger one here).
 """
 
 from dataclasses import dataclass

@@ -134,7 +134,7 @@ def model_path(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
         path = path / BEST_MODEL
-    if not path.is_file() and (path.parent / "environment.json").is_file():
+    if Path(source).is_dir() and not path.is_file() and (path.parent / "environment.json").is_file():
         raise WeightsError(
             f"{source}: this run has no model yet.",
             do=f"Go on with it until its end: vitrail train --run {shell_word(source)} --resume",
