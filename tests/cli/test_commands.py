@@ -72,6 +72,27 @@ def test_train_answers_the_promised_keys(capsys: pytest.CaptureFixture[str], tmp
 
 
 @pytest.mark.long
+def test_relative_positions_are_named_before_and_after_training(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    assert main(["train", "digits", "--run", run, "--model.relative-positions", *FAST, "--schedule.epochs", "1"]) == 0
+    assert "plain ViT with relative positions, " in capsys.readouterr().err
+    assert main(["inspect", run]) == 0
+    assert "positions learned and relative" in " ".join(capsys.readouterr().out.split())
+
+
+def test_pretraining_that_learnt_nothing_says_so(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    """Three steps on images of one colour, which their mean colour paints without an error."""
+    for i in range(12):
+        Image.new("RGB", (8, 8), (20 * i, 99, 200)).save(tmp_path / f"{i}.png")
+    args = ["pretrain", "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--image-size", "8", *FAST]
+    assert main([*args, "--data.batch-size", "4"]) == 0
+    assert "learnt nothing that helps yet: train longer" in capsys.readouterr().out
+
+
 def test_a_stored_config_is_replayed(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     again = vitrail_json(capsys, "train", "--from", str(run / "config.json"), "--run", str(tmp_path / "again"))
     assert (tmp_path / "again" / "config.json").read_bytes() == (run / "config.json").read_bytes()
