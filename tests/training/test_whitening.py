@@ -14,7 +14,7 @@ from vitrail.augment import prepare
 from vitrail.config import RunConfig, ViTConfig
 from vitrail.errors import ConfigError
 from vitrail.model import ViT
-from vitrail.model.init import whiten_patches
+from vitrail.model.init import whiten_filters, whiten_patches
 from vitrail.selftest.tiny import tiny_run
 from vitrail.training import train
 from vitrail.training.whitening import patch_statistics
@@ -71,13 +71,36 @@ def test_a_run_starts_from_it(tmp_path: Path) -> None:
     torch.testing.assert_close(model.patch_embed.proj.weight, expected.patch_embed.proj.weight, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"init.weights": "builtin:cifar100"},
-        {"model.stem_channels": (8,), "model.stem_strides": (1,), "model.stem_pools": (1,)},
-    ],
-)
-def test_what_has_no_patches_of_pixels_is_refused(settings: dict[str, object], tmp_path: Path) -> None:
+def test_the_first_convolution_sees_the_leading_directions_with_both_signs() -> None:
+    """All 9 directions of a grey 3x3 fit into 20 filters twice: answers of variance 1, and two filters left random."""
+    torch.manual_seed(0)
+    mixing = torch.randn(9, 9, dtype=torch.float64)
+    values = torch.randn(20_000, 9, dtype=torch.float64) @ mixing
+    covariance = torch.cov(values.T, correction=0)
+    convolution = torch.nn.Conv2d(1, 20, 3, bias=False)
+    random = convolution.weight.detach().clone()
+    whiten_filters(convolution, covariance, floor=0.0)
+    seen = convolution(values.float().view(-1, 1, 3, 3)).flatten(1)
+    torch.testing.assert_close(torch.cov(seen[:, :9].T), torch.eye(9), atol=1e-3, rtol=0)
+    assert torch.equal(seen[:, 9:18], -seen[:, :9])
+    assert torch.equal(convolution.weight[18:], random[18:])
+    few = torch.nn.Conv2d(1, 4, 3, bias=False)
+    whiten_filters(few, covariance, floor=0.0)
+    strengths = few.weight[:2].detach().flatten(1).double() @ torch.linalg.eigh(covariance)[1][:, -2:]
+    assert (strengths.abs() > 1e-3).sum() == 2  # the two directions of the largest variance, and nothing else
+
+
+def test_a_run_with_convolutions_starts_from_it(tmp_path: Path) -> None:
+    stem = {"stem_channels": (8,), "stem_strides": (1,), "stem_pools": (2,), "patch_size": 1}
+    still = {"lr": 1e-12, "muon_lr": 1e-12}
+    config = tiny_run(init={"patches": "whitened"}, model=stem, optim=still, schedule={"max_steps": 1})
+    model, _ = weights.load(train(config, tmp_path / "run").model)
+    train_set, preprocessing = data.load(config.data, ("train",))["train"], data.preprocessing_for(config.data)
+    expected = torch.nn.Conv2d(1, 8, 3, bias=False)
+    whiten_filters(expected, patch_statistics(train_set, preprocessing, (3, 3))[1])
+    torch.testing.assert_close(next(model.stem.parameters()), expected.weight, atol=1e-6, rtol=0)
+
+
+def test_pretrained_weights_are_not_whitened(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="whitened"):
-        vitrail.train(tiny_run(), tmp_path, settings={"init.patches": "whitened", **settings})
+        vitrail.train(tiny_run(), tmp_path, settings={"init.patches": "whitened", "init.weights": "builtin:cifar100"})

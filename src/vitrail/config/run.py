@@ -110,8 +110,9 @@ class InitConfig:
     """The classifier. match: keep the rows of classes with the same name; keep: keep all rows, in their order; reset:
     start a new one."""
     patches: Literal["random", "whitened"] = "random"
-    """First values of the patch projection of a plain ViT with random weights. whitened: random in coordinates in which
-    patches of the training images are uncorrelated and equally strong (after arXiv:2404.00498, section 3.1)."""
+    """First values of the layer that sees the pixels, of random weights. whitened: a patch projection is random in
+    coordinates in which patches of the training images are uncorrelated and equally strong; the first convolution of a
+    ViT + conv begins as the directions in which they vary most (after arXiv:2404.00498, section 3.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -473,16 +474,12 @@ class RunConfig:
         )
         if self.compute.cache_tokens:
             self._check_can_cache_tokens()
-        for name, given, off in (
-            ("init.weights", self.init.weights, ""),
-            ("model.stem_channels", self.model.stem_channels, ()),
-        ):
-            require(
-                self.init.patches == "random" or given == off,
-                "init.patches",
-                self.init.patches,
-                f"random with {name}={given!r}: whitened patches are for a plain ViT of random weights",
-            )
+        require(
+            self.init.patches == "random" or not self.init.weights,
+            "init.patches",
+            self.init.patches,
+            f"random with init.weights={self.init.weights!r}: whitened patches are for random weights",
+        )
         if self.is_pretraining:
             self._check_pretraining()
 

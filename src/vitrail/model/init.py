@@ -13,7 +13,7 @@
 | scale and shift of norms                        | 1 and 0                    | same          | same          |
 
 "in" is the number of inputs of one output; a number is the standard deviation of a truncated normal. `whiten_patches`
-changes the patch embedding afterwards.
+and `whiten_filters` change the layer that sees the pixels afterwards.
 Paper: arXiv:2010.11929 (std 0.02), arXiv:2305.09828 (mimetic), arXiv:1502.01852 (stem).
 """
 
@@ -74,6 +74,26 @@ def whiten_patches(
     projection.weight.copy_(weight.view_as(projection.weight))
     if projection.bias is not None:
         projection.bias.copy_(projection.bias.double() - weight @ mean)
+
+
+@torch.no_grad()
+def whiten_filters(convolution: nn.Conv2d, covariance: Float64[Tensor, "in in"], floor: float = 0.01) -> None:
+    """Let the filters of a first convolution begin as the directions in which pixels vary most, all equally strong.
+
+    Each direction comes twice, with both signs, so that a ReLU behind it loses nothing. Filters that are left over,
+    where there are more than twice as many as directions, keep their random values.
+
+    Args:
+        convolution: without a bias; a norm that follows takes the mean out.
+        covariance: of the values under the kernel, in its order.
+        floor: is added to the variances.
+    Source: arXiv:2404.00498, section 3.1, where they are frozen.
+    """
+    variances, directions = torch.linalg.eigh(covariance)
+    filters = (directions / (variances.clamp(min=0) + floor).sqrt()).T.flip(0)
+    count = min(convolution.out_channels // 2, len(filters))
+    both = torch.cat([filters[:count], -filters[:count]])
+    convolution.weight[: 2 * count].copy_(both.view_as(convolution.weight[: 2 * count]))
 
 
 @torch.no_grad()

@@ -9,13 +9,11 @@ import torch
 
 from vitrail import distributed, fsio
 from vitrail.config import RunConfig, to_json
-from vitrail.config.checks import pair
 from vitrail.config.settings import flat_settings
 from vitrail.data import Source
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, RunError
 from vitrail.model import ViT
-from vitrail.model.init import whiten_patches
 from vitrail.progress import Bar
 from vitrail.run import Origin, RunDir, RunResult, check_resumable, describe_environment, next_free_run
 from vitrail.run.lock import hold_lock
@@ -40,7 +38,7 @@ from vitrail.training.schedule import timetable
 from vitrail.training.step import TrainStep, class_weights
 from vitrail.training.teacher import load_teacher
 from vitrail.training.teacher_answers import open_answers
-from vitrail.training.whitening import patch_statistics
+from vitrail.training.whitening import whiten
 
 
 def train(
@@ -146,8 +144,7 @@ def _starting_model(config: RunConfig, sets: Sets, device: torch.device, *, resu
     """The model before its first step, or before its checkpoint is read, on its device; and where it is from."""
     model, origin = transfer.initial_model(config, sets.preprocessing, sets.train.classes, resume=resume)
     if config.init.patches == "whitened" and not resume:
-        patch = pair(config.model.patch_size)
-        whiten_patches(model.patch_embed.proj, *patch_statistics(sets.train, sets.preprocessing, patch))
+        whiten(model, sets.train, sets.preprocessing)
     transfer.prepare(model, config.optim)
     model.to(device)
     model.checkpoint_activations = config.compute.checkpoint_activations

@@ -1,19 +1,33 @@
-"""What patches of the training images are like: the mean and the covariance of their values."""
+"""A model that begins with whitened pixels: the mean and the covariance of patches of its training images."""
 
 import math
 
 import numpy as np
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrail.augment import prepare
 from vitrail.config import Preprocessing
 from vitrail.data import ImageSet, batches
+from vitrail.model import ViT
+from vitrail.model.init import whiten_filters, whiten_patches
 
 MOST_IMAGES, MOST_PATCHES = 5_000, 400_000
 _BATCH = 250
+
+
+def whiten(model: ViT, train_set: ImageSet, preprocessing: Preprocessing) -> None:
+    """Change the random weights of the layer that sees the pixels, by what the training images are like."""
+    projection = model.patch_embed.proj
+    first = next((layer for layer in model.stem.modules() if isinstance(layer, nn.Conv2d)), projection)
+    height, width = first.kernel_size
+    mean, covariance = patch_statistics(train_set, preprocessing, (height, width))
+    if first is projection:
+        whiten_patches(projection, mean, covariance)
+    else:
+        whiten_filters(first, covariance)
 
 
 @torch.no_grad()
