@@ -280,6 +280,23 @@ def test_a_path_that_the_shell_has_parted(tmp_path: Path, monkeypatch: pytest.Mo
         parsed(["eval", "runs/x", "my", "photos"])
 
 
+def test_a_file_whose_name_begins_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"For the file of that name: \./-dash\.png"):
+        parsed(["predict", "runs/x", "-dash.png"])
+    assert parsed(["predict", "runs/x", "./-dash.png"]).paths == ["./-dash.png"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("mirrored", "Did you mean mirror?"), ("both", "See: vitrail predict --help")]
+)
+def test_a_value_that_an_option_does_not_take(word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="--views does not take this value") as caught:
+        parsed(["predict", "runs/x", "a.png", "--views", word])
+    assert (caught.value.got, caught.value.expected, caught.value.do) == (repr(word), "one of single, mirror", said)
+
+
 def test_an_image_in_the_model_s_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.PNG").write_bytes(b"")
     assert main(["predict", str(tmp_path / "a.PNG"), "runs/x"]) == 2

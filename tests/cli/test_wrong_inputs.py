@@ -133,7 +133,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]] | list[str], str]] = {
     "no such model": (["eval", "nowhere"], "no weights here"),
     "model is text": (_model_is_text, "not a weight file"),
     "classes beyond the model": (_classes_beyond_the_model, "ten"),
-    "unknown split": (["eval", "MODEL", "--split", "tset"], "invalid choice"),
+    "unknown split": (["eval", "MODEL", "--split", "tset"], "Did you mean test?"),
     "negative batch": (["eval", "MODEL", "--batch-size", "-1"], "must not be negative"),
     "eval size not divisible": (["eval", "MODEL", "--image-size", "9"], "multiple of the patch"),
     "settings given to eval": (["eval", "MODEL", "--optim.lr", "1"], "takes no settings"),

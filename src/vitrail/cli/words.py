@@ -2,12 +2,13 @@
 
 import argparse
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from vitrail.cli.settings import as_flag, hint, is_setting, take_setting
 from vitrail.cli.values import OFF, ONE_WORD, is_number
-from vitrail.errors import ConfigError, nearest
+from vitrail.errors import ConfigError, nearest, shell_word
 
 _FOR_ALL = ("--json",)
 
@@ -27,6 +28,19 @@ class Parser(argparse.ArgumentParser):
         """Raise ConfigError."""
         verb = "" if self.prog == "vitrail" else f"{_verb(self)}: "
         raise ConfigError(f"{verb}{message}", do=f"See: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise ConfigError for a value that is none of those an option takes, naming one that is near."""
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        near = nearest(str(value), choices)
+        raise ConfigError(
+            f"{'/'.join(action.option_strings) or action.metavar or action.dest} does not take this value.",
+            got=repr(value),
+            expected=f"one of {', '.join(choices)}",
+            do=f"Did you mean {near}?" if near else f"See: {self.prog} --help",
+        )
 
 
 class Help(argparse.HelpFormatter):
@@ -126,6 +140,10 @@ def _refuse_empty(name: str) -> NoReturn:
 
 def _refuse(flag: str, parser: Parser, options: Mapping[str, object], *, takes_settings: bool) -> NoReturn:
     """Raise ConfigError for an option that there is not, naming what it may have meant."""
+    if os.path.lexists(flag):
+        raise ConfigError(
+            f"{_verb(parser)} has no option {flag}.", do=f"For the file of that name: {shell_word('./' + flag)}"
+        )
     if takes_settings:
         meant = hint(flag, [name for name in options if name.startswith("--")])
         listed = f"See: {parser.prog} --help, and {parser.prog} --settings for the settings of the run."
