@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from vitrail.config import RunConfig
 from vitrail.errors import ConfigError, nearest
-from vitrail.recipes.cifar10 import cifar10, cifar10_cpu, cifar10_cpu_conv
+from vitrail.recipes.cifar10 import cifar10, cifar10_cpu, cifar10_cpu_conv, cifar10_cpu_hour
 from vitrail.recipes.cifar100 import cifar100_cpu, cifar100_cpu_conv
 from vitrail.recipes.digits import digits
 from vitrail.recipes.finetune import (
@@ -28,6 +28,7 @@ from vitrail.recipes.reference import reference_scratch
 _RECIPES: dict[str, Callable[[], RunConfig]] = {
     "digits": digits,
     "cifar10-cpu": cifar10_cpu,
+    "cifar10-cpu-hour": cifar10_cpu_hour,
     "cifar10-cpu-conv": cifar10_cpu_conv,
     "cifar10": cifar10,
     "cifar100-cpu": cifar100_cpu,

@@ -5,7 +5,7 @@ The score is of the final weights on the 10,000 test images; nothing was chosen 
 
 from dataclasses import replace
 
-from vitrail.config import AugmentConfig, EvaluationConfig, RunConfig
+from vitrail.config import AugmentConfig, EvaluationConfig, InitConfig, RunConfig
 from vitrail.recipes.cifar10 import MUON, SMALL_PLAIN, cifar10_cpu_conv, cifar10_data, small_images_first
 
 # Of the training images, pixels in [0, 1].
@@ -61,7 +61,9 @@ def cifar100_cpu_conv() -> RunConfig:
         hidden_size=192,
         num_attention_heads=6,
         num_hidden_layers=4,
+        relative_positions=False,
         stem_channels=(32, 64, 64, 112, 192),
     )
-    augment = replace(config.augment, crop_padding=4, cutmix=1.0, mix_probability=0.5)
-    return replace(config, model=model, augment=augment, optim=replace(config.optim, label_smoothing=0.0))
+    augment = AugmentConfig(flip=0.5, crop_padding=4, fill="reflect", cutmix=1.0, mix_probability=0.5)
+    optim = replace(MUON, label_smoothing=0.0)
+    return replace(config, init=InitConfig(), model=model, augment=augment, optim=optim)
