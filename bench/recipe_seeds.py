@@ -64,6 +64,7 @@ def main() -> None:
             answer["environment"] = {
                 name: environment[name] for name in ("versions", "commit", "cpu", "device", "data")
             }
+            rows[-1]["threads"] = environment["cpu"]["threads"]
             commit = environment["commit"]
     if not rows:
         results.end()

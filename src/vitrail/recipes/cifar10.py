@@ -93,7 +93,7 @@ def cifar10_cpu_hour() -> RunConfig:
         short,
         model=replace(short.model, hidden_size=128, num_attention_heads=8, num_hidden_layers=6),
         augment=replace(short.augment, crop_padding=4, cutmix=1.0, mix_probability=0.5),
-        schedule=small_images_first(48),
+        schedule=small_images_first(45),
     )
 
 
