@@ -1,7 +1,7 @@
 """Saving beside the training: the loop hands over a copy of its state and goes on."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 
@@ -9,14 +9,17 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 
 
 class Saver:
-    """Does one save at a time, in a thread or at once.
+    """Does one save at a time, at once or in a thread, which ends with it.
+
+    A thread that stayed would keep the OpenMP threads that its tensor operations started. There would then be more of
+    them than cores, and libgomp hardly spins where that is so: training lost a quarter of its speed (docs/LOG.md).
 
     Args:
         asynchronous: return from `submit` before the save is done.
     """
 
     def __init__(self, *, asynchronous: bool) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving") if asynchronous else None
+        self._asynchronous = asynchronous
         self._pending: Future[None] | None = None
 
     def submit(self, save: Callable[[], None]) -> None:
@@ -26,10 +29,11 @@ class Saver:
             Whatever the save before this one raised; without a thread, whatever this one raises.
         """
         self.wait()
-        if self._thread is None:
-            save()
-        else:
-            self._pending = self._thread.submit(save)
+        if not self._asynchronous:
+            return save()
+        thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
+        self._pending = thread.submit(save)
+        thread.shutdown(wait=False)
 
     def wait(self) -> None:
         """Wait for the save that is under way. Raises whatever it raised."""
@@ -39,8 +43,8 @@ class Saver:
 
     def close(self) -> None:
         """Let a save that is under way finish; what it raises is lost."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=True)
+        if self._pending is not None:
+            wait([self._pending])
 
 
 def copy_tensors(tensors: Tensors) -> Tensors:
