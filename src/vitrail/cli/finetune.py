@@ -12,10 +12,8 @@ from pathlib import Path
 
 from vitrail import recipes
 from vitrail.cli.answer import Answer
-from vitrail.cli.processes import add_process_options
 from vitrail.cli.settings import apply_settings, check_said_once
-from vitrail.cli.track import add_track_option
-from vitrail.cli.train import listed, trained
+from vitrail.cli.train import add_run_options, listed, trained
 from vitrail.config.settings import with_data
 from vitrail.errors import ConfigError, shell_word
 from vitrail.terminal import say
@@ -29,19 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS",
         help="a vitrail file, builtin:NAME, weights of another library, or a hub id",
     )
-    parser.add_argument("--data", metavar="SPEC", help="the images: a folder, a named set, a manifest, hf:OWNER/NAME")
-    parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--recipe", metavar="NAME", help="how to fine-tune (default: finetune)")
     parser.add_argument(
         "--head",
         choices=("match", "keep", "reset"),
         help="the classifier: match its classes by name, keep them all in their order, or reset it (default: match)",
     )
-    parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --run")
-    add_track_option(parser)
-    add_process_options(parser, restarts=True)
-    parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
+    add_run_options(parser, "the images: a folder, a named set, a manifest, hf:OWNER/NAME")
 
 
 def run(args: argparse.Namespace) -> Answer:

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from vitrail import recipes
 from vitrail.cli.answer import Answer
-from vitrail.cli.processes import add_process_options
 from vitrail.cli.settings import apply_settings, check_said_once
-from vitrail.cli.track import add_track_option
-from vitrail.cli.train import listed, trained
+from vitrail.cli.train import add_run_options, config_of_run, listed, trained
 from vitrail.config import RunConfig
 from vitrail.config.settings import with_data
 from vitrail.errors import ConfigError
@@ -26,13 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what pretrain takes besides the settings."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=f"how (default: {_DEFAULT}, for small images)")
     parser.add_argument("--from", dest="source", metavar="CONFIG", help="repeat an earlier run from its config.json")
-    parser.add_argument("--data", metavar="SPEC", help="the images: a folder, a named set, a manifest, hf:OWNER/NAME")
-    parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
-    parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --run")
-    add_track_option(parser)
-    add_process_options(parser, restarts=True)
-    parser.add_argument("--settings", dest="list_settings", action="store_true", help="list every setting and stop")
+    add_run_options(parser, "the images: a folder, a named set, a manifest, hf:OWNER/NAME")
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -48,17 +40,8 @@ def run(args: argparse.Namespace) -> Answer:
 
 def _start(args: argparse.Namespace) -> RunConfig:
     """The configuration before any setting is changed: a recipe's, an earlier run's, or the resumed run's own."""
-    if args.source and (args.recipe or args.resume):
-        other = "RECIPE" if args.recipe else "--resume"
-        raise ConfigError(f"{other} and --from exclude each other.", do="Give one of them.")
-    if args.resume:
-        from vitrail.api import stored_config
-
-        return stored_config(args.run, args.recipe)
-    if args.source:
-        from vitrail.run import read_config
-
-        return read_config(Path(args.source))
+    if stored := config_of_run(args):
+        return stored
     if args.recipe and args.recipe not in recipes.names() and Path(args.recipe).exists():
         raise ConfigError(
             f"{args.recipe} is not a recipe.",

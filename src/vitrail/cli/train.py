@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a name from `vitrail recipes`")
     parser.add_argument("--from", dest="source", metavar="CONFIG", help="repeat an earlier run from its config.json")
     parser.add_argument("--init", metavar="WEIGHTS", help="start from weights of the recipe's architecture")
-    parser.add_argument("--data", metavar="SPEC", help="other data than the recipe's")
+    add_run_options(parser, "other data than the recipe's")
+
+
+def add_run_options(parser: argparse.ArgumentParser, data: str) -> None:
+    """Declare what every verb that trains takes. `data`: what its --data is for."""
+    parser.add_argument("--data", metavar="SPEC", help=data)
     parser.add_argument("--data-root", metavar="DIR", help="where named data sets are")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: runs/RECIPE, numbered)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --run")
@@ -50,6 +55,22 @@ def run(args: argparse.Namespace) -> Answer:
     if args.init:
         config = replace(config, init=replace(config.init, weights=args.init))
     return listed(config) if args.list_settings else trained(config, args)
+
+
+def config_of_run(args: argparse.Namespace) -> RunConfig | None:
+    """The configuration of the run that --resume or --from names; None: neither is given."""
+    if args.source and (args.recipe or args.resume):
+        other = "RECIPE" if args.recipe else "--resume"
+        raise ConfigError(f"{other} and --from exclude each other.", do="Give one of them.")
+    if args.resume:
+        from vitrail.api import stored_config
+
+        return stored_config(args.run, args.recipe)
+    if args.source:
+        from vitrail.run import read_config
+
+        return read_config(Path(args.source))
+    return None
 
 
 def listed(config: RunConfig) -> Answer:
@@ -112,21 +133,8 @@ def trained(config: RunConfig, args: argparse.Namespace) -> Answer:
 
 def _start(args: argparse.Namespace) -> RunConfig:
     """The configuration before any setting is changed: a recipe's, an earlier run's, or the resumed run's own."""
-    given = [name for name in ("recipe", "source") if getattr(args, name)]
-    if len(given) == 2:
-        raise ConfigError("RECIPE and --from exclude each other.", do="Give one of them.")
-    if args.resume:
-        from vitrail.api import stored_config
-
-        if args.source:
-            raise ConfigError(
-                "--resume and --from exclude each other.", do="Leave --from out: the run has its settings."
-            )
-        return stored_config(args.run, args.recipe)
-    if args.source:
-        from vitrail.run import read_config
-
-        return read_config(Path(args.source))
+    if stored := config_of_run(args):
+        return stored
     if args.recipe:
         if args.recipe not in recipes.names() and Path(args.recipe).exists():
             raise ConfigError(

@@ -84,8 +84,8 @@ def cifar10_cpu_hour() -> RunConfig:
 
     Command: vitrail train cifar10-cpu-hour
     Hardware: two CPU cores (AMD EPYC), fp32
-    Time: not measured yet
-    Expected: not measured yet
+    Time: 54.6 min of training with AVX-512
+    Expected: 89.4 % on the test set, final weights, 1 seed
     Source: ours; that of cifar10-cpu, and CutMix arXiv:1905.04899
     """
     short = cifar10_cpu()
@@ -104,7 +104,7 @@ def cifar10_cpu_conv() -> RunConfig:
 
     Command: vitrail train cifar10-cpu-conv
     Hardware: two CPU cores (AMD EPYC), fp32
-    Time: 9.3 min of training with AVX-512; AVX2TIME
+    Time: 9.3 min of training with AVX-512, before a fault in saving was corrected: less now
     Expected: 86.5 % +- 0.4 on the test set, final weights, 3 seeds
     Source: ours; early convolutions after arXiv:2106.14881, relative positions arXiv:2103.14030; whitened filters and
         alternating flips after arXiv:2404.00498; Muon after Jordan et al. 2024
