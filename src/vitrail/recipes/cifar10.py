@@ -104,7 +104,7 @@ def cifar10_cpu_conv() -> RunConfig:
 
     Command: vitrail train cifar10-cpu-conv
     Hardware: two CPU cores (AMD EPYC), fp32
-    Time: 9.3 min of training with AVX-512, before a fault in saving was corrected: less now
+    Time: 9.3 min of training with AVX-512; less since a fault in saving was corrected
     Expected: 86.5 % +- 0.4 on the test set, final weights, 3 seeds
     Source: ours; early convolutions after arXiv:2106.14881, relative positions arXiv:2103.14030; whitened filters and
         alternating flips after arXiv:2404.00498; Muon after Jordan et al. 2024

@@ -12,7 +12,7 @@ class Saver:
     """Does one save at a time, at once or in a thread, which ends with it.
 
     A thread that stayed would keep the OpenMP threads that its tensor operations started. There would then be more of
-    them than cores, and libgomp hardly spins where that is so: training lost a quarter of its speed (docs/LOG.md).
+    them than cores, and libgomp hardly spins where that is so: training lost up to 40 % of its speed (docs/LOG.md).
 
     Args:
         asynchronous: return from `submit` before the save is done.
