@@ -129,20 +129,22 @@ def test_all_right_and_all_wrong(tmp_path: Path, scale: float, said: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("num_right", "probe", "level", "said"),
+    ("num_probed", "probe", "level", "said"),
     [
-        (200, 0.5, "good", "Training was worth it: logistic regression"),
-        (200, 0.66, "note", "So few images do not show that training was worth it"),
-        (200, 0.69, "warning", "So few images do not show that training was worth it"),
-        (200, 0.8, "warning", "Training made it worse: logistic regression on the features"),
+        (300, 0.5, "good", "Training was worth it: logistic regression"),
+        (300, 0.66, "note", "So few images do not show that training was worth it"),
+        (300, 0.69, "warning", "So few images do not show that training was worth it"),
+        (300, 0.8, "warning", "Training made it worse: logistic regression on the features"),
+        (30, 0.8, "warning", "So few images do not show that training was worth it"),
     ],
 )
 def test_a_probe_is_called_better_only_where_chance_does_not_explain_it(
-    tmp_path: Path, num_right: int, probe: float, level: str, said: str
+    tmp_path: Path, num_probed: int, probe: float, level: str, said: str
 ) -> None:
+    """The model is right in 200 of 300 images."""
     labels = np.arange(300) % 3
-    logits = 9.0 * np.eye(3)[np.where(np.arange(300) < num_right, labels, (labels + 1) % 3)]
-    baseline = {"knn": 0.4, "linear": probe, "num_train": 900, "num_examples": 300, "split": "val"}
+    logits = 9.0 * np.eye(3)[np.where(np.arange(300) < 200, labels, (labels + 1) % 3)]
+    baseline = {"knn": 0.4, "linear": probe, "num_train": 900, "num_examples": num_probed, "split": "val"}
     log = [{"step": 0, "epoch": 0, "baseline": baseline}, *default_log()]
     report = report_of(tmp_path, answers(labels, logits, ("a", "b", "c")), log=log)
     (finding,) = (finding for finding in report.verdict.findings if finding.kind == "baseline")
