@@ -128,7 +128,7 @@ def cifar10_cpu_conv() -> RunConfig:
         init=InitConfig(patches="whitened"),
         augment=AugmentConfig(flip=0.5, flip_kind="alternating", crop_padding=2, fill="reflect"),
         optim=replace(MUON, lr=5e-3, muon_lr=0.015),
-        schedule=small_images_first(13),
+        schedule=small_images_first(16),
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )
 

@@ -12,6 +12,10 @@ from vitrail.recipes.cifar10 import MUON, SMALL_PLAIN, cifar10_cpu_conv, cifar10
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
 CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 
+_AUGMENT = AugmentConfig(
+    flip=0.5, flip_kind="alternating", crop_padding=4, fill="reflect", cutmix=1.0, mix_probability=0.5
+)
+
 
 def _on_cifar100(config: RunConfig, epochs: int) -> RunConfig:
     return replace(
@@ -31,16 +35,17 @@ def cifar100_cpu() -> RunConfig:
     Source: ours; Muon after Jordan et al. 2024
     """
     model = replace(
-        SMALL_PLAIN, hidden_size=96, num_attention_heads=3, num_hidden_layers=5, use_class_token=True, pooling="cls"
+        SMALL_PLAIN, hidden_size=96, num_attention_heads=6, num_hidden_layers=5, use_class_token=True, pooling="cls"
     )
     config = RunConfig(
         data=cifar10_data(128),
         model=model,
-        augment=AugmentConfig(flip=0.5, crop_padding=2, fill="reflect"),
-        optim=MUON,
+        init=InitConfig(patches="whitened"),
+        augment=_AUGMENT,
+        optim=replace(MUON, lr=5e-3, label_smoothing=0.0),
         evaluation=EvaluationConfig(split="test", every_epochs=0),
     )
-    return _on_cifar100(config, epochs=20)
+    return _on_cifar100(config, epochs=60)
 
 
 def cifar100_cpu_conv() -> RunConfig:
@@ -59,11 +64,9 @@ def cifar100_cpu_conv() -> RunConfig:
     model = replace(
         config.model,
         hidden_size=192,
-        num_attention_heads=6,
+        num_attention_heads=12,
         num_hidden_layers=4,
         relative_positions=False,
         stem_channels=(32, 64, 64, 112, 192),
     )
-    augment = AugmentConfig(flip=0.5, crop_padding=4, fill="reflect", cutmix=1.0, mix_probability=0.5)
-    optim = replace(MUON, label_smoothing=0.0)
-    return replace(config, init=InitConfig(), model=model, augment=augment, optim=optim)
+    return replace(config, model=model, augment=_AUGMENT, optim=replace(config.optim, label_smoothing=0.0))
