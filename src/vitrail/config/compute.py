@@ -17,9 +17,10 @@ class ComputeConfig:
     device: str = "auto"
     """auto (cuda, else mps, else cpu), cpu, cuda, cuda:1, mps."""
     precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
-    """Of the forward pass: fp16 with gradient scaling and bf16 through autocast; the weights stay fp32. fp16 and
-    bf16 need a GPU that has them. fp8: bf16, and products of the encoder's linear layers in fp8 (torchao; Ada,
-    Hopper or newer; only faster with compile)."""
+    """Of the forward pass: fp16 with gradient scaling and bf16 through autocast; the weights stay fp32. fp16 needs a
+    GPU; bf16 a GPU, or a CPU with instructions for it (AVX-512 BF16, AMX). A CPU without them computes in fp32. fp8:
+    bf16, and products of the encoder's linear layers in fp8 (torchao; Ada, Hopper or newer; only faster with
+    compile)."""
     compile: bool = False
     """Compile the model with torch.compile."""
     checkpoint_activations: bool = False

@@ -28,6 +28,7 @@ from vitrail.model import ViT
 from vitrail.reading import read_json_object
 from vitrail.run.environment import cpu_name
 from vitrail.training.onednn_linear import has_onednn_linear, onednn_linear
+from vitrail.training.precision import autocast_dtype
 
 LinearBy = Literal["", "mkl", "onednn"]
 LINEAR: tuple[LinearBy, ...] = ("mkl", "onednn")
@@ -48,7 +49,7 @@ class LinearKernels:
     """Whose products train the linear layers.
 
     Args:
-        by: mkl, onednn; empty on another device than a CPU.
+        by: mkl, onednn; empty on another device than a CPU, or in bf16.
         why: in a few words.
         mkl_seconds, onednn_seconds: of the linear layers of a step, as measured; 0: not measured.
     """
@@ -78,6 +79,8 @@ def from_settings(compute: ComputeConfig, device: torch.device) -> LinearKernels
     """What the settings decide; None: it has to be measured."""
     if device.type != "cpu":
         return LinearKernels("", "no CPU")
+    if autocast_dtype(compute, device):
+        return LinearKernels("", "not in fp32")
     if compute.cpu_linear == "mkl":
         return LinearKernels("mkl", "compute.cpu_linear")
     if compute.compile or compute.checkpoint_activations:

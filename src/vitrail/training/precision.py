@@ -12,13 +12,22 @@ from vitrail.model import ViT
 FP8_CAPABILITY = (8, 9)  # the first with matrix units for fp8: Ada; Hopper is (9, 0)
 
 
+def has_cpu_bf16() -> bool:
+    """Whether this CPU multiplies matrices of bf16 numbers faster than fp32: AVX-512 BF16 (AMD since Zen 4) or AMX
+    (Intel's Xeons since Sapphire Rapids).
+    """
+    if not torch.backends.mkldnn.is_available() or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def autocast_dtype(config: ComputeConfig, device: torch.device) -> torch.dtype | None:
     """The type of the forward pass under autocast; None: full fp32.
 
-    On a CPU without matrix units for them, half-precision types are several times slower than fp32, so a CPU always
-    computes in fp32.
+    A CPU computes in bf16 where it has instructions for that, and in fp32 whatever else is asked: without such
+    instructions, half-precision types are several times slower than fp32.
     """
-    if device.type == "cpu" or config.precision == "fp32":
+    if config.precision == "fp32" or (device.type == "cpu" and not (config.precision == "bf16" and has_cpu_bf16())):
         return None
     return torch.float16 if config.precision == "fp16" else torch.bfloat16
 
