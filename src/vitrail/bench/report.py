@@ -60,6 +60,7 @@ def measure(config: RunConfig, *, num_labels: int, seconds: float, with_peers: b
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_memory_mib()
     dtype = autocast_dtype(config.compute, device)
     peak = matrix_peak(device, dtype or torch.float32, seconds=min(seconds, 2.0))
+    fp32_peak = peak if device.type == "cpu" and not dtype else matrix_peak(device, seconds=0.5)
     infer = _inference(model, geometry, config.data.batch_size, device)
     infer()
     infer_rate, operations = rate_of(infer, seconds), forward_operations(geometry)
@@ -77,14 +78,10 @@ def measure(config: RunConfig, *, num_labels: int, seconds: float, with_peers: b
             "peak_memory_mib": memory,
             "cpu_linear": training.train_step.linear,
         },
-        "inference": {"images_per_second": infer_rate, "share_of_peak": infer_rate * operations / _fp32(peak, device)},
+        "inference": {"images_per_second": infer_rate, "share_of_peak": infer_rate * operations / fp32_peak},
         "fractions": clock.fractions(),
         "peers": _beside_peers(config, geometry, device, seconds) if with_peers else None,
     }
-
-
-def _fp32(peak: float, device: torch.device) -> float:
-    return peak if device.type == "cpu" else matrix_peak(device, seconds=0.5)
 
 
 def _inference(model: ViT, geometry: ViTConfig, batch_size: int, device: torch.device) -> Callable[[], int]:

@@ -6,7 +6,7 @@ The score is of the final weights on the 10,000 test images; nothing was chosen 
 from dataclasses import replace
 
 from vitrail.config import AugmentConfig, EvaluationConfig, InitConfig, RunConfig
-from vitrail.recipes.cifar10 import MUON, SMALL_PLAIN, cifar10_cpu_conv, cifar10_data, small_images_first
+from vitrail.recipes.cifar10 import BF16, MUON, SMALL_PLAIN, cifar10_cpu_conv, cifar10_data, small_images_first
 
 # Of the training images, pixels in [0, 1].
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
@@ -44,6 +44,7 @@ def cifar100_cpu() -> RunConfig:
         augment=_AUGMENT,
         optim=replace(MUON, lr=5e-3, label_smoothing=0.0),
         evaluation=EvaluationConfig(split="test", every_epochs=0),
+        compute=BF16,
     )
     return _on_cifar100(config, epochs=60)
 

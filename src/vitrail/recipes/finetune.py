@@ -67,7 +67,6 @@ def finetune_cpu() -> RunConfig:
         augment=AugmentConfig(flip=0.5, crop_padding=4, fill="mean"),
         optim=replace(config.optim, name="muon", lr=3e-3, muon_lr=0.03, layer_decay=1.0),
         schedule=replace(config.schedule, epochs=5, min_steps=50),
-        compute=ComputeConfig(),
     )
 
 

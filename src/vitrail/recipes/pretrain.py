@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vitrail.config import AugmentConfig, EvaluationConfig, PretrainConfig, RunConfig, ScheduleConfig
-from vitrail.recipes.cifar10 import MUON, SMALL_PLAIN, cifar10_data
+from vitrail.recipes.cifar10 import BF16, MUON, SMALL_PLAIN, cifar10_data
 
 
 def pretrain_cpu() -> RunConfig:
@@ -23,5 +23,6 @@ def pretrain_cpu() -> RunConfig:
         optim=replace(MUON, label_smoothing=0.0),
         schedule=ScheduleConfig(epochs=20, warmup_fraction=0.05, shape="linear"),
         evaluation=EvaluationConfig(split="val", every_epochs=1),
+        compute=BF16,
         pretrain=PretrainConfig(objective="simmim"),
     )

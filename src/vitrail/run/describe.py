@@ -47,11 +47,14 @@ def describe_environment(
     )
 
 
-def describe_numerics(config: RunConfig, device: torch.device, processes: int, linear: str) -> dict[str, Any]:
+def describe_numerics(
+    config: RunConfig, device: torch.device, processes: int, *, dtype: torch.dtype | None, linear: str
+) -> dict[str, Any]:
     """What the last bits of a run depend on besides its settings; written into every checkpoint.
 
     Args:
-        linear: whose products train the linear layers on a CPU.
+        dtype: of autocast; None: fp32.
+        linear: whose products train the linear layers on a CPU in fp32.
     """
     return {
         "torch": torch.__version__,
@@ -62,6 +65,7 @@ def describe_numerics(config: RunConfig, device: torch.device, processes: int, l
         "strategy": config.parallel.strategy if processes > 1 else "none",
         "compile": config.compute.compile,
         "linear": linear,
+        "dtype": str(dtype or torch.float32).removeprefix("torch."),
     }
 
 

@@ -39,7 +39,9 @@ class Checkpointer:
     def __init__(self, run: Run, lock_file: Path) -> None:
         self.config, self.run_dir, self.world, self.lock_file = run.config, run.run_dir, run.world, lock_file
         self.train_step = run.train_step
-        self.about = describe_numerics(run.config, run.device, run.world.size, run.train_step.linear)
+        self.about = describe_numerics(
+            run.config, run.device, run.world.size, dtype=run.train_step.dtype, linear=run.train_step.linear
+        )
         self.saver = Saver(asynchronous=run.config.checkpoint.asynchronous)
         self._saved = (-1, -1)
         self._failed: Callable[[], None] | None = None

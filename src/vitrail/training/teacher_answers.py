@@ -137,7 +137,7 @@ def _key(teacher: Teacher, config: RunConfig, preprocessing: Preprocessing, trai
     data: dict[str, Any] = {name: v for name, v in to_json(config.data).items() if name not in _NOT_IN_A_VIEW}
     parts = [
         _CACHE_VERSION, config.seed, to_json(config.augment), data, to_json(preprocessing), train_set.fingerprint,
-        train_set.classes, teacher.identity, str(teacher.dtype),
-        describe_numerics(config, teacher.device, 1, "mkl"),
+        train_set.classes, teacher.identity,
+        describe_numerics(config, teacher.device, 1, dtype=teacher.dtype, linear="mkl"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
