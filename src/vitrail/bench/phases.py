@@ -13,6 +13,7 @@ from vitrail.data import Batch, ImageSet
 from vitrail.model import ViT
 from vitrail.training.linear_kernels import choose_linear_kernels
 from vitrail.training.optim import build_optimizers
+from vitrail.training.precision import autocast_dtype
 from vitrail.training.step import TrainStep
 
 PHASES = ("data wait", "transfer", "augment", "forward", "backward", "optimiser")
@@ -58,7 +59,8 @@ class Training:
         self.config, self.image_set, self.number, self.epoch = config, image_set, 0, -1
         self.device = next(model.parameters()).device
         self.augment = Augment(config.augment, preprocessing, seed=config.seed)
-        optimizers = build_optimizers(model.train(), config.optim)
+        dtype = autocast_dtype(config.compute, self.device)
+        optimizers = build_optimizers(model.train(), config.optim, dtype=dtype)
         linear = choose_linear_kernels(config.compute, model, min(config.data.batch_size, len(image_set))).by
         self.train_step = TrainStep(model, optimizers, config.optim, config.compute, seed=config.seed, linear=linear)
         self.clock: Clock | None = None

@@ -122,7 +122,7 @@ def plain_steps(
     """Our training step on one batch that lies on the device."""
     model = ViT(geometry).to(images.device).train()
     linear = choose_linear_kernels(config.compute, model, len(images)).by
-    optimizers = build_optimizers(model, config.optim)
+    optimizers = build_optimizers(model, config.optim, dtype=autocast_dtype(config.compute, images.device))
     step = TrainStep(model, optimizers, config.optim, config.compute, seed=0, linear=linear)
     count = 0
 

@@ -32,6 +32,7 @@ class Muon(torch.optim.Optimizer):
         lr: length of a step; the update has singular values near 1, times sqrt(max(1, rows / columns)).
         momentum: Nesterov momentum in [0, 1).
         weight_decay: decoupled, times lr.
+        dtype: of the products that orthogonalise; None: as orthogonalise chooses.
     Source: KellerJordan/Muon.
     """
 
@@ -43,8 +44,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         parts: int = 1,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": parts})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -68,33 +71,37 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_lerp(gradients, velocities, group["momentum"])
         matrices = torch.stack(ahead).flatten(2).unflatten(1, (group["parts"], -1))
         step = group["lr"] * max(1.0, matrices.shape[-2] / matrices.shape[-1]) ** 0.5
-        updates = orthogonalise(matrices).view(len(params), *params[0].shape)
+        updates = orthogonalise(matrices, dtype=self.dtype).view(len(params), *params[0].shape)
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, list(updates.unbind()), alpha=-step)
 
 
 def orthogonalise(
-    matrices: Float[Tensor, "*batch rows columns"], steps: int = 5
+    matrices: Float[Tensor, "*batch rows columns"], steps: int = 5, *, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "*batch rows columns"]:
     """Bring the singular values of each matrix near 1 and keep its singular vectors, whatever its scale.
 
     Five steps leave singular values between about 0.7 and 1.15, which serves an update as well as exactly 1.
 
-    Source: KellerJordan/Muon, `zeropower_via_newtonschulz5`; bf16 on CUDA, fp32 elsewhere.
+    Args:
+        dtype: of the products; None: bf16 on CUDA, fp32 elsewhere.
+    Source: KellerJordan/Muon, `zeropower_via_newtonschulz5`.
     """
     a, b, c = _QUINTIC
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = matrices.to(dtype or (torch.bfloat16 if matrices.is_cuda else torch.float32))
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-20)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-20)).view(-1, *x.shape[-2:])
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
-def build_optimizers(model: ViT, config: OptimConfig, num_examples: int = 0) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: ViT, config: OptimConfig, num_examples: int = 0, *, dtype: torch.dtype | None = None
+) -> list[torch.optim.Optimizer]:
     """The optimisers of a run; each parameter is in exactly one group of one of them.
 
     Biases, norms, scales, tokens and positions are not decayed unless config.decay_all says so. Tables of relative
@@ -103,6 +110,7 @@ def build_optimizers(model: ViT, config: OptimConfig, num_examples: int = 0) -> 
 
     Args:
         num_examples: of the training set; matters where config.lr_examples is more; 0: unknown.
+        dtype: of autocast; Muon's products have it, too; None: fp32.
     """
     few = min(1.0, num_examples / config.lr_examples) ** 0.5 if num_examples and config.lr_examples else 1.0
     matrices: dict[tuple[float, int], list[nn.Parameter]] = defaultdict(list)
@@ -137,7 +145,13 @@ def build_optimizers(model: ViT, config: OptimConfig, num_examples: int = 0) -> 
     ]
     if hidden:
         optimizers.append(
-            Muon(hidden, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.muon_weight_decay)
+            Muon(
+                hidden,
+                lr=config.muon_lr,
+                momentum=config.muon_momentum,
+                weight_decay=config.muon_weight_decay,
+                dtype=torch.bfloat16 if dtype is torch.bfloat16 else None,
+            )
         )
     for optimizer in optimizers:
         _fill_momentum(optimizer)

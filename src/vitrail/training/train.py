@@ -28,7 +28,7 @@ from vitrail.training.loop import run_loop, stop_if_asked
 from vitrail.training.machine import check_can_compile, keep_freed_memory
 from vitrail.training.optim import build_optimizers
 from vitrail.training.plan import plan, probe_plan
-from vitrail.training.precision import to_fp8
+from vitrail.training.precision import autocast_dtype, to_fp8
 from vitrail.training.pretraining import MaskedInputs, ReconstructionStep
 from vitrail.training.progress import StopRequest, stop_on_signal
 from vitrail.training.reporting import Reporter
@@ -180,8 +180,10 @@ def build_run(
     make_step, make_inputs = TrainStep, Inputs
     if config.is_pretraining:
         make_step, make_inputs = functools.partial(ReconstructionStep, pretrain=config.pretrain), MaskedInputs
+    dtype = autocast_dtype(config.compute, device)
     train_step = make_step(
-        model, build_optimizers(model, config.optim, len(sets.train)), config.optim, config.compute, config.seed,
+        model, build_optimizers(model, config.optim, len(sets.train), dtype=dtype), config.optim, config.compute,
+        config.seed,
         world=world, forward=forward, part=part, linear=kernels.by,
     )  # fmt: skip
     train_step.class_weights = class_weights(config.optim, sets.train, device)
