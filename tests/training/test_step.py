@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from vitrail.config import ComputeConfig, OptimConfig, ViTConfig
 from vitrail.model import ViT
 from vitrail.training.optim import build_optimizers
-from vitrail.training.precision import autocast_dtype
 from vitrail.training.step import TrainStep, WeightAverage
 
 TINY = ViTConfig(image_size=8, patch_size=4, num_labels=3, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
@@ -125,13 +124,6 @@ def test_the_average_takes_the_buffers_of_a_stem_along() -> None:
     moved, latest = buffers[means[0]], ours[means[0]]
     assert moved.any()
     assert (moved - latest).norm() < latest.norm(), "on its way to the model's own"
-
-
-def test_a_cpu_computes_in_fp32_whatever_is_asked() -> None:
-    for precision in ("fp16", "bf16", "fp32"):
-        assert autocast_dtype(ComputeConfig(precision=precision), torch.device("cpu")) is None  # type: ignore[arg-type]
-    assert autocast_dtype(ComputeConfig(precision="fp16"), torch.device("cuda")) is torch.float16
-    assert autocast_dtype(ComputeConfig(precision="bf16"), torch.device("cuda")) is torch.bfloat16
 
 
 @pytest.mark.gpu

@@ -79,8 +79,8 @@ def from_settings(compute: ComputeConfig, device: torch.device) -> LinearKernels
     """What the settings decide; None: it has to be measured."""
     if device.type != "cpu":
         return LinearKernels("", "no CPU")
-    if autocast_dtype(compute, device):
-        return LinearKernels("", "not in fp32")
+    if dtype := autocast_dtype(compute, device):
+        return LinearKernels("", f"computed in {dtype}".replace("torch.", ""))
     if compute.cpu_linear == "mkl":
         return LinearKernels("mkl", "compute.cpu_linear")
     if compute.compile or compute.checkpoint_activations:
