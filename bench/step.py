@@ -1,10 +1,11 @@
 """Training steps: ours beside the reference written plainly, timm and transformers.
 
-    .venv/bin/python bench/step.py [--rounds 7] [--seconds 3] [--cases small6 small12 b16] [--smoke]
+    .venv/bin/python bench/step.py [--precision bf16] [--rounds 7] [--seconds 3] [--cases small6 small12 b16] [--smoke]
 
 Each contender is a process of its own (ours tells the allocator to keep memory, which must not help the others) and
-waits while another one works. One batch that lies ready; forward, backward, AdamW with the same settings; fp32.
-About seven minutes on two quiet cores. Out: Markdown on stdout, bench/results/step.json.
+waits while another one works. One batch that lies ready; forward, backward, AdamW with the same settings; fp32, or with
+--precision bf16 under autocast (on a processor that has instructions for it), ours in fp32 beside them.
+About seven minutes on two quiet cores. Out: Markdown on stdout, bench/results/step.json or step-bf16.json.
 """
 
 import argparse
@@ -30,8 +31,10 @@ from vitrail.bench.report import plain_steps
 from vitrail.config import RunConfig, ViTConfig
 from vitrail.model import ViT
 from vitrail.training.machine import keep_freed_memory
+from vitrail.training.precision import has_cpu_bf16
 
 NAMES = ("vitrail", "reference", "timm", "transformers")
+IN_FP32 = "vitrail in fp32"
 
 
 def small(depth: int, width: int = 192) -> ViTConfig:
@@ -53,7 +56,7 @@ CASES = {
 }
 
 
-def prepared(name: str, case: str) -> tuple[Callable[[], int], nn.Module | None, torch.Tensor]:
+def prepared(name: str, case: str, precision: str = "fp32") -> tuple[Callable[[], int], nn.Module | None, torch.Tensor]:
     """A contender's training step, its model for evaluation, and the images."""
     geometry, batch = CASES[case]
     torch.manual_seed(0)
@@ -63,7 +66,8 @@ def prepared(name: str, case: str) -> tuple[Callable[[], int], nn.Module | None,
         keep_freed_memory()
         config = RunConfig()
         optim = replace(config.optim, name="adamw", lr=1e-3, weight_decay=0.05, clip_norm=0.0, ema_decay=0.0)
-        return plain_steps(replace(config, optim=optim), geometry, images, labels), None, images
+        compute = replace(config.compute, precision=precision)  # type: ignore[arg-type]
+        return plain_steps(replace(config, optim=optim, compute=compute), geometry, images, labels), None, images
     if name == "reference":
         from reference import plain
 
@@ -79,7 +83,7 @@ def prepared(name: str, case: str) -> tuple[Callable[[], int], nn.Module | None,
         import tests.support.torchvision_operators  # noqa: F401
 
         model = peers.build(name, geometry)
-    return peers.trainer(model, images, labels), model, images
+    return peers.trainer(model, images, labels, torch.bfloat16 if precision == "bf16" else None), model, images
 
 
 def peak_of(name: str, case: str, work: str) -> dict[str, float]:
@@ -102,9 +106,9 @@ def peak_of(name: str, case: str, work: str) -> dict[str, float]:
     return {"mib": peak_memory_mib()}
 
 
-def serve(name: str, case: str) -> None:
+def serve(name: str, case: str, precision: str) -> None:
     """Take one step for each line on standard input; answer with the number of images."""
-    work = prepared(name, case)[0]
+    work = prepared(name, case, precision)[0]
     answers = sys.stdout
     sys.stdout = sys.stderr
     for _ in sys.stdin:
@@ -115,8 +119,8 @@ def serve(name: str, case: str) -> None:
 class Contender:
     """A process that takes a step when it is asked to."""
 
-    def __init__(self, name: str, case: str) -> None:
-        command = [sys.executable, __file__, "--serve", name, case]
+    def __init__(self, name: str, case: str, precision: str) -> None:
+        command = [sys.executable, __file__, "--serve", name, case, precision]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __call__(self) -> int:
@@ -140,17 +144,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="least length of a turn")
     parser.add_argument("--cases", nargs="+", default=["small6", "small12", "b16"], choices=list(CASES))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, one round, nothing saved")
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         serve(*args.serve)
         return
     if args.smoke:
         args.cases, args.rounds, args.seconds = ["smoke"], 1, 0.0
+    if args.precision == "bf16" and not has_cpu_bf16() and not args.smoke:
+        parser.error("this processor has no instructions for bf16 (AVX-512 BF16, AMX)")
     installed = peers.installed()
     names = [name for name in NAMES if name not in peers.PEERS or name in installed]
-    results = Results("step", keep=not args.smoke)
+    results = Results("step" if args.precision == "fp32" else f"step-{args.precision}", keep=not args.smoke)
     results.answer.update(rounds=args.rounds, seconds=args.seconds, cases={})
     for case in args.cases:
         with results.part(case) as answer:
@@ -161,11 +168,14 @@ def main() -> None:
 def one_case(case: str, names: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Let the contenders take turns on one model, and print what came out."""
     geometry, batch = CASES[case]
-    contenders = {name: Contender(name, case) for name in names}
+    contenders = {name: Contender(name, case, args.precision) for name in names}
+    if args.precision != "fp32":
+        contenders[IN_FP32] = Contender("vitrail", case, "fp32")
+    dtype, seconds = torch.bfloat16 if args.precision == "bf16" else torch.float32, 0.1 if args.smoke else 3.0
     try:
-        before = matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0)
+        before = matrix_peak(torch.device("cpu"), dtype, seconds=seconds)
         found = compare(contenders, unit="images", rounds=args.rounds, seconds=args.seconds)
-        peak = max(before, matrix_peak(torch.device("cpu"), seconds=0.1 if args.smoke else 3.0))
+        peak = max(before, matrix_peak(torch.device("cpu"), dtype, seconds=seconds))
     finally:
         for contender in contenders.values():
             contender.close()

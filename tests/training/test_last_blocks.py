@@ -172,6 +172,15 @@ def test_tokens_are_found_again_by_what_they_depend_on(folder: Path) -> None:
     assert len({cache.folder, *(other.folder for other in others)}) == 5
 
 
+def test_tokens_of_a_run_in_bf16_are_computed_in_bf16_and_have_a_file_of_their_own(folder: Path) -> None:
+    model = random_vit()
+    cache = cache_of(folder, model)
+    other = TokenCache(cache.config, model, cache.train_set, cache.preprocessing, dtype=torch.bfloat16)
+    assert other.folder != cache.folder
+    exact, found = (torch.from_numpy(compute(one).examples.images.astype(np.float32)) for one in (cache, other))
+    assert 1e-4 < float((found - exact).norm() / exact.norm()) < 2e-2
+
+
 def test_a_file_that_is_not_whole_is_computed_again(folder: Path) -> None:
     cache = cache_of(folder, random_vit())
     compute(cache)

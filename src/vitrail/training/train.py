@@ -263,8 +263,9 @@ def start_from_pretrained(
 
 def cache_tokens(run: Run, state: State, checkpointer: Checkpointer, reporter: Reporter, stop: StopRequest) -> None:
     """Compute what the frozen layers make of the training images, or find it, and train on that from here on."""
+    step, sets = run.train_step, run.sets
     cache = transfer.TokenCache(
-        run.config, run.train_step.model, run.sets.train, run.sets.preprocessing, run.train_step.linear
+        run.config, step.model, sets.train, sets.preprocessing, dtype=step.dtype, linear=step.linear
     )
     reporter.bar.line(cache.line())
     if (found := cache.find()) is None:

@@ -86,14 +86,22 @@ class TokenCache:
         model: on its device, with the weights that are frozen.
         train_set: the images.
         preprocessing: of the model.
-        linear: whose products compute the linear layers.
+        dtype: of autocast; None: fp32.
+        linear: whose products compute the linear layers in fp32.
     """
 
     def __init__(
-        self, config: RunConfig, model: ViT, train_set: ImageSet, preprocessing: Preprocessing, linear: str = ""
+        self,
+        config: RunConfig,
+        model: ViT,
+        train_set: ImageSet,
+        preprocessing: Preprocessing,
+        *,
+        dtype: torch.dtype | None = None,
+        linear: str = "",
     ) -> None:
         self.config, self.model, self.train_set = config, model, train_set
-        self.preprocessing, self.linear = preprocessing, linear
+        self.preprocessing, self.dtype, self.linear = preprocessing, dtype, linear
         self.first, self.num_views = first_block(model, config.optim), 2 if config.augment.flip else 1
         num_tokens = math.prod(model.config.grid) + model.config.num_prefix_tokens
         self.shape = len(train_set), self.num_views, num_tokens, model.config.hidden_size
@@ -153,7 +161,8 @@ class TokenCache:
         try:
             for number, batch in enumerate(batches(self.train_set, None, _BATCH, device=device)):
                 views = (batch.images, batch.images.flip(3))[: self.num_views]
-                with onednn_linear(self.linear == "onednn"):
+                autocast = torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None)
+                with autocast, onednn_linear(self.linear == "onednn"):
                     found = [model.tokens_before(self.first, prepare(view, self.preprocessing)) for view in views]
                 tokens = torch.stack(found, 1).half()
                 tokens[list(batch.errors)] = 0
@@ -178,7 +187,8 @@ class TokenCache:
         """A name for what the tokens depend on: the images and their order, how they are seen, the frozen weights."""
         geometry = replace(self.model.config, num_labels=0)
         described = [_VERSION, self.train_set.fingerprint, to_json(self.preprocessing), to_json(geometry), self.shape]
-        digest = hashlib.sha256(json.dumps([*described, self.first], sort_keys=True).encode())
+        described += [self.first, *([str(self.dtype)] if self.dtype else [])]
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         digest.update(self.train_set.ids.tobytes())
         for name, tensor in self.model.state_dict().items():
             if layer_of(name, self.model) <= self.first:
