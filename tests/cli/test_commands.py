@@ -130,6 +130,18 @@ def test_eval_measures_mirror_images_in_a_row_of_their_own(
     assert line.startswith(f"mean over each image and its mirror image: accuracy {mirrored['accuracy']:.4f}")
 
 
+def test_predict_is_careful_with_mirror_images_that_the_model_never_saw(
+    capsys: pytest.CaptureFixture[str], run: Path, images: Path
+) -> None:
+    """The digits recipe mirrors nothing; the weights in the package were trained with mirrored images."""
+    words = [str(images / "a.png"), "--views", "mirror"]
+    for model, is_said in ((str(run), True), ("builtin:cifar100", False)):
+        assert main(["predict", model, *words]) == 0
+        assert ("trained without mirrored images" in capsys.readouterr().err) == is_said
+    assert main(["predict", str(run), words[0]]) == 0
+    assert "mirrored" not in capsys.readouterr().err
+
+
 def test_predict_says_that_mirror_images_count(
     capsys: pytest.CaptureFixture[str], run: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from vitrail.terminal import say
 
 if TYPE_CHECKING:
     from vitrail.predictor import Prediction
+    from vitrail.weights import Card
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic")
 
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> Answer:
         chosen = predictor.chosen(len(mine), batch_size=args.batch_size, alone=world.size == 1)
         if world.is_first:
             say(chosen.line)
+            _say_of_mirror(args.views, predictor.card)
         stream = predictor.stream(mine, top=args.top, batch_size=chosen.batch_size, views=args.views)
         found: list[Prediction | tuple[str, str]] = []
         with Bar(len(mine), unit="files", keep=False, enabled=world.is_first) as bar:
@@ -89,6 +91,13 @@ def run(args: argparse.Namespace) -> Answer:
         results = [result for part in world.gather(found) for result in part]
     answers = [ImageError(*result) if isinstance(result, tuple) else result for result in results]
     return _answer(answers, chosen.to_json(), args.views)
+
+
+def _say_of_mirror(views: str, card: "Card") -> None:
+    """Whether the mean over mirror images is asked of a model that never saw one."""
+    augment = card.recipe.get("augment")
+    if views == "mirror" and isinstance(augment, dict) and augment.get("flip") == 0:
+        say("careful: this model was trained without mirrored images; vitrail eval --views mirror says what they cost")
 
 
 def _by_exported_file(args: argparse.Namespace, files: Sequence[Path]) -> Answer:
