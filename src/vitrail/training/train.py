@@ -183,8 +183,7 @@ def build_run(
     dtype = autocast_dtype(config.compute, device)
     train_step = make_step(
         model, build_optimizers(model, config.optim, len(sets.train), dtype=dtype), config.optim, config.compute,
-        config.seed,
-        world=world, forward=forward, part=part, linear=kernels.by,
+        config.seed, world=world, forward=forward, part=part, linear=kernels.by,
     )  # fmt: skip
     train_step.class_weights = class_weights(config.optim, sets.train, device)
     train_step.distill = config.distill
