@@ -25,6 +25,9 @@ from vitrail.model.position import resample_positions, sincos_positions
 from vitrail.model.relative import Places, RelativePositions
 from vitrail.model.stem import ConvStem
 
+FEW_TOKENS = 128
+"""Up to so many, all scores of attention take little room beside the other activations."""
+
 
 class PatchEmbedding(nn.Module):
     """Cut the image into patches and project each to width D: a convolution whose kernel and stride are the patch."""
@@ -52,7 +55,7 @@ def attention_written_out(
     Source: arXiv:1706.03762, equation (1); arXiv:2010.11929, appendix A; the bias arXiv:2103.14030, equation (4).
     """
     factor: float = q.shape[-1] ** -0.5 if scale is None else scale
-    scores = q @ k.transpose(-2, -1) * factor
+    scores = (q * factor) @ k.transpose(-2, -1)
     return (scores if bias is None else scores + bias).softmax(dim=-1) @ v
 
 
@@ -81,11 +84,13 @@ class Attention(nn.Module):
         q, k, v = self.split(x)
         bias = self.relative(places) if self.relative else None
         dropout = self.dropout if self.training else 0.0
-        if bias is not None and bias.requires_grad and bias.device.type == "cpu" and not dropout:
-            # The CPU's fused kernel has no gradient for the bias; torch's own way around it takes half as long again.
+        # Training in bf16 on a CPU: back through torch's fused kernel takes four to eight times as long as in fp32.
+        slow_back = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        # Nor has the CPU's kernel a gradient for the bias; torch's own way around it takes half as long again.
+        no_back = x.device.type == "cpu" and bias is not None and bias.requires_grad
+        if not dropout and (no_back or (slow_back and x.shape[1] <= FEW_TOKENS)):
             x = attention_written_out(q, k, v, self.scale, bias)
-        elif bias is None and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
-            # Back through the CPU's fused kernel takes four to eight times as long in bf16 as in fp32.
+        elif slow_back and bias is None:
             with torch.autocast("cpu", enabled=False):
                 q, k, v = q.float(), k.float(), v.float()
                 x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
