@@ -16,6 +16,7 @@ from bench.results_file import Results
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
     "step.py",
+    "step.py --precision bf16",
     "memory.py",
     "report.py",
     "whole_run.py",
@@ -92,7 +93,8 @@ def test_every_script_behind_a_row_of_the_readme_is_tried() -> None:
 )
 def test_smoke(name: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, str(ROOT / "bench" / name), "--smoke"]
+    script, *options = name.split()
+    command = [sys.executable, str(ROOT / "bench" / script), *options, "--smoke"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=390)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "|---" in done.stdout
