@@ -17,7 +17,7 @@ def digits() -> RunConfig:
 
     Command: vitrail train digits
     Hardware: one CPU core (AMD EPYC, AVX-512), fp32
-    Time: 36 s of training
+    Time: 24 s of training
     Expected: 98.4 % +- 0.2 on 359 held-out digits, final weights, 3 seeds
     Source: ours; the data are scikit-learn's load_digits, 1,797 images
     """
