@@ -52,7 +52,7 @@ def settings(args: argparse.Namespace, num_blocks: int) -> RunConfig:
 
 def cached(config: RunConfig, model: ViT, images: ImageSet, preprocessing: Preprocessing) -> transfer.CachedTokens:
     """Their tokens, computed unless they are there."""
-    cache, started = transfer.TokenCache(config, model, images, preprocessing, "onednn"), time.perf_counter()
+    cache, started = transfer.TokenCache(config, model, images, preprocessing, linear="onednn"), time.perf_counter()
     found = cache.find() or cache.compute(lambda count: None)
     print(f"{cache.line()}, {time.perf_counter() - started:.0f} s", flush=True)
     return found
