@@ -14,7 +14,7 @@ from vitrail.model import ViT, vit
 from vitrail.run import RunDir, load_checkpoint, newest_checkpoint
 from vitrail.selftest.same_run import differences
 from vitrail.selftest.tiny import tiny_run
-from vitrail.training import precision
+from vitrail.training import optim, precision
 from vitrail.training.linear_kernels import LinearKernels, from_settings
 from vitrail.training.optim import build_optimizers, orthogonalise
 from vitrail.training.precision import autocast_dtype, has_cpu_bf16
@@ -73,8 +73,8 @@ def gradients(config: ViTConfig, name: str) -> tuple[float, torch.Tensor]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    optim = OptimConfig()
-    step = TrainStep(model, build_optimizers(model, optim), optim, ComputeConfig(precision=name), seed=0)  # type: ignore[arg-type]
+    settings = OptimConfig()
+    step = TrainStep(model, build_optimizers(model, settings), settings, ComputeConfig(precision=name), seed=0)  # type: ignore[arg-type]
     loss = step.loss(model, torch.randn(8, 3, 16, 16), torch.arange(8) % 5)
     loss.backward()
     return float(loss.detach()), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -119,6 +119,20 @@ def test_muon_multiplies_in_bf16_where_training_does() -> None:
     values = torch.linalg.svdvals(found)
     assert values.min() >= 0.6
     assert values.max() <= 1.2
+
+
+def test_muon_of_a_run_multiplies_as_the_run_does(
+    has_bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: set[torch.dtype | None] = set()
+
+    def noted(matrices: torch.Tensor, *, dtype: torch.dtype | None) -> torch.Tensor:
+        seen.add(dtype)
+        return orthogonalise(matrices, dtype=dtype)
+
+    monkeypatch.setattr(optim, "orthogonalise", noted)
+    vitrail.train(tiny_run(compute={"precision": "bf16"}, schedule={"max_steps": 2}), tmp_path)
+    assert seen == {torch.bfloat16 if has_bf16 else None}
 
 
 def test_a_run_in_bf16_goes_on_exactly_and_says_in_what_it_computed(has_bf16: bool, tmp_path: Path) -> None:
