@@ -1,17 +1,19 @@
 """What do the recipes of fine-tuning reach with a DINOv2 S/14 on CIFAR-10, and in how much time and memory?
 
-    python bench/dinov2_cifar.py --weights FOLDER [--images 45000] [--split val] [--recipes linear-probe finetune-last]
+    python bench/dinov2_cifar.py --weights FOLDER [--images 45000] [--split val] [--recipes finetune random]
         [--image-size 98] [--epochs 3] [--out DIR]
 
 Each recipe has a process of its own. The training images are the first ones of each class; for --split val, the next
 ones are held out and measured, for comparing settings; --split test measures the 10,000 test images, once everything
-has been chosen. Of a run, the weights after the last step are measured: no epoch is chosen.
+has been chosen. Of a run, the weights after the last step are measured: no epoch is chosen. The classifier that a
+recipe starts with is fitted on 10,000 images, as the recipes say; the row linear-probe is fitted on all.
 
-Two things stand beside the recipes: the linear probe, and `random`: the architecture and the recipe finetune from
-random weights, at one learning rate for all layers, for at least as long as the slowest of them.
+`random` is the control: the architecture and the recipe finetune from random weights, at one learning rate for all
+layers, for at least as long as the slowest of the runs before it.
 
 Minutes are those of the whole process, from reading the images to the last measurement, so the machine must be quiet;
-processor minutes over all threads are in the result too.
+processor minutes over all threads are in the result too. Rows that the result file has already are kept, and are not
+measured again while images, split, size and epochs stay the same.
 """
 
 import argparse
@@ -31,6 +33,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from results_file import Results
 
 from vitrail import recipes
@@ -39,7 +42,7 @@ from vitrail.config import InitConfig, ProbeConfig, RunConfig, from_json, to_jso
 from vitrail.training import train
 from vitrail.training.transfer import with_weights
 
-PROBE = "linear-probe"
+PROBE, RANDOM = "linear-probe", "random"
 TRIAL_STEPS = 6
 # More than the trial says is needed, so that the control has at least as long.
 MARGIN = 1.05
@@ -91,12 +94,13 @@ def of_recipe(name: str, args: argparse.Namespace, spec: Path) -> RunConfig:
     """A recipe on these weights and images, measured once, at its end."""
     config = with_weights(recipes.get(name), args.weights)
     schedule = replace(config.schedule, epochs=args.epochs, steps=0, min_steps=0) if args.epochs else config.schedule
+    probe = replace(config.probe, max_examples=args.images) if name == PROBE else config.probe
     return replace(
         config,
         data=replace(config.data, spec=str(spec), image_size=args.image_size, resize_size=0, decode_size=32),
         schedule=schedule,
         evaluation=replace(config.evaluation, split=args.split, every_epochs=0, patience=0),
-        probe=replace(config.probe, max_examples=args.images),
+        probe=probe,
     )
 
 
@@ -127,36 +131,36 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=45000, help="of the training set")
     parser.add_argument("--val", type=int, default=5000, help="held out of the rest, with --split val")
     parser.add_argument("--split", choices=("val", "test"), default="val")
-    parser.add_argument("--recipes", nargs="+", default=["finetune-last", "finetune", "lora"])
+    parser.add_argument("--recipes", nargs="+", default=[PROBE, "finetune-last", "finetune", "lora", RANDOM])
     parser.add_argument("--image-size", type=int, default=98)
     parser.add_argument("--epochs", type=int, default=0, help="0: as the recipes say")
-    parser.add_argument("--no-random", action="store_true", help="leave the random weights out")
     parser.add_argument("--out", type=Path, help="another folder for the result")
     args = parser.parse_args()
     if not args.data_root:
         parser.error("--data-root or VITRAIL_DATA must say where cifar10/ lies")
     results = Results("dinov2_cifar", out=args.out)
-    names = ("images", "split", "image_size", "epochs")
-    results.answer |= {"weights": Path(args.weights).name, **{name: vars(args)[name] for name in names}, "runs": []}
-    rows: list[dict[str, Any]] = results.answer["runs"]
+    settings = {"weights": Path(args.weights).name, "images": args.images, "split": args.split}
+    settings |= {"image_size": args.image_size, "epochs": args.epochs}
+    earlier = results.earlier()
+    rows: list[dict[str, Any]] = earlier.get("runs", []) if settings.items() <= earlier.items() else []
+    results.answer |= {**settings, "runs": rows}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         spec = subset(Path(args.data_root), folder / "data", args.images, args.val if args.split == "val" else 0)
-
-        def keep(name: str, measured: dict[str, Any]) -> None:
-            rows.append({"recipe": name, **measured})
-            show(rows[-1])
-
         print(
             "| recipe | accuracy | epochs | minutes | processor minutes | MiB |\n|---|---|---|---|---|---|", flush=True
         )
-        for name in dict.fromkeys((PROBE, *args.recipes)):
+        for name in dict.fromkeys(args.recipes):
             with results.part(name):
-                keep(name, measure(of_recipe(name, args, spec), folder / name))
-        if rows and not args.no_random:
-            with results.part("random"):
-                longest = 60 * max(row["minutes"] for row in rows)
-                keep("random", from_random_weights(of_recipe("finetune", args, spec), folder / "random", longest))
+                if name in {row["recipe"] for row in rows}:
+                    continue
+                if name == RANDOM:
+                    longest = 60 * max(row["minutes"] for row in rows)
+                    measured = from_random_weights(of_recipe("finetune", args, spec), folder / name, longest)
+                else:
+                    measured = measure(of_recipe(name, args, spec), folder / name)
+                rows.append({"recipe": name, "threads": torch.get_num_threads(), **measured})
+                show(rows[-1])
     results.end()
 
 

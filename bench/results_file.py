@@ -54,6 +54,11 @@ class Results:
         self.failed: dict[str, str] = {}
         self._name, self._device, self._out, self._keep = name, device, out, keep
 
+    def earlier(self) -> dict[str, Any]:
+        """What the file has from an earlier call; nothing when there is none."""
+        path = (self._out or RESULTS) / f"{self._name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if self._keep and path.exists() else {}
+
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[dict[str, Any]]:
         """One part; what it puts into the dictionary is kept, whatever happens to other parts, or to this one."""

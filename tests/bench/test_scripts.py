@@ -36,7 +36,7 @@ LITTLE = {
     "screen.py": "digits --epochs 1 --factors model.qk-norm=false,true --runs OUT/runs",
     "pretraining.py": "--data-root DATA --labels 2 --images 200 --held-out 3 --epochs 1 --steps 2 --seeds 1 --out OUT",
     "dinov2_cifar.py": "--weights builtin:cifar100-conv --images 100 --val 50 --image-size 32 --epochs 1 "
-    "--recipes finetune-last --out OUT",
+    "--recipes linear-probe finetune-last random --out OUT",
     "last_blocks.py": "builtin:cifar100-conv --images 64 --val 64 --image-size 32 --epochs 1 --rates 1e-3 --out OUT",
     "crops.py": "--photographs PHOTOGRAPHS --rounds 1 --images 8 --large 2 --steps 0",
 }

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -339,3 +340,27 @@ def test_a_command_ends_without_a_last_search_for_garbage() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
     assert int(told.splitlines()[-1]) > 1000
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_one_of_several_processes_ends_without_pythons_last_steps(several: bool) -> None:
+    """In them a thread of gloo would abort it, now and then. Whatever was registered for the end is called before."""
+    code = textwrap.dedent("""
+        import atexit, builtins, sys
+        from vitrail.cli import main
+
+        class Last:
+            def __del__(self):
+                print("taken down", file=sys.__stderr__, flush=True)
+
+        builtins.last = Last()
+        sys.argv = ["vitrail", "recipes", "--json"]
+        status = main()
+        atexit.register(print, "called")
+        sys.exit(status)
+    """)
+    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"} if several else os.environ
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "called"
+    assert ("taken down" in done.stderr) is not several

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 import vitrail
+from vitrail import recipes
 from vitrail.config import ComputeConfig, OptimConfig, ViTConfig
 from vitrail.model import ViT, vit
+from vitrail.model.vit import PatchEmbedding
 from vitrail.run import RunDir, load_checkpoint, newest_checkpoint
 from vitrail.selftest.same_run import differences
 from vitrail.selftest.tiny import tiny_run
@@ -19,6 +21,7 @@ from vitrail.training.linear_kernels import LinearKernels, from_settings
 from vitrail.training.optim import build_optimizers, orthogonalise
 from vitrail.training.precision import autocast_dtype, has_cpu_bf16
 from vitrail.training.step import TrainStep
+from vitrail.training.transfer import with_weights
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL = ViTConfig(image_size=16, patch_size=4, num_labels=5, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
@@ -158,3 +161,31 @@ def test_going_on_with_another_processor_is_said(monkeypatch: pytest.MonkeyPatch
     resumed = RunDir(tmp_path).read_environment()["resumed"][0]
     assert resumed["exact"] is False
     assert "dtype: bfloat16 before, float32 now" in str(resumed)
+
+
+def test_frozen_blocks_and_a_teacher_get_resized_images_in_fp32(
+    has_bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The digits have 8x8 pixels and are seen at 16x16; this teacher and this model to tune take 24x24."""
+    short = {"schedule": {"max_steps": 2}}
+    large = vitrail.train(tiny_run(data={"image_size": 24}, **short), tmp_path / "large").run
+    seen: set[tuple[torch.dtype, torch.Size]] = set()
+
+    def noted(embed: PatchEmbedding, args: tuple[torch.Tensor, ...]) -> None:
+        seen.add((args[0].dtype, args[0].shape[2:]))
+
+    watching = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: noted(module, args) if isinstance(module, PatchEmbedding) else None
+    )
+    try:
+        vitrail.train(
+            tiny_run(compute={"precision": "bf16"}, distill={"teacher": str(large)}, **short), tmp_path / "small"
+        )
+        config = with_weights(recipes.get("finetune-last"), str(large))
+        data = dataclasses.replace(config.data, spec="digits", batch_size=128, decode_size=8)
+        optim = dataclasses.replace(config.optim, train_last=1)
+        schedule = dataclasses.replace(config.schedule, epochs=1, min_steps=0)
+        vitrail.train(dataclasses.replace(config, data=data, optim=optim, schedule=schedule), tmp_path / "tuned")
+    finally:
+        watching.remove()
+    assert seen == {(torch.float32, torch.Size((size, size))) for size in (16, 24)}

@@ -7,6 +7,7 @@ processes was lost, 130/143 interrupted.
 
 import argparse
 import atexit
+import contextlib
 import errno
 import gc
 import os
@@ -91,11 +92,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch loads: threads that spin 3,000 turns for their next piece of work, not 300,000, are as fast on a
     # quiet machine and take less from each other on a busy one (docs/LOG.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    if argv is None:  # a process of its own: it ends without a last search for cycles through all of torch, 0.4 s
-        atexit.register(gc.freeze)
+    if argv is not None:
+        return _run(argv)
+    statuses: list[int] = []
+    atexit.register(_end_process, statuses)
+    statuses.append(_run(sys.argv[1:]))
+    return statuses[0]
+
+
+def _end_process(statuses: list[int]) -> None:
+    """The last thing that a process of its own does; whatever else registers for its end is called before.
+
+    It ends without a last search for cycles through all of torch, 0.4 s. One of several processes ends at once: a
+    thread of gloo that lets go of a tensor while Python shuts down would abort it, about once in 20 times on a busy
+    machine.
+    """
+    gc.freeze()
+    if statuses and "WORLD_SIZE" in os.environ:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(statuses[0])
+
+
+def _run(argv: Sequence[str]) -> int:
+    """As `main`."""
     is_first, status, args = True, 0, None
     try:
-        args = parsed(list(sys.argv[1:] if argv is None else argv))
+        args = parsed(list(argv))
         is_first = _is_first(args.verb)
         answer = _VERBS[args.verb].run(args)
         if answer.values is None:

@@ -79,8 +79,9 @@ class Teacher:
         """
         if self._factor is not None and self._shift is not None:
             images = torch.addcmul(self._shift, images, self._factor)
+        images = resize(images, self.size)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            logits = self.model(resize(images, self.size))["logits"]
+            logits = self.model(images)["logits"]
         logits = logits.float()[:, self.columns]
         return (logits - logits.amax(1, keepdim=True)).clamp(min=_LOWEST).half()
 

@@ -160,10 +160,12 @@ class TokenCache:
         model.eval()
         try:
             for number, batch in enumerate(batches(self.train_set, None, _BATCH, device=device)):
-                views = (batch.images, batch.images.flip(3))[: self.num_views]
+                views = [
+                    prepare(one, self.preprocessing) for one in (batch.images, batch.images.flip(3))[: self.num_views]
+                ]
                 autocast = torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None)
                 with autocast, onednn_linear(self.linear == "onednn"):
-                    found = [model.tokens_before(self.first, prepare(view, self.preprocessing)) for view in views]
+                    found = [model.tokens_before(self.first, view) for view in views]
                 tokens = torch.stack(found, 1).half()
                 tokens[list(batch.errors)] = 0
                 if not bool(tokens.isfinite().all()):
