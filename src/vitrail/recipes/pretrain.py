@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from vitrail.config import AugmentConfig, EvaluationConfig, PretrainConfig, RunConfig, ScheduleConfig
-from vitrail.recipes.cifar10 import BF16, MUON, SMALL_PLAIN, cifar10_data
+from vitrail.recipes.cifar10 import BF16, MUON, cifar10_cpu, cifar10_data
 
 
 def pretrain_cpu() -> RunConfig:
-    """A small plain ViT learns from small images without labels on a CPU: SimMIM, 60 % of each image masked.
+    """A small plain ViT, that of cifar10-cpu, learns from small images without labels on a CPU: SimMIM, 60 % of each
+    image masked.
 
     Command: vitrail pretrain pretrain-cpu --data SPEC
     Hardware: a laptop's CPU for images of 32 pixels
@@ -18,7 +19,7 @@ def pretrain_cpu() -> RunConfig:
     """
     return RunConfig(
         data=cifar10_data(128),
-        model=replace(SMALL_PLAIN, use_mask_token=True),
+        model=replace(cifar10_cpu().model, use_mask_token=True),
         augment=AugmentConfig(flip=0.5, crop_padding=4, fill="reflect"),
         optim=replace(MUON, label_smoothing=0.0),
         schedule=ScheduleConfig(epochs=20, warmup_fraction=0.05, shape="linear"),
