@@ -1,7 +1,7 @@
 """What do the recipes of fine-tuning reach with a DINOv2 S/14 on CIFAR-10, and in how much time and memory?
 
     python bench/dinov2_cifar.py --weights FOLDER [--images 45000] [--split val] [--recipes finetune random]
-        [--image-size 98] [--epochs 3] [--out DIR]
+        [--image-size 98] [--epochs 3] [--lr-factor 1] [--out DIR]
 
 Each recipe has a process of its own. The training images are the first ones of each class; for --split val, the next
 ones are held out and measured, for comparing settings; --split test measures the 10,000 test images, once everything
@@ -13,7 +13,8 @@ layers, for at least as long as the slowest of the runs before it.
 
 Minutes are those of the whole process, from reading the images to the last measurement, so the machine must be quiet;
 processor minutes over all threads are in the result too. Rows that the result file has already are kept, and are not
-measured again while images, split, size and epochs stay the same.
+measured again while images, split, size, epochs and factor stay the
+same.
 """
 
 import argparse
@@ -30,12 +31,15 @@ from typing import Any
 # As the command line does: threads that spin starve each other. Before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from results_file import Results
 
+import tests.support.torchvision_operators  # noqa: F401  (before peft, which imports torchvision where it is)
 from vitrail import recipes
 from vitrail.bench.fresh import in_fresh_process, peak_memory_mib
 from vitrail.config import InitConfig, ProbeConfig, RunConfig, from_json, to_json
@@ -95,12 +99,14 @@ def of_recipe(name: str, args: argparse.Namespace, spec: Path) -> RunConfig:
     config = with_weights(recipes.get(name), args.weights)
     schedule = replace(config.schedule, epochs=args.epochs, steps=0, min_steps=0) if args.epochs else config.schedule
     probe = replace(config.probe, max_examples=args.images) if name == PROBE else config.probe
+    optim = replace(config.optim, lr=config.optim.lr * args.lr_factor)
     return replace(
         config,
         data=replace(config.data, spec=str(spec), image_size=args.image_size, resize_size=0, decode_size=32),
         schedule=schedule,
         evaluation=replace(config.evaluation, split=args.split, every_epochs=0, patience=0),
         probe=probe,
+        optim=optim,
     )
 
 
@@ -134,13 +140,14 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=[PROBE, "finetune-last", "finetune", "lora", RANDOM])
     parser.add_argument("--image-size", type=int, default=98)
     parser.add_argument("--epochs", type=int, default=0, help="0: as the recipes say")
+    parser.add_argument("--lr-factor", type=float, default=1.0, help="times the recipes' learning rates")
     parser.add_argument("--out", type=Path, help="another folder for the result")
     args = parser.parse_args()
     if not args.data_root:
         parser.error("--data-root or VITRAIL_DATA must say where cifar10/ lies")
     results = Results("dinov2_cifar", out=args.out)
     settings = {"weights": Path(args.weights).name, "images": args.images, "split": args.split}
-    settings |= {"image_size": args.image_size, "epochs": args.epochs}
+    settings |= {"image_size": args.image_size, "epochs": args.epochs, "lr_factor": args.lr_factor}
     earlier = results.earlier()
     rows: list[dict[str, Any]] = earlier.get("runs", []) if settings.items() <= earlier.items() else []
     results.answer |= {**settings, "runs": rows}

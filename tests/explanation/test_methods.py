@@ -11,7 +11,8 @@ from vitrail.explanation.methods import METHODS, removal_gradient
 from vitrail.explanation.readout import readout
 from vitrail.explanation.trace import Target, Trace, embed, grid_of, kept, logits_of, trace
 from vitrail.model import ViT
-from vitrail.model.vit import Attention, attention_written_out
+from vitrail.model.attention import attention_written_out
+from vitrail.model.vit import Attention
 from vitrail.runtime.merging import _attend
 
 MODELS: dict[str, dict[str, Any]] = {

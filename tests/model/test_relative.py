@@ -14,8 +14,9 @@ from vitrail.config import OptimConfig
 from vitrail.errors import ConfigError
 from vitrail.explanation.trace import embed, kept, logits_of, trace
 from vitrail.model import ViT, record_attention
+from vitrail.model.attention import attention_written_out
 from vitrail.model.relative import Places, RelativePositions, resample_table
-from vitrail.model.vit import Attention, attention_written_out
+from vitrail.model.vit import Attention
 from vitrail.runtime.merging import merged_logits
 from vitrail.training.optim import build_optimizers
 from vitrail.weights.writer import write

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import vitrail
 from vitrail import recipes
 from vitrail.config import ComputeConfig, OptimConfig, ViTConfig
-from vitrail.model import ViT, vit
+from vitrail.model import ViT, attention
 from vitrail.model.vit import PatchEmbedding
 from vitrail.run import RunDir, load_checkpoint, newest_checkpoint
 from vitrail.selftest.same_run import differences
@@ -103,7 +103,7 @@ def test_attention_avoids_the_slow_gradient(few: bool, has_bf16: bool, monkeypat
         return fused(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
-    monkeypatch.setattr(vit, "FEW_TOKENS", 17 if few else 16)  # the model has 16 patches and a class token
+    monkeypatch.setattr(attention, "FEW_TOKENS", 17 if few else 16)  # the model has 16 patches and a class token
     _, found = gradients(SMALL, "bf16")
     assert seen == ([] if few and has_bf16 else [(torch.float32, False)] * SMALL.num_hidden_layers)
     _, exact = gradients(SMALL, "fp32")

@@ -18,15 +18,13 @@ from vitrail.config import ViTConfig
 from vitrail.config.checks import pair
 from vitrail.config.vit import token_stride
 from vitrail.errors import InputError
+from vitrail.model.attention import attend
 from vitrail.model.init import initialise_layers, mimetic_attention, scale_by_inputs, truncated_normal
 from vitrail.model.mlp import ACTIVATIONS, SwiGLU
 from vitrail.model.pooling import AttentionPooling, pool_tokens
 from vitrail.model.position import resample_positions, sincos_positions
 from vitrail.model.relative import Places, RelativePositions
 from vitrail.model.stem import ConvStem
-
-FEW_TOKENS = 128
-"""Up to so many, all scores of attention take little room beside the other activations."""
 
 
 class PatchEmbedding(nn.Module):
@@ -38,25 +36,6 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B patches D"]:
         return self.proj(image).flatten(2).transpose(1, 2)
-
-
-def attention_written_out(
-    q: Float[Tensor, "*batch N K"],
-    k: Float[Tensor, "*batch N K"],
-    v: Float[Tensor, "*batch N K"],
-    scale: float | None = None,
-    bias: Float[Tensor, "*#batch N N"] | None = None,
-) -> Float[Tensor, "*batch N K"]:
-    """Attend by the formula, softmax(q k^T * scale + bias) v: the readable twin of the fused kernel in the model.
-
-    Args:
-        scale: factor of the scores; None: 1 / sqrt(K).
-        bias: of the scores; None: none.
-    Source: arXiv:1706.03762, equation (1); arXiv:2010.11929, appendix A; the bias arXiv:2103.14030, equation (4).
-    """
-    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
-    scores = (q * factor) @ k.transpose(-2, -1)
-    return (scores if bias is None else scores + bias).softmax(dim=-1) @ v
 
 
 class Attention(nn.Module):
@@ -83,20 +62,7 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "B N D"], places: Places | None = None) -> Float[Tensor, "B N D"]:
         q, k, v = self.split(x)
         bias = self.relative(places) if self.relative else None
-        dropout = self.dropout if self.training else 0.0
-        # Training in bf16 on a CPU: back through torch's fused kernel takes four to eight times as long as in fp32.
-        slow_back = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
-        # Nor has the CPU's kernel a gradient for the bias; torch's own way around it takes half as long again.
-        no_back = x.device.type == "cpu" and bias is not None and bias.requires_grad
-        if not dropout and (no_back or (slow_back and x.shape[1] <= FEW_TOKENS)):
-            x = attention_written_out(q, k, v, self.scale, bias)
-        elif slow_back and bias is None:
-            with torch.autocast("cpu", enabled=False):
-                q, k, v = q.float(), k.float(), v.float()
-                x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
-        else:
-            # The same, with dropout of the weights after the softmax.
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
+        x = attend(q, k, v, scale=self.scale, bias=bias, dropout=self.dropout if self.training else 0.0)
         return self.proj_dropout(self.proj(x.transpose(1, 2).flatten(2)))
 
 
