@@ -1,7 +1,7 @@
 """What do the recipes of fine-tuning reach with a DINOv2 S/14 on CIFAR-10, and in how much time and memory?
 
     python bench/dinov2_cifar.py --weights FOLDER [--images 45000] [--split val] [--recipes finetune random]
-        [--image-size 98] [--epochs 3] [--lr-factor 1] [--out DIR]
+        [--image-size 98] [--epochs 3] [--lr-factor 1] [--runs DIR] [--out DIR]
 
 Each recipe has a process of its own. The training images are the first ones of each class; for --split val, the next
 ones are held out and measured, for comparing settings; --split test measures the 10,000 test images, once everything
@@ -12,9 +12,8 @@ recipe starts with is fitted on 10,000 images, as the recipes say; the row linea
 layers, for at least as long as the slowest of the runs before it.
 
 Minutes are those of the whole process, from reading the images to the last measurement, so the machine must be quiet;
-processor minutes over all threads are in the result too. Rows that the result file has already are kept, and are not
-measured again while images, split, size, epochs and factor stay the
-same.
+processor minutes over all threads are in the result too. A recipe whose row the result file has already is not measured
+again while images, split, size and factor stay the same. `--runs DIR` keeps the images and the models.
 """
 
 import argparse
@@ -61,7 +60,7 @@ def subset(root: Path, target: Path, num_train: int, num_val: int) -> Path:
     first, end = num_train // 10, (num_train + num_val) // 10
     if end > min(map(len, of_class)):
         sys.exit(f"--images {num_train} and --val {num_val} are more than the {len(labels)} training images")
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     for name, part in (("train", slice(0, first)), ("validation", slice(first, end))):
         if part.stop > part.start:
             chosen = np.sort(np.concatenate([places[part] for places in of_class]))
@@ -141,18 +140,20 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=98)
     parser.add_argument("--epochs", type=int, default=0, help="0: as the recipes say")
     parser.add_argument("--lr-factor", type=float, default=1.0, help="times the recipes' learning rates")
+    parser.add_argument("--runs", type=Path, help="folder to keep images and runs in")
     parser.add_argument("--out", type=Path, help="another folder for the result")
     args = parser.parse_args()
     if not args.data_root:
         parser.error("--data-root or VITRAIL_DATA must say where cifar10/ lies")
     results = Results("dinov2_cifar", out=args.out)
     settings = {"weights": Path(args.weights).name, "images": args.images, "split": args.split}
-    settings |= {"image_size": args.image_size, "epochs": args.epochs, "lr_factor": args.lr_factor}
+    settings |= {"image_size": args.image_size, "lr_factor": args.lr_factor}
     earlier = results.earlier()
     rows: list[dict[str, Any]] = earlier.get("runs", []) if settings.items() <= earlier.items() else []
     results.answer |= {**settings, "runs": rows}
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder = args.runs or Path(place)
+        folder.mkdir(parents=True, exist_ok=True)
         spec = subset(Path(args.data_root), folder / "data", args.images, args.val if args.split == "val" else 0)
         print(
             "| recipe | accuracy | epochs | minutes | processor minutes | MiB |\n|---|---|---|---|---|---|", flush=True

@@ -14,13 +14,15 @@ run is repeated with kept answers, which says what the cache saves; its accuracy
 
 Time is in CPU seconds over all threads, from reading the images to the final weights, so that other work on the machine
 disturbs little; wall seconds are in the result too. Out: every run as JSON in bench/results/, rows of means on stdout.
-A run that is there is not repeated. Three seeds of the recipes as they are take about two hours on two quiet cores.
+A run that is whole is not repeated, one that was stopped is begun again. Three seeds of the recipes as they are take
+about two hours on two quiet cores.
 """
 
 import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
@@ -59,6 +61,7 @@ def run_once(config: RunConfig, path: Path) -> Measured:
     """Train, or read what an earlier call measured."""
     measured = path / "measured.json"
     if not measured.exists():
+        shutil.rmtree(path, ignore_errors=True)  # of a run that was stopped
         wall, cpu = time.perf_counter(), time.process_time()
         result = train(config, path)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

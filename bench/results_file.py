@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from vitrail.errors import Interrupted
 from vitrail.run.environment import commit, cpu_name, versions_of
 
 RESULTS = Path(__file__).with_name("results")
@@ -64,6 +65,8 @@ class Results:
         """One part; what it puts into the dictionary is kept, whatever happens to other parts, or to this one."""
         try:
             yield self.answer
+        except Interrupted as error:  # what training makes of Ctrl-C
+            sys.exit(str(error))
         except Exception as error:
             traceback.print_exc()
             print(f"failed: {name}", file=sys.stderr)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bench import inference
 from bench.results_file import Results
+from vitrail.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
@@ -130,10 +131,16 @@ def test_results_are_written_as_they_come(tmp_path: Path, capsys: pytest.Capture
     assert "failed: second" in capsys.readouterr().err
 
 
-def test_an_interrupted_benchmark_leaves_what_it_has(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Results("some", out=tmp_path).part("first") as answer:
+@pytest.mark.parametrize(
+    ("interrupt", "ending"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (Interrupted("Stopped.", signal_number=2, do="Go on."), SystemExit)],
+)
+def test_an_interrupted_benchmark_leaves_what_it_has(
+    interrupt: BaseException, ending: type[BaseException], tmp_path: Path
+) -> None:
+    with pytest.raises(ending), Results("some", out=tmp_path).part("first") as answer:
         answer["begun"] = 1
-        raise KeyboardInterrupt
+        raise interrupt
     assert json.loads((tmp_path / "some.json").read_text())["begun"] == 1
 
 
