@@ -344,7 +344,7 @@ def test_a_command_ends_without_a_last_search_for_garbage() -> None:
 
 @pytest.mark.parametrize("several", [False, True])
 def test_one_of_several_processes_ends_without_pythons_last_steps(several: bool) -> None:
-    """In them a thread of gloo would abort it, now and then. Whatever was registered for the end is called before."""
+    """In them a thread of torch would abort it, now and then. Whatever was registered for the end is called before."""
     code = textwrap.dedent("""
         import atexit, builtins, sys
         from vitrail.cli import main

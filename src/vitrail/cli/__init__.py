@@ -103,9 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _end_process(statuses: list[int]) -> None:
     """The last thing that a process of its own does; whatever else registers for its end is called before.
 
-    It ends without a last search for cycles through all of torch, 0.4 s. One of several processes ends at once: a
-    thread of gloo that lets go of a tensor while Python shuts down would abort it, about once in 20 times on a busy
-    machine.
+    It ends without a last search for cycles through all of torch, 0.4 s. One of several processes ends at once:
+    a thread of torch that reaches for Python while it shuts down would abort it, once in 20 times on a busy machine.
     """
     gc.freeze()
     if statuses and "WORLD_SIZE" in os.environ:
