@@ -5,8 +5,8 @@
 
 Each recipe has a process of its own. The training images are the first ones of each class; for --split val, the next
 ones are held out and measured, for comparing settings; --split test measures the 10,000 test images, once everything
-has been chosen. Of a run, the weights after the last step are measured: no epoch is chosen. The classifier that a
-recipe starts with is fitted on 10,000 images, as the recipes say; the row linear-probe is fitted on all.
+has been chosen. Of a run, the weights after the last step are measured: no epoch is chosen. The row linear-probe is
+fitted on all images.
 
 `random` is the control: the architecture and the recipe finetune from random weights, at one learning rate for all
 layers, for at least as long as the slowest of the runs before it.

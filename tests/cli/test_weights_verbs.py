@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,12 @@ import torch
 from PIL import Image
 
 import tests.support.torchvision_operators  # noqa: F401  (before transformers and timm)
+import vitrail
 from tests.support.random_vit import random_vit
-from vitrail import weights
+from vitrail import recipes, training, weights
 from vitrail.cli import main
-from vitrail.config import Preprocessing
+from vitrail.config import InitConfig, Preprocessing, RunConfig
+from vitrail.errors import RunError
 from vitrail.weights import Card, builtin_names, verify
 from vitrail.weights.families import dinov2, google, torchvision
 
@@ -380,6 +383,24 @@ def test_settings_are_listed_with_the_values_of_the_weights(capsys: pytest.Captu
     told = vitrail_json(capsys, "finetune", "builtin:cifar100", "--settings")["settings"]
     assert "--data.image-size" in told
     assert "--optim.layer-decay" in told
+
+
+def test_weights_take_the_place_of_whitened_patches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "cifar10-cpu", "--init", "builtin:cifar100", "--settings"]
+    assert re.search(r"--init.patches +random", vitrail_json(capsys, *words)["settings"])
+    assert recipes.get("cifar10-cpu").init.patches == "whitened"
+    seen: list[InitConfig] = []
+
+    def enough(config: RunConfig, *_: object, **__: object) -> None:
+        seen.append(config.init)
+        raise RunError("enough")
+
+    monkeypatch.setattr(training, "train", enough)
+    with pytest.raises(RunError, match="enough"):
+        vitrail.train("cifar10-cpu", weights="builtin:cifar100")
+    assert seen == [InitConfig(weights="builtin:cifar100")]
 
 
 @pytest.mark.long

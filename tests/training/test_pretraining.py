@@ -11,7 +11,7 @@ import torch
 
 import vitrail
 from tests.support.folders import image_folder, write_images
-from vitrail import data
+from vitrail import data, recipes
 from vitrail.config import DataConfig, PretrainConfig, RunConfig
 from vitrail.distributed import World
 from vitrail.errors import ConfigError, DataError
@@ -22,7 +22,7 @@ from vitrail.selftest.same_run import model_content
 from vitrail.selftest.tiny import tiny_run
 from vitrail.training import train
 from vitrail.training.pretraining import MaskedInputs, encoder_of, masked_error, reconstruct, targets_of
-from vitrail.training.transfer import initial_model
+from vitrail.training.transfer import initial_model, with_weights
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "data": {"batch_size": 90},
@@ -196,6 +196,8 @@ def test_pretrained_weights_are_finetuned(whole: Path, tmp_path: Path) -> None:
     assert json.loads((tuned.run / "environment.json").read_text())["init"]["weights"] == str(whole)
     assert tuned.evaluation["accuracy"] > 0.3  # at least the linear probe, which it starts from
     assert len(vitrail.load(tuned.run)[1].classes) == 10
+    steps = [with_weights(recipes.get("finetune"), str(start)).schedule.min_steps for start in (whole, tuned.run)]
+    assert steps == [300, recipes.get("finetune").schedule.min_steps], "weights that have seen no label need more"
 
 
 def test_what_is_saved_computes_what_was_trained() -> None:

@@ -64,9 +64,9 @@ def train(
         start = stored_config(run, recipe)
     else:
         start = recipes.get_from_scratch(recipe) if weights is None else recipes.get(recipe)
+    if weights is not None and not resume:  # the recipe's way to make random weights does not matter then
+        start = replace(start, init=replace(start.init, weights=weights, patches="random"))
     config = with_settings(with_data(start, _text(data), _text(data_root)), given)
-    if weights is not None and not resume:
-        config = replace(config, init=replace(config.init, weights=weights))
     if not resume and (data is not None or "data.spec" in map(full_name, given)):
         source = opened(config, progress=progress)
         config = fitted_to_splits(config, source, given, on_note=say if progress and not is_launched() else _silent)

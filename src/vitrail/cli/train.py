@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> Answer:
     """Train, evaluate, and say where everything is."""
     check_said_once(args)
     config = with_data(_start(args), args.data, args.data_root)
+    if args.init:  # the recipe's way to make random weights does not matter then
+        config = replace(config, init=replace(config.init, weights=args.init, patches="random"))
     config = apply_settings(config, args.settings, f"vitrail train {config.recipe}".strip())
-    if args.init:
-        config = replace(config, init=replace(config.init, weights=args.init))
     return listed(config) if args.list_settings else trained(config, args)
 
 

@@ -25,8 +25,10 @@ def finetune() -> RunConfig:
 
     Command: vitrail finetune WEIGHTS --data SPEC
     Hardware: a laptop's CPU for small models, one GPU for a B/16
-    Time: depends on weights and data; the plan that is printed first estimates it
-    Expected: the linear probe that is printed first with few images, more with many (docs/finetune.md has figures)
+    Time: depends on weights and data; the plan that is printed first estimates it. An epoch of 50,000 images of 98
+        pixels with a ViT-S/14: 23 min on one CPU core (AMD EPYC, bf16), measuring included
+    Expected: the linear probe that is printed first with few images, more with many: 95.8 % on CIFAR-10 after that
+        epoch, from a DINOv2 S/14 (docs/finetune.md)
     Source: ours; layer-wise decay after arXiv:2106.08254, label smoothing arXiv:1512.00567
     """
     return RunConfig(
@@ -95,8 +97,10 @@ def finetune_sgd() -> RunConfig:
 
     Command: vitrail finetune WEIGHTS --data SPEC --recipe finetune-sgd
     Hardware: one GPU for a B/16
-    Time: 500 steps of 512 images
-    Expected: not measured yet
+    Time: 500 steps of 512 images; 5 min on one CPU core (AMD EPYC, bf16) for builtin:cifar100-conv
+    Expected: with the weights in the package, at this learning rate, less than finetune: 69.2 % on the test images of
+        CIFAR-10 from 5,000 training images, where the probe has 71.2 % and finetune 79.3 %. For large weights it has
+        not been run on a GPU yet
     Source: arXiv:2010.11929, appendix B.1.1 and table 4: momentum 0.9, batch 512, clip 1, learning rate out of
         {0.001, 0.003, 0.01, 0.03} by a validation split, 384 pixels (--data.image-size 384)
     """
@@ -115,8 +119,10 @@ def finetune_gradual() -> RunConfig:
 
     Command: vitrail finetune WEIGHTS --data SPEC --recipe finetune-gradual
     Hardware: as finetune
-    Time: less than finetune: frozen layers need no backward pass
-    Expected: not measured yet
+    Time: less than finetune: frozen layers need no backward pass; 4.1 instead of 4.8 processor minutes for two epochs
+        of 5,000 images with a ViT-S/14
+    Expected: less than finetune in few epochs: 89.3 % where that has 91.7 %, on 2,000 validation images of CIFAR-10
+        after those two epochs, 1 seed
     Source: gradual unfreezing of arXiv:1801.06146 with the settings of finetune
     """
     config = finetune()
@@ -129,8 +135,10 @@ def finetune_last() -> RunConfig:
 
     Command: vitrail finetune WEIGHTS --data SPEC --recipe finetune-last
     Hardware: any; room in the cache folder for the tokens, which the plan states
-    Time: two forward passes over the images, then for each epoch about that of a forward pass
-    Expected: measured in little only (docs/LOG.md)
+    Time: two forward passes over the images, then for each epoch about that of a forward pass: 24 min for two epochs
+        of 50,000 images of 98 pixels with a ViT-S/14 on one CPU core (AMD EPYC, bf16), measuring included
+    Expected: between the linear probe and finetune: 92.2 % on CIFAR-10 after those two epochs, from a DINOv2 S/14; one
+        epoch of finetune has 95.8 % in as much time (docs/finetune.md)
     Source: ours; late layers alone as in arXiv:2210.11466, cached features as every linear probe has them
     """
     config = finetune()

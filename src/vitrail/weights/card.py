@@ -34,7 +34,7 @@ _PARTS: Schema = {"classes": many(TEXT), **dict.fromkeys(("recipe", "metrics", "
 _CHANGES = many(record(name=TEXT, reason=TEXT))
 # What our own code reads of these parts; everything else in them is only shown.
 _READ: dict[str, Schema] = {
-    "recipe": {"evaluation": {"split": TEXT, "test_best": FLAG}},
+    "recipe": {"evaluation": {"split": TEXT, "test_best": FLAG}, "pretrain": {"objective": TEXT}},
     "provenance": {
         **dict.fromkeys(("audit_lines", "defaulted", "notes"), many(TEXT)),
         "audit": record(mapped=many(by_name(TEXT)), adapted=_CHANGES, reinitialised=_CHANGES, dropped=_CHANGES),
@@ -72,6 +72,11 @@ class Card:
     def teacher(self) -> str:
         """The label of figures of a model that learnt from another one: distilled from which; empty: it did not."""
         return str(self.provenance.get("teacher", {}).get("label", ""))
+
+    @property
+    def is_pretrained_alone(self) -> bool:
+        """Whether the weights are those of `vitrail pretrain`, which have not seen a label yet."""
+        return self.recipe.get("pretrain", {}).get("objective", "none") != "none"
 
     @property
     def is_yes_or_no(self) -> bool:

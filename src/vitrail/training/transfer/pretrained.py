@@ -13,6 +13,8 @@ from vitrail.errors import ConfigError, RunError
 from vitrail.model import MaskedViT, ViT
 from vitrail.run import Origin
 
+_MIN_STEPS_AFTER_PRETRAINING = 300
+"""Features that have not seen a label lie further from the classes (docs/LOG.md)."""
 _PROGRAM_BYTES = 350 << 20
 """Of Python, torch and scikit-learn, before there is a model."""
 
@@ -79,8 +81,8 @@ def initial_model(
 def with_weights(
     config: RunConfig, source: str, head: weights.Head = "match", card: weights.Card | None = None
 ) -> RunConfig:
-    """The same run, starting from pretrained weights: their architecture, their preprocessing, their width's rate, and
-    no more trained blocks than they have.
+    """The same run, starting from pretrained weights: their architecture, their preprocessing, their width's rate, no
+    more trained blocks than they have, and more steps where they have not seen a label yet.
 
     Args:
         source: as of `vitrail.load`.
@@ -105,6 +107,9 @@ def with_weights(
         "mean": steps.mean,
         "std": steps.std,
     }
+    schedule = config.schedule
+    if schedule.min_steps and card.is_pretrained_alone:
+        schedule = dataclasses.replace(schedule, min_steps=max(schedule.min_steps, _MIN_STEPS_AFTER_PRETRAINING))
     ratio = min(1.0, config.optim.lr_width / card.geometry.hidden_size) if config.optim.lr_width else 1.0
     return dataclasses.replace(
         config,
@@ -115,6 +120,7 @@ def with_weights(
         ),
         init=InitConfig(weights=source, head=head),
         model=model,
+        schedule=schedule,
         data=dataclasses.replace(config.data, **data),
     )
 
