@@ -84,6 +84,28 @@ def test_ratios_are_those_of_the_scripts(document: str, row: str, figures: list[
     assert [figure for figure in figures if figure not in numbers] == []
 
 
+def test_fine_tuning_a_real_vit_is_as_measured() -> None:
+    for run in _result("dinov2_cifar")["runs"]:
+        row = _row("docs/finetune.md", f"`{run['recipe']}`", "GiB").replace("*", "")
+        memory = run["peak_mib"] / 1024
+        assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [
+            str(run["epochs"]),
+            f"{100 * run['accuracy']:.2f} %",
+            f"{run['minutes']:.1f}",
+            f"{memory:.1f} GiB",
+        ]
+
+
+def test_what_a_teacher_brings_is_as_measured() -> None:
+    runs = _result("distillation-cifar10-cpu")["runs"]
+    rows = {"plain": "without a teacher | 7", "distilled": "with the teacher | 7", "control": "as long as with it | 10"}
+    for name, words in rows.items():
+        accuracies = [100 * run["accuracy"] for run in runs[name]]
+        row = _row("docs/training.md", words)
+        assert f"{statistics.mean(accuracies):.2f} +- {statistics.stdev(accuracies):.2f} %" in row
+        assert f" {statistics.mean(run['cpu_seconds'] for run in runs[name]):.0f}" in row
+
+
 def test_the_readmes_state_the_same_figures_and_commands() -> None:
     english, chinese = _text("README.md"), _text("README.zh-CN.md")
     tutorial = _text("docs/from-the-tutorial.md")

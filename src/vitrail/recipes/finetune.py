@@ -157,7 +157,8 @@ def lora() -> RunConfig:
     Command: vitrail finetune WEIGHTS --data SPEC --recipe lora
     Hardware: as finetune, with less memory for the optimiser
     Time: about that of finetune
-    Expected: not measured yet
+    Expected: near finetune: 94.2 % on CIFAR-10 after an epoch from a DINOv2 S/14, where finetune has 95.8 %
+        (docs/finetune.md)
     Source: arXiv:2106.09685 through the peft library, rank 8, alpha 16
     """
     config = finetune()
