@@ -46,7 +46,7 @@ from vitrail.training import train
 from vitrail.training.transfer import with_weights
 
 PROBE, RANDOM = "linear-probe", "random"
-TRIAL_STEPS = 6
+TRIAL_STEPS = 20
 # More than the trial says is needed, so that the control has at least as long.
 MARGIN = 1.05
 LONGEST_S = 24 * 3600.0
