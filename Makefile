@@ -15,7 +15,7 @@ Try next:
   $(BIN)/vitrail report runs/demo                            can it be used? one page: runs/demo/report.html
   $(BIN)/vitrail predict runs/demo runs/demo/images --json
   $(BIN)/vitrail recipes
-  $(BIN)/vitrail train cifar10-cpu --run runs/cifar10        eight minutes or more of training on two cores
+  $(BIN)/vitrail train cifar10-cpu --run runs/cifar10        five to ten minutes of training on two cores
 endef
 export NEXT
 
